@@ -1,0 +1,172 @@
+/* dtype.c: the types of ggml: sizes of all of them, conversions of those this library computes with.
+ *
+ * Blocks of 32 elements: Q8_0 = f16 d, 32 x int8 q, value q*d; Q4_0 = f16 d, 16 bytes, value (q-8)*d; Q4_1 = f16 d,
+ * f16 m, 16 bytes, value q*d + m. A byte of nibbles holds element i low and element i + 16 high. All arithmetic is
+ * a plain f32 product and sum, each rounded once, so that the bits are those of ggml's reference. */
+#include "base/dtype.h"
+
+#include <math.h>
+
+typedef struct type_info {
+    const char *name; /* NULL: an id that was never given out or was taken back */
+    uint16_t elements, bytes;
+} type_info;
+
+static const type_info types[] = {
+    [0] = {"F32", 1, 4},        [1] = {"F16", 1, 2},        [2] = {"Q4_0", 32, 18},      [3] = {"Q4_1", 32, 20},
+    [6] = {"Q5_0", 32, 22},     [7] = {"Q5_1", 32, 24},     [8] = {"Q8_0", 32, 34},      [9] = {"Q8_1", 32, 36},
+    [10] = {"Q2_K", 256, 84},   [11] = {"Q3_K", 256, 110},  [12] = {"Q4_K", 256, 144},   [13] = {"Q5_K", 256, 176},
+    [14] = {"Q6_K", 256, 210},  [15] = {"Q8_K", 256, 292},  [16] = {"IQ2_XXS", 256, 66}, [17] = {"IQ2_XS", 256, 74},
+    [18] = {"IQ3_XXS", 256, 98}, [19] = {"IQ1_S", 256, 50}, [20] = {"IQ4_NL", 32, 18},   [21] = {"IQ3_S", 256, 110},
+    [22] = {"IQ2_S", 256, 82},  [23] = {"IQ4_XS", 256, 136}, [24] = {"I8", 1, 1},        [25] = {"I16", 1, 2},
+    [26] = {"I32", 1, 4},       [27] = {"I64", 1, 8},       [28] = {"F64", 1, 8},        [29] = {"IQ1_M", 256, 56},
+    [30] = {"BF16", 1, 2},      [34] = {"TQ1_0", 256, 54},  [35] = {"TQ2_0", 256, 66},   [39] = {"MXFP4", 32, 17},
+};
+
+static const type_info *find_type(uint32_t type) {
+    return type < sizeof types / sizeof types[0] && types[type].name ? &types[type] : NULL;
+}
+
+bool vm_dtype_block(uint32_t type, size_t *elements, size_t *bytes) {
+    const type_info *info = find_type(type);
+    if (!info) return false;
+    *elements = info->elements;
+    *bytes = info->bytes;
+    return true;
+}
+
+const char *vm_dtype_name(uint32_t type) {
+    const type_info *info = find_type(type);
+    return info ? info->name : "?";
+}
+
+static float from_bits(uint32_t bits) {
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+static uint32_t to_bits(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return bits;
+}
+
+/* As the F16C instructions do it: a signalling NaN becomes quiet, the rest of its payload stays. */
+float vm_f16_to_f32(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16;
+    uint32_t exponent = (h >> 10) & 0x1f, mantissa = h & 0x3ff;
+    if (exponent == 0x1f) return from_bits(sign | 0x7f800000u | mantissa << 13 | (mantissa ? 0x400000u : 0));
+    if (exponent) return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+    float magnitude = (float)mantissa * 0x1p-24f; /* subnormal or zero: exact in f32 */
+    return from_bits(sign | to_bits(magnitude));
+}
+
+uint16_t vm_f32_to_f16(float f) {
+    uint32_t bits = to_bits(f);
+    uint16_t sign = (uint16_t)((bits >> 16) & 0x8000);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff));
+    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* 65520 and above rounds to infinity */
+    if (magnitude < 0x38800000u) {
+        /* Below 2^-14 the result is subnormal, a multiple of 2^-24. In [0.5, 1) that is the last bit of a float, so
+         * the addition rounds, half to even; what it leaves in the low bits is the result. */
+        return (uint16_t)(sign | (to_bits(from_bits(magnitude) + 0.5f) - to_bits(0.5f)));
+    }
+    uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1); /* may carry into the exponent, as it should */
+    return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+static uint16_t load_u16(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+
+static void dequantize_q8_0(const uint8_t *block, float *dst) {
+    float d = vm_f16_to_f32(load_u16(block));
+    for (int i = 0; i < 32; i++) dst[i] = (float)(int8_t)block[2 + i] * d;
+}
+
+static void dequantize_q4_0(const uint8_t *block, float *dst) {
+    float d = vm_f16_to_f32(load_u16(block));
+    for (int i = 0; i < 16; i++) {
+        dst[i] = (float)((block[2 + i] & 15) - 8) * d;
+        dst[i + 16] = (float)((block[2 + i] >> 4) - 8) * d;
+    }
+}
+
+static void dequantize_q4_1(const uint8_t *block, float *dst) {
+    float d = vm_f16_to_f32(load_u16(block)), m = vm_f16_to_f32(load_u16(block + 2));
+    for (int i = 0; i < 16; i++) {
+        float low = (float)(block[4 + i] & 15) * d, high = (float)(block[4 + i] >> 4) * d;
+        dst[i] = low + m;
+        dst[i + 16] = high + m;
+    }
+}
+
+bool vm_dequantize(uint32_t type, const void *src, size_t n, float *dst) {
+    const type_info *info = find_type(type);
+    if (!info || n % info->elements != 0) return false;
+    const uint8_t *p = src;
+    switch (type) {
+    case VM_F32:
+        if (n) memcpy(dst, src, n * 4);
+        return true;
+    case VM_F16:
+        for (size_t i = 0; i < n; i++) dst[i] = vm_f16_to_f32(load_u16(p + 2 * i));
+        return true;
+    case VM_BF16:
+        for (size_t i = 0; i < n; i++) dst[i] = vm_bf16_to_f32(load_u16(p + 2 * i));
+        return true;
+    case VM_Q8_0:
+        for (size_t i = 0; i < n; i += 32, p += 34) dequantize_q8_0(p, dst + i);
+        return true;
+    case VM_Q4_0:
+        for (size_t i = 0; i < n; i += 32, p += 18) dequantize_q4_0(p, dst + i);
+        return true;
+    case VM_Q4_1:
+        for (size_t i = 0; i < n; i += 32, p += 20) dequantize_q4_1(p, dst + i);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* d = max |x| / 127, q = round(x / d), halves away from zero, as ggml's reference. */
+static void quantize_q8_0(const float *src, uint8_t *block) {
+    float largest = 0;
+    for (int i = 0; i < 32; i++) largest = fmaxf(largest, fabsf(src[i]));
+    float d = largest / 127.0f;
+    float inverse = d != 0 ? 1.0f / d : 0.0f;
+    uint16_t stored = vm_f32_to_f16(d);
+    memcpy(block, &stored, 2);
+    for (int i = 0; i < 32; i++) {
+        /* With a NaN, an infinity or a subnormal d the product may leave the range: clamp before the cast. */
+        float q = roundf(src[i] * inverse);
+        block[2 + i] = (uint8_t)(int8_t)(q >= 127.0f ? 127 : q > -127.0f ? (int)q : q <= -127.0f ? -127 : 0);
+    }
+}
+
+bool vm_quantize(uint32_t type, const float *src, size_t n, void *dst) {
+    const type_info *info = find_type(type);
+    if (!info || n % info->elements != 0) return false;
+    uint8_t *p = dst;
+    switch (type) {
+    case VM_F32:
+        if (n) memcpy(dst, src, n * 4);
+        return true;
+    case VM_F16:
+    case VM_BF16:
+        for (size_t i = 0; i < n; i++) {
+            uint16_t h = type == VM_F16 ? vm_f32_to_f16(src[i]) : vm_f32_to_bf16(src[i]);
+            memcpy(p + 2 * i, &h, 2);
+        }
+        return true;
+    case VM_Q8_0:
+        for (size_t i = 0; i < n; i += 32, p += 34) quantize_q8_0(src + i, p);
+        return true;
+    default:
+        return false;
+    }
+}

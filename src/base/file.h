@@ -1,0 +1,34 @@
+/* file.h: reading by map, writing atomically (temporary file beside the target, fsync, rename, fsync of the folder). */
+#ifndef VM_BASE_FILE_H
+#define VM_BASE_FILE_H
+
+#include "vmoer/vmoer_errors.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct vm_map {
+    const uint8_t *data; /* [size], read-only; NULL when size is 0 */
+    size_t size;         /* bytes */
+} vm_map;
+vmoer_status vm_map_open(const char *path, vm_map *out);
+void vm_map_close(vm_map *map);
+
+typedef struct vm_writer vm_writer;
+vmoer_status vm_writer_open(const char *path, vm_writer **out);
+vmoer_status vm_writer_write(vm_writer *w, const void *data, size_t size);
+uint64_t vm_writer_offset(const vm_writer *w);
+vmoer_status vm_writer_commit(vm_writer *w); /* makes the file appear under its name; frees w in any case */
+void vm_writer_abort(vm_writer *w);          /* removes the temporary file; frees w; takes NULL */
+
+vmoer_status vm_write_file(const char *path, const void *data, size_t size);
+vmoer_status vm_make_dirs(const char *path); /* mkdir -p */
+bool vm_file_exists(const char *path);
+/* dir + "/" + name into out[size]; VMOER_ERROR_LIMIT if it does not fit. */
+vmoer_status vm_path_join(char *out, size_t size, const char *dir, const char *name);
+
+/* SHA-256 as 64 hex digits + NUL. */
+void vm_sha256(const void *data, size_t size, char hex[65]);
+vmoer_status vm_sha256_file(const char *path, char hex[65]);
+
+#endif

@@ -1,0 +1,18 @@
+/* json.h: jansson with this project's rules: duplicates refused, depth limited, doubles written so that they read
+ * back the same, keys sorted (equal runs give equal bytes), files written atomically. */
+#ifndef VM_BASE_JSON_H
+#define VM_BASE_JSON_H
+
+#include "vmoer/vmoer_errors.h"
+#include <jansson.h>
+#include <stddef.h>
+
+/* *out is owned by the caller (json_decref). The error names `where`, line and column. */
+vmoer_status vm_json_parse(const char *text, size_t size, const char *where, json_t **out);
+vmoer_status vm_json_load(const char *path, json_t **out);
+/* Pretty-printed, atomic. */
+vmoer_status vm_json_save(const char *path, const json_t *value);
+/* One line, no trailing newline; free with free(). NULL: out of memory. */
+char *vm_json_line(const json_t *value);
+
+#endif

@@ -1,0 +1,23 @@
+/* threads.h: the library's own thread pool. A job is a number of tasks; every task writes its own part of
+ * the output, so results never depend on how many threads run them. */
+#ifndef VM_BASE_THREADS_H
+#define VM_BASE_THREADS_H
+
+#include "vmoer/vmoer_errors.h"
+
+typedef struct vm_pool vm_pool;
+
+/* n_threads <= 0: one a CPU this process may run on. The caller's thread is one of them. */
+vmoer_status vm_pool_create(int n_threads, vm_pool **out);
+void vm_pool_free(vm_pool *pool); /* takes NULL */
+int vm_pool_threads(const vm_pool *pool); /* NULL: 1 */
+
+/* task in [0, n_tasks), worker in [0, vm_pool_threads). */
+typedef void (*vm_task_fn)(void *context, int task, int worker);
+
+/* Runs fn for every task and returns when all are done. Tasks are taken in order by whichever thread is free.
+ * pool NULL or one thread: runs inline. Not re-entrant: a task must not call vm_pool_run on the same pool;
+ * one caller at a time. */
+void vm_pool_run(vm_pool *pool, int n_tasks, vm_task_fn fn, void *context);
+
+#endif
