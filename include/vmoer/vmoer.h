@@ -1,0 +1,216 @@
+/* vmoer.h: calibrated answers and honest uncertainty from Mixture-of-Experts language models.
+ *
+ * A ladder: stay on the lowest rung that does the job.
+ *   1  load, ask, free                a multiple-choice question in, probabilities and uncertainty out
+ *   2  look inside                    architecture, tokens
+ *   3  jobs                           evaluate, fine-tune, upcycle, calibrate, compare, report: what the command `vmoer` does
+ *
+ * Rung 1 in full (a program that compiles):
+ *
+ *     #include <vmoer/vmoer.h>
+ *     #include <stdio.h>
+ *     int main(int argc, char **argv) {
+ *         const char *choices[] = {"a puddle after rain", "a rock", "a mirror", "the moon"};
+ *         vmoer_model_params params = vmoer_model_params_default();
+ *         if (argc > 2) params.router = argv[2];
+ *         vmoer_model *model; vmoer_answer answer;
+ *         if (argc < 2 || vmoer_model_load(argv[1], &params, &model) != VMOER_OK ||
+ *             vmoer_ask(model, "Which of these evaporates in the sun?", choices, 4, &answer) != VMOER_OK)
+ *             return fprintf(stderr, "%s\n", vmoer_last_error()), 1;
+ *         printf("%s (%.0f%%)\n", choices[answer.best], 100 * answer.confidence);
+ *         vmoer_model_free(model);
+ *     }
+ *
+ * Rules: every function that can fail returns a vmoer_status and leaves one line in vmoer_last_error() (per thread). The library never
+ * prints, exits or aborts. Strings are UTF-8. A free function takes NULL. A model may be used by one thread at a time. */
+#ifndef VMOER_H
+#define VMOER_H
+
+#include "vmoer_errors.h"
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define VMOER_API __attribute__((visibility("default")))
+#else
+#define VMOER_API
+#endif
+
+VMOER_API const char *vmoer_last_error(void);                   /* this thread's last failure, one line; "" if none */
+VMOER_API const char *vmoer_status_text(vmoer_status status);   /* "malformed file" */
+VMOER_API const char *vmoer_version(void);                      /* "0.1.0" */
+VMOER_API const char *vmoer_build_info(void);                   /* "0.1.0 (commit abc1234, gcc 12.2.0, ISA amx)" */
+
+/* How the library tells what it is doing; zero-initialise for silence. Called on the thread that called the library. */
+typedef struct vmoer_hooks {
+    /* done of total units of `stage`; note may be NULL. Return non-zero to stop: the call ends with VMOER_ERROR_INTERRUPTED in a resumable state. */
+    int (*progress)(void *user, const char *stage, uint64_t done, uint64_t total, const char *note);
+    void (*log)(void *user, const char *line);
+    void *user;
+} vmoer_hooks;
+
+/* ---- 1: load, ask, free ---- */
+
+typedef struct vmoer_model vmoer_model;
+
+typedef enum vmoer_compute { VMOER_COMPUTE_AUTO, VMOER_COMPUTE_F32, VMOER_COMPUTE_BF16 } vmoer_compute; /* AUTO: bf16 */
+typedef enum vmoer_inference {
+    VMOER_INFERENCE_AUTO,   /* what the router file names: closed where it has a covariance, else mean */
+    VMOER_INFERENCE_MEAN,   /* logits l_det + dmu, no noise */
+    VMOER_INFERENCE_CLOSED, /* closed-form approximation of E softmax(l), no sampling noise */
+    VMOER_INFERENCE_SAMPLE  /* mean of softmax over S draws */
+} vmoer_inference;
+/* Diagnostics: how the K experts are chosen. */
+typedef enum vmoer_routing { VMOER_ROUTING_LEARNED, VMOER_ROUTING_RANDOM, VMOER_ROUTING_ORACLE } vmoer_routing;
+
+typedef struct vmoer_model_params {
+    const char *adapter;       /* PEFT LoRA directory merged into the weights, or NULL */
+    const char *router;        /* router file of `calibrate`, or NULL: the model's deterministic router */
+    vmoer_compute compute;
+    vmoer_inference inference; /* with a router */
+    int samples;               /* S of VMOER_INFERENCE_SAMPLE, 1..4096 */
+    uint64_t seed;             /* of every draw at inference */
+    vmoer_routing routing;
+    int threads;               /* 0: one a CPU */
+} vmoer_model_params;
+VMOER_API vmoer_model_params vmoer_model_params_default(void);
+
+/* path: a GGUF file (llama or granitemoe architecture). An adapter or router made for another base is VMOER_ERROR_MISMATCH. */
+VMOER_API vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params, vmoer_model **out);
+VMOER_API void vmoer_model_free(vmoer_model *model);
+
+enum { VMOER_MAX_CHOICES = 16 };
+
+typedef struct vmoer_answer {
+    int n_choices, best;                   /* best: index of the largest probability, ties to the lower index */
+    double probability[VMOER_MAX_CHOICES]; /* over the choices, sums to 1 */
+    double confidence;                     /* probability[best] */
+    double choice_entropy;                 /* nats, of probability */
+    double vocabulary_entropy;             /* nats, of the next token after "Answer:" */
+    double gate_entropy;                   /* nats, of the routing probabilities; mean over the question's tokens, then layers; NAN: dense */
+    double logit_variance;                 /* tr Sigma of the router's logits, pooled the same way over the Bayesian layers; NAN: no covariance */
+    double logit_variance_projected;       /* tr P Sigma P, P = I - 11'/N: without the common mode that softmax ignores; NAN likewise */
+    int question_tokens;
+} vmoer_answer;
+
+/* choices[n_choices], 2..VMOER_MAX_CHOICES. Cloze prompt: "Question: {question}\nAnswer: {choice}". */
+VMOER_API vmoer_status vmoer_ask(vmoer_model *model, const char *question, const char *const *choices, int n_choices, vmoer_answer *out);
+
+/* ---- 2: look inside. Texts returned by `char **out` are freed with vmoer_free ---- */
+
+VMOER_API void vmoer_free(void *text);
+/* JSON: architecture, sizes, experts, tokenizer, routers, licence, what is missing. Reads no weights. */
+VMOER_API vmoer_status vmoer_info(const char *path, char **out_json);
+/* JSON: {"ids": [...], "pieces": [...]}. parse_special: text like <|im_start|> becomes its token. */
+VMOER_API vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json);
+VMOER_API vmoer_status vmoer_detokenize(const char *path, const int32_t *ids, size_t count, char **out_text);
+/* Runs each prompt (token ids, flat with offsets[n+1]) and writes safetensors {"ids","offsets","logits" [n, vocabulary] f32}
+ * of the last position: for comparison with other engines. */
+VMOER_API vmoer_status vmoer_dump_logits(vmoer_model *model, const int32_t *ids, const int32_t *offsets, int n, const char *out_path);
+
+/* ---- 3: jobs. Each writes its files atomically and, where said, goes on where it was stopped ---- */
+
+typedef enum vmoer_split { VMOER_SPLIT_TEST, VMOER_SPLIT_TRAIN, VMOER_SPLIT_HELDOUT } vmoer_split;
+
+/* Which questions: a task by name from the data folder, or a user's JSON lines. */
+typedef struct vmoer_questions {
+    const char *data_dir;  /* NULL: $VMOER_DATA, else ./data, else the user's cache */
+    const char *tasks;     /* "openbookqa,arc_easy"; NULL with task_file */
+    const char *task_file; /* JSON lines {question, choices[], answer}; NULL with tasks */
+    vmoer_split split;
+    int n_choices;         /* keep only items with that many choices; 0: all */
+    int limit;             /* first n items; 0: all */
+    int sample;            /* n items by the smallest hash of their text; 0: all */
+} vmoer_questions;
+
+typedef struct vmoer_eval_params {
+    const char *model;
+    vmoer_model_params load;
+    vmoer_questions questions;
+    const char *format;      /* "cloze", "letter", "lm-eval" */
+    const char *output_path; /* folder: results.json, samples.jsonl, timings.json; samples already there are not run again */
+    int batch_size;          /* questions a pass; 0: automatic. Does not change any result */
+    int bootstrap;           /* resamples for the 95% intervals, e.g. 1000 */
+    const char *label;       /* name of this run in tables and reports; NULL: made from the router */
+} vmoer_eval_params;
+VMOER_API vmoer_eval_params vmoer_eval_params_default(void);
+/* out_json (NULL: not wanted): the content of results.json. */
+VMOER_API vmoer_status vmoer_eval(const vmoer_eval_params *params, const vmoer_hooks *hooks, char **out_json);
+
+typedef struct vmoer_train_params { /* what finetune and calibrate share */
+    const char *model;
+    const char *adapter;        /* calibrate: the MAP adapter beneath; finetune: NULL */
+    vmoer_questions questions;  /* split is ignored: trains on TRAIN, watches HELDOUT */
+    const char *output_path;
+    int resume;                 /* go on from the last checkpoint in output_path */
+    uint64_t seed;
+    int epochs;
+    int steps;                  /* > 0: stop after so many steps whatever epochs says */
+    int batch_size;             /* questions a step */
+    double learning_rate, warmup, weight_decay, clip; /* warmup: share of all steps; then linear decay to 0; clip: global gradient norm */
+    int evaluate_every;         /* steps between looks at the held-out part; 0: at the end of each epoch */
+    int keep_best;              /* keep the checkpoint with the lowest held-out NLL (else the last) */
+    vmoer_compute compute;
+    int threads;
+    double memory_gib;          /* bound for kept activations; beyond it layers are recomputed in the backward pass */
+} vmoer_train_params;
+
+typedef struct vmoer_finetune_params {
+    vmoer_train_params train;
+    const char *targets;  /* "attention,experts,router": modules that get LoRA; "all": full fine-tuning, writes a GGUF */
+    int rank;
+    double alpha;
+} vmoer_finetune_params;
+VMOER_API vmoer_finetune_params vmoer_finetune_params_default(void);
+VMOER_API vmoer_status vmoer_finetune(const vmoer_finetune_params *params, const vmoer_hooks *hooks, char **out_json);
+
+typedef struct vmoer_calibrate_params {
+    vmoer_train_params train;
+    const char *router;   /* "vglr-fc", "vglr-mf", "residual" (control: dmu only), "temperature" (output temperature scaling) */
+    const char *layers;   /* "auto", "all" or "3,7-9" */
+    int width;            /* of the shared trunk */
+    double prior_scale;   /* s0 */
+    double beta;          /* weight of the mean KL a token and layer */
+    double initial_scale; /* diagonal of L at the start */
+    int draws;            /* training draws a token: 1, or 2 antithetic */
+    const char *train_on; /* "train" or "heldout": which part the router learns from */
+} vmoer_calibrate_params;
+VMOER_API vmoer_calibrate_params vmoer_calibrate_params_default(void);
+VMOER_API vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, const vmoer_hooks *hooks, char **out_json);
+
+typedef struct vmoer_upcycle_params {
+    const char *model;        /* dense GGUF */
+    const char *recipe;       /* given: rebuild from it (seconds, the same bytes everywhere); NULL: find one */
+    const char *output_path;  /* the MoE GGUF; a found recipe goes beside it as <name>.recipe.safetensors */
+    vmoer_questions questions; /* training questions whose tokens drive the split and the distillation */
+    int experts, shared, top_k; /* of equal width; experts counts the shared ones too */
+    int tokens;               /* cached tokens a layer for the distillation */
+    int steps, batch_tokens, rank;
+    double learning_rate, router_learning_rate, spread;
+    uint64_t seed;
+    int threads;
+} vmoer_upcycle_params;
+VMOER_API vmoer_upcycle_params vmoer_upcycle_params_default(void);
+VMOER_API vmoer_status vmoer_upcycle(const vmoer_upcycle_params *params, const vmoer_hooks *hooks, char **out_json);
+
+typedef struct vmoer_ood_params {
+    const char *id_run;            /* folder of an eval run on the in-distribution task */
+    const char *const *ood_runs;   /* [n_ood] folders (a run may hold several tasks: each is a set of its own) */
+    int n_ood;
+    const char *output_path;       /* folder for results.json; NULL: none */
+    int bootstrap;
+} vmoer_ood_params;
+VMOER_API vmoer_ood_params vmoer_ood_params_default(void);
+VMOER_API vmoer_status vmoer_ood(const vmoer_ood_params *params, const vmoer_hooks *hooks, char **out_json);
+
+/* All results under `folder` -> one self-contained HTML file. title may be NULL. */
+VMOER_API vmoer_status vmoer_report(const char *folder, const char *output_path, const char *title, const vmoer_hooks *hooks);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,69 @@
+/* gguf.h: GGUF model files (v2, v3; little-endian), read by map and written. Every input is hostile: each length is
+ * checked against the bytes left before anything is allocated; errors name the key or tensor and the offset.
+ * Limits: 100,000 keys, 1,000,000 tensors, arrays of 16M elements, strings of 64 MiB, alignment a power of two <= 1 MiB.
+ * Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md */
+#ifndef VM_IO_GGUF_H
+#define VM_IO_GGUF_H
+
+#include "base/dtype.h"
+#include "vmoer/vmoer_errors.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct vm_gguf_tensor {
+    const char *name;    /* NUL-terminated */
+    uint32_t type;       /* vm_dtype, or an id this library knows by size only */
+    int n_dims;          /* 1..4 */
+    int64_t ne[4];       /* ne[0] is the contiguous dimension; unused are 1 */
+    const uint8_t *data; /* in the map; as long as the vm_gguf lives */
+    size_t size;         /* bytes */
+    uint64_t offset;     /* of data in the file */
+} vm_gguf_tensor;
+
+typedef enum vm_gguf_type {
+    VM_GGUF_U8 = 0, VM_GGUF_I8, VM_GGUF_U16, VM_GGUF_I16, VM_GGUF_U32, VM_GGUF_I32, VM_GGUF_F32, VM_GGUF_BOOL,
+    VM_GGUF_STRING, VM_GGUF_ARRAY, VM_GGUF_U64, VM_GGUF_I64, VM_GGUF_F64
+} vm_gguf_type;
+
+typedef struct vm_gguf vm_gguf;
+vmoer_status vm_gguf_open(const char *path, vm_gguf **out);
+/* Same, from memory that outlives the vm_gguf (fuzzing, tests). `where` names it in errors. */
+vmoer_status vm_gguf_open_memory(const void *data, size_t size, const char *where, vm_gguf **out);
+void vm_gguf_free(vm_gguf *g); /* takes NULL */
+const char *vm_gguf_path(const vm_gguf *g);
+size_t vm_gguf_file_size(const vm_gguf *g);
+/* The bytes of the file before the tensor data (header, metadata, tensor list). */
+const uint8_t *vm_gguf_header(const vm_gguf *g, size_t *size);
+
+size_t vm_gguf_tensor_count(const vm_gguf *g);
+const vm_gguf_tensor *vm_gguf_tensor_at(const vm_gguf *g, size_t index);
+const vm_gguf_tensor *vm_gguf_find_tensor(const vm_gguf *g, const char *name); /* NULL if absent */
+
+size_t vm_gguf_key_count(const vm_gguf *g);
+const char *vm_gguf_key_at(const vm_gguf *g, size_t index);
+bool vm_gguf_has_key(const vm_gguf *g, const char *key);
+/* Typed access; any integer type that holds the value is accepted. A missing key or wrong type is an error that names both. */
+vmoer_status vm_gguf_get_u32(const vm_gguf *g, const char *key, uint32_t *out);
+vmoer_status vm_gguf_get_f32(const vm_gguf *g, const char *key, float *out);
+vmoer_status vm_gguf_get_bool(const vm_gguf *g, const char *key, bool *out);
+vmoer_status vm_gguf_get_string(const vm_gguf *g, const char *key, const char **out, size_t *length); /* not NUL-terminated */
+/* Arrays: element type and count, then elements. */
+vmoer_status vm_gguf_get_array(const vm_gguf *g, const char *key, vm_gguf_type *element, size_t *count);
+vmoer_status vm_gguf_array_string(const vm_gguf *g, const char *key, size_t index, const char **out, size_t *length);
+vmoer_status vm_gguf_array_i32(const vm_gguf *g, const char *key, size_t index, int32_t *out);
+
+/* ---- writer: collect, then write atomically; tensor data must stay valid until vm_gguf_writer_save ---- */
+typedef struct vm_gguf_writer vm_gguf_writer;
+vm_gguf_writer *vm_gguf_writer_create(void); /* NULL: out of memory */
+void vm_gguf_writer_free(vm_gguf_writer *w);
+/* Setting a key again replaces it. */
+vmoer_status vm_gguf_writer_u32(vm_gguf_writer *w, const char *key, uint32_t value);
+vmoer_status vm_gguf_writer_f32(vm_gguf_writer *w, const char *key, float value);
+vmoer_status vm_gguf_writer_bool(vm_gguf_writer *w, const char *key, bool value);
+vmoer_status vm_gguf_writer_string(vm_gguf_writer *w, const char *key, const char *value);
+/* Copies every key of g that starts with `prefix` ("" for all). */
+vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const char *prefix);
+vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne, const void *data);
+vmoer_status vm_gguf_writer_save(vm_gguf_writer *w, const char *path);
+
+#endif

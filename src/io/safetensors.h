@@ -1,0 +1,40 @@
+/* safetensors.h: adapters and routers on disk. Rules of the Rust reader: 8-byte length, JSON object, string metadata, no duplicate
+ * keys, tensors contiguous from 0 without hole or overlap, sizes checked, nothing after the last tensor. Errors name tensor and offset. */
+#ifndef VM_IO_SAFETENSORS_H
+#define VM_IO_SAFETENSORS_H
+
+#include "vmoer/vmoer_errors.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct vm_st_tensor {
+    const char *name;
+    char dtype[8];       /* "F32", "F16", "BF16", "I32", ... */
+    int n_dims;          /* 0..8 */
+    int64_t shape[8];    /* row-major, shape[n_dims-1] contiguous */
+    const uint8_t *data; /* in the map */
+    size_t size;         /* bytes */
+} vm_st_tensor;
+
+typedef struct vm_safetensors vm_safetensors;
+vmoer_status vm_safetensors_open(const char *path, vm_safetensors **out);
+vmoer_status vm_safetensors_open_memory(const void *data, size_t size, const char *where, vm_safetensors **out);
+void vm_safetensors_free(vm_safetensors *st);
+size_t vm_safetensors_count(const vm_safetensors *st);
+const vm_st_tensor *vm_safetensors_at(const vm_safetensors *st, size_t index);
+const vm_st_tensor *vm_safetensors_find(const vm_safetensors *st, const char *name); /* NULL if absent */
+const char *vm_safetensors_metadata(const vm_safetensors *st, const char *key);      /* NULL if absent */
+/* Finds a tensor, requires the shape, converts F32/F16/BF16 to f32 in dst[prod(shape)]. */
+vmoer_status vm_safetensors_read_f32(const vm_safetensors *st, const char *name, int n_dims, const int64_t *shape, float *dst);
+
+typedef struct vm_st_writer vm_st_writer;
+vm_st_writer *vm_st_writer_create(void);
+void vm_st_writer_free(vm_st_writer *w);
+vmoer_status vm_st_writer_metadata(vm_st_writer *w, const char *key, const char *value);
+/* dtype "F32", "F16" or "BF16" from f32 values (copied), or any other dtype name from raw bytes of `element` size with vm_st_writer_raw. */
+vmoer_status vm_st_writer_f32(vm_st_writer *w, const char *name, const char *dtype, int n_dims, const int64_t *shape, const float *values);
+vmoer_status vm_st_writer_raw(vm_st_writer *w, const char *name, const char *dtype, size_t element, int n_dims, const int64_t *shape, const void *data);
+/* Atomic. Tensors in the order added; the same input gives the same bytes. */
+vmoer_status vm_st_writer_save(vm_st_writer *w, const char *path);
+
+#endif

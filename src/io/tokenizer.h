@@ -1,0 +1,34 @@
+/* tokenizer.h: text <-> ids. GPT-2 byte-level BPE with the pre-tokenizers gpt2 and smollm, and special tokens, from a
+ * GGUF's metadata. Ids equal Hugging Face `tokenizers`' for every text, valid UTF-8 or not (invalid bytes are
+ * refused with their offset). BPE merges with a heap: time n log n in a word's length. Thread-safe after creation. */
+#ifndef VM_IO_TOKENIZER_H
+#define VM_IO_TOKENIZER_H
+
+#include "io/gguf.h"
+#include "vmoer/vmoer_errors.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct vm_tokenizer vm_tokenizer;
+
+typedef struct vm_ids {
+    int32_t *ids; /* [count], grown by the tokenizer; free with vm_ids_free */
+    size_t count, capacity;
+} vm_ids;
+void vm_ids_free(vm_ids *ids);
+
+vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out);
+void vm_tokenizer_free(vm_tokenizer *t);
+/* Appends the ids of text[length] to out. parse_special: special tokens' texts become their ids; otherwise they are plain text. */
+vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special, vm_ids *out);
+/* Bytes of ids, special tokens' text included if keep_special; *text is NUL-terminated, freed by the caller with vm_free. */
+vmoer_status vm_tokenizer_decode(const vm_tokenizer *t, const int32_t *ids, size_t count, bool keep_special, char **text, size_t *length);
+size_t vm_tokenizer_size(const vm_tokenizer *t); /* vocabulary */
+const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id); /* the token's stored (byte-encoded) text; NULL if out of range */
+bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id);
+int32_t vm_tokenizer_bos(const vm_tokenizer *t); /* -1 if none */
+int32_t vm_tokenizer_eos(const vm_tokenizer *t);
+bool vm_tokenizer_adds_bos(const vm_tokenizer *t);
+
+#endif

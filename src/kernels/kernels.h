@@ -1,0 +1,79 @@
+/* kernels.h: the numeric kernels. One table of function pointers a CPU kind, picked once by probing the CPU or by VMOER_ISA=ref|avx2|avx512|amx.
+ * ref/ is the scalar truth. Within one ISA results never depend on the number of threads, on which rows share a call, or on alignment:
+ * every output element is a sum over k in one fixed order. No fast-math. */
+#ifndef VM_KERNELS_KERNELS_H
+#define VM_KERNELS_KERNELS_H
+
+#include "base/threads.h"
+#include "vmoer/vmoer_errors.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- matrix multiplication ---- */
+
+/* Type the products are taken in; sums are always f32. */
+typedef enum vm_compute { VM_COMPUTE_F32, VM_COMPUTE_BF16 } vm_compute;
+
+/* A right-hand matrix B[k, n], packed in panels of 16 columns (the layout is the same for every ISA, see gemm.c). */
+typedef struct vm_panel {
+    vm_compute type;
+    int k, n;
+    void *data; /* vm_panel_bytes(type, k, n) bytes, 64-byte aligned; NULL: no matrix. Owned by whoever made the panel */
+} vm_panel;
+size_t vm_panel_bytes(vm_compute type, int k, int n);
+/* Packs element (i, j) = src[row(i) * k_stride + j * n_stride], i in [0,k), j in [0,n), row(i) = k_index ? k_index[i] : i.
+ * dst->data must hold vm_panel_bytes; sets type, k, n. pool may be NULL. Rounds to nearest even for BF16. */
+void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, const float *src, size_t k_stride, size_t n_stride,
+                   const int32_t *k_index);
+
+/* C[m, n] = (accumulate ? C : 0) + A[m, k] B[k, n].
+ * A's element (i, l) = a[i_row * a_m_stride + l_row * a_k_stride], i_row = m_index ? m_index[i] : i, l_row = k_index ? k_index[l] : l.
+ * (a_m_stride = row length, a_k_stride = 1: plain; a_m_stride = 1, a_k_stride = row length: A transposed, for weight gradients.) */
+typedef struct vm_gemm_job {
+    int m;
+    const float *a; /* f32; rounded to bf16 while packing when b->type is BF16 */
+    size_t a_m_stride, a_k_stride;
+    const int32_t *m_index, *k_index; /* NULL: identity */
+    const vm_panel *b;                /* k = b->k, n = b->n */
+    float *c;
+    size_t ldc;
+    bool accumulate;
+} vm_gemm_job;
+/* Runs n jobs, spread over the threads by (job, row block, panel); jobs must not write the same elements. m == 0 or k == 0 is allowed.
+ * Scratch for packing A is the pool-independent thread-local scratch of gemm.c, bounded by (256 rows x k) a thread. */
+vmoer_status vm_gemm(vm_pool *pool, const vm_gemm_job *jobs, int n_jobs);
+
+/* ---- the rest of the table ---- */
+typedef struct vm_kernels {
+    const char *name; /* "ref", "avx2", "avx512", "amx" */
+    /* GEMM inner kernels are private to kernels/ (gemm.h). */
+    const struct vm_gemm_kernels *gemm;
+    float (*dot)(const float *x, const float *y, int n);                  /* sum x_i y_i */
+    void (*axpy)(float a, const float *x, float *y, int n);               /* y += a x */
+    /* y_i = x_i * w_i / rms, rms = sqrt(mean x^2 + eps); returns 1/rms. RMSNorm, Zhang & Sennrich 2019. y may be x. */
+    float (*rmsnorm)(const float *x, const float *w, float eps, float *y, int n);
+    /* dx += gradient of the above given dy and inv_rms; dw += if dw. */
+    void (*rmsnorm_backward)(const float *x, const float *w, float inv_rms, const float *dy, float *dx, float *dw, int n);
+    /* In place x_i = exp(x_i - max) / sum; returns log sum exp of the input. n >= 1. -inf entries give 0. */
+    float (*softmax)(float *x, int n);
+    /* log sum exp without writing; n >= 1. */
+    float (*logsumexp)(const float *x, int n);
+    /* out_i = silu(gate_i) * up_i, silu(z) = z / (1 + exp(-z)). out may be gate or up. */
+    void (*swiglu)(const float *gate, const float *up, float *out, int n);
+    /* dgate, dup from dout (overwritten; dgate may be gate, dup may be up). */
+    void (*swiglu_backward)(const float *gate, const float *up, const float *dout, float *dgate, float *dup, int n);
+    /* Rotary embedding of one head vector x[2 * half], pairs (i, i + half): cos/sin [half]. sign -1: the inverse (backward). In place. */
+    void (*rope)(float *x, const float *cosine, const float *sine, int half, float sign);
+} vm_kernels;
+
+/* The table of this CPU; the same pointer for the process's life. VMOER_ISA names another one the CPU has; an unknown or missing
+ * name falls back to the probe's and vm_kernels_status says so. */
+const vm_kernels *vm_kernels_get(void);
+vmoer_status vm_kernels_status(void);
+/* Every table this CPU can run (tests): fills out[max], returns the count; [0] is ref. */
+int vm_kernels_all(const vm_kernels **out, int max);
+/* Makes vm_gemm and vm_kernels_get use `k` (tests and bench; not thread-safe). NULL: back to the probe's. */
+void vm_kernels_force(const vm_kernels *k);
+
+#endif

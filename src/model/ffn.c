@@ -1,0 +1,411 @@
+/* ffn.c: see ffn.h. Forward and backward of the mixture, side by side. */
+#include "model/ffn.h"
+
+#include "base/rng.h"
+#include "base/status.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { ROWS_A_TASK = 32 }; /* tokens (or rows) one thread takes at a time in the element-wise parts */
+
+void vm_ffn_clear(vm_ffn *f) {
+    vm_linear_clear(&f->router);
+    vm_linear_clear(&f->shared_in);
+    vm_linear_clear(&f->shared_out);
+    for (int e = 0; e < f->n_experts; e++) {
+        if (f->expert_in) vm_linear_clear(&f->expert_in[e]);
+        if (f->expert_out) vm_linear_clear(&f->expert_out[e]);
+    }
+    vm_free(f->expert_in);
+    vm_free(f->expert_out);
+    memset(f, 0, sizeof *f);
+}
+
+void vm_top_k(const float *p, int n, int k, int32_t *chosen) {
+    for (int i = 0; i < k; i++) {
+        int best = -1;
+        for (int e = 0; e < n; e++) {
+            bool taken = false;
+            for (int j = 0; j < i; j++) taken |= chosen[j] == e;
+            if (!taken && (best < 0 || p[e] > p[best])) best = e;
+        }
+        chosen[i] = best;
+    }
+}
+
+static float *floats(vm_arena *arena, size_t rows, size_t columns, bool *ok) {
+    float *p = vm_arena_alloc(arena, rows * columns + 1, sizeof *p);
+    *ok &= p != NULL;
+    return p;
+}
+
+static int32_t *ints(vm_arena *arena, size_t count, bool *ok) {
+    int32_t *p = vm_arena_alloc(arena, count + 1, sizeof *p);
+    *ok &= p != NULL;
+    return p;
+}
+
+static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the activations of a feed-forward layer"); }
+
+/* ---- element-wise parts, parallel over rows ---- */
+
+typedef struct rows_job {
+    const vm_ffn *f;
+    const vm_ffn_acts *acts;
+    const vm_ffn_route *route;
+    int rows, width;
+    const float *hidden, *dactive, *dy, *outputs;
+    float *out, *dhidden, *dp, *dgate;
+} rows_job;
+
+static int row_tasks(int rows) { return (rows + ROWS_A_TASK - 1) / ROWS_A_TASK; }
+static int row_end(int task, int rows) { return (task + 1) * ROWS_A_TASK < rows ? (task + 1) * ROWS_A_TASK : rows; }
+
+static void swiglu_rows(void *context, int task, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    const vm_kernels *kernels = vm_kernels_get();
+    size_t w = (size_t)j->width;
+    for (int i = task * ROWS_A_TASK; i < row_end(task, j->rows); i++)
+        kernels->swiglu(j->hidden + (size_t)i * 2 * w, j->hidden + (size_t)i * 2 * w + w, j->out + (size_t)i * w, j->width);
+}
+
+static void swiglu_backward_rows(void *context, int task, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    const vm_kernels *kernels = vm_kernels_get();
+    size_t w = (size_t)j->width;
+    for (int i = task * ROWS_A_TASK; i < row_end(task, j->rows); i++) {
+        const float *gate = j->hidden + (size_t)i * 2 * w;
+        float *dgate = j->dhidden + (size_t)i * 2 * w;
+        kernels->swiglu_backward(gate, gate + w, j->dactive + (size_t)i * w, dgate, dgate + w, j->width);
+    }
+}
+
+/* y_t += sum_k g_k output of the k-th chosen expert, k rising: the same sum whatever the batch. */
+static void combine_rows(void *context, int task, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    const vm_kernels *kernels = vm_kernels_get();
+    size_t d = (size_t)j->f->dim, K = (size_t)j->f->top_k;
+    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++)
+        for (size_t k = 0; k < K; k++)
+            kernels->axpy(j->acts->gates[t * K + k], j->outputs + (size_t)j->acts->row_of[t * K + k] * d, j->out + t * d,
+                          (int)d);
+}
+
+/* du_t += sum_k of the rows' input gradients, same order. */
+static void gather_rows(void *context, int task, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    const vm_kernels *kernels = vm_kernels_get();
+    size_t d = (size_t)j->f->dim, K = (size_t)j->f->top_k;
+    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++)
+        for (size_t k = 0; k < K; k++)
+            kernels->axpy(1.0f, j->outputs + (size_t)j->acts->row_of[t * K + k] * d, j->out + t * d, (int)d);
+}
+
+/* ---- choosing experts ---- */
+
+static void softmax_rows(void *context, int task, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    const vm_kernels *kernels = vm_kernels_get();
+    size_t n = (size_t)j->f->n_experts;
+    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
+        memcpy(j->acts->p + t * n, j->acts->logits + t * n, n * sizeof(float));
+        kernels->softmax(j->acts->p + t * n, (int)n);
+    }
+}
+
+/* K experts of a token at random: the largest of N uniform draws that depend on who the token is alone. */
+static void draw_random(const vm_ffn_route *route, const vm_token_key *key, int n, int k, int32_t *chosen) {
+    float draws[4096 + 4];
+    for (int e = 0; e < n; e += 4) {
+        uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)route->layer, (uint32_t)e / 4}, words[4];
+        vm_rng_block(route->seed, VM_RNG_RANDOM_ROUTING, counter, words);
+        for (int i = 0; i < 4; i++) draws[e + i] = (float)(words[i] >> 8);
+    }
+    vm_top_k(draws, n, k, chosen);
+}
+
+static void set_gates(const vm_ffn *f, const float *p, const int32_t *chosen, float *gates) {
+    float sum = 0;
+    for (int k = 0; k < f->top_k; k++) sum += p[chosen[k]];
+    for (int k = 0; k < f->top_k; k++) gates[k] = f->scale * (f->renormalise ? p[chosen[k]] / sum : p[chosen[k]]);
+}
+
+static void choose_rows(void *context, int task, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    const vm_ffn *f = j->f;
+    size_t n = (size_t)f->n_experts, K = (size_t)f->top_k;
+    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
+        int32_t *chosen = j->acts->chosen + t * K;
+        if (j->route->routing == VM_ROUTING_RANDOM) draw_random(j->route, &j->route->tokens[t], f->n_experts, f->top_k, chosen);
+        else vm_top_k(j->outputs ? j->outputs + t * n : j->acts->p + t * n, f->n_experts, f->top_k, chosen);
+        set_gates(f, j->acts->p + t * n, chosen, j->acts->gates + t * K);
+    }
+}
+
+/* Rows grouped by expert, tokens rising within an expert. */
+static void group_by_expert(const vm_ffn *f, int n_tokens, vm_ffn_acts *a) {
+    int K = f->top_k;
+    memset(a->begin, 0, ((size_t)f->n_experts + 1) * sizeof *a->begin);
+    for (int i = 0; i < n_tokens * K; i++) a->begin[a->chosen[i] + 1]++;
+    for (int e = 0; e < f->n_experts; e++) a->begin[e + 1] += a->begin[e];
+    for (int i = 0; i < n_tokens * K; i++) {
+        int32_t row = a->begin[a->chosen[i]]++;
+        a->row_token[row] = i / K;
+        a->row_of[i] = row;
+    }
+    memmove(a->begin + 1, a->begin, (size_t)f->n_experts * sizeof *a->begin);
+    a->begin[0] = 0;
+}
+
+static vm_linear_call *expert_calls(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, const vm_linear *experts, float *t) {
+    vm_linear_call *calls = vm_arena_alloc(scratch, (size_t)f->n_experts, sizeof *calls);
+    size_t rank = (size_t)vm_linear_rank(&experts[0]);
+    for (int e = 0; calls && e < f->n_experts; e++)
+        calls[e] = (vm_linear_call){.l = &experts[e], .m = a->begin[e + 1] - a->begin[e], .t = t + (size_t)a->begin[e] * rank};
+    return calls;
+}
+
+/* The experts' outputs [T K, D] of the chosen rows, and what backward needs. */
+static vmoer_status run_experts(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int rows, vm_ffn_acts *a, float *outputs) {
+    size_t w = (size_t)f->width, d = (size_t)f->dim;
+    vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in), *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
+    if (!in || !out) return no_memory();
+    for (int e = 0; e < f->n_experts; e++) {
+        size_t first = (size_t)a->begin[e];
+        in[e].x = a->u, in[e].ldx = d, in[e].index = a->row_token + first, in[e].y = a->hidden + first * 2 * w, in[e].ldy = 2 * w;
+        out[e].x = a->active + first * w, out[e].ldx = w, out[e].y = outputs + first * d, out[e].ldy = d;
+    }
+    VM_TRY(vm_linear_forward(pool, scratch, in, f->n_experts));
+    rows_job j = {.rows = rows, .width = f->width, .hidden = a->hidden, .out = a->active};
+    vm_pool_run(pool, row_tasks(rows), swiglu_rows, &j);
+    return vm_linear_forward(pool, scratch, out, f->n_experts);
+}
+
+static vmoer_status rows_alloc(const vm_ffn *f, vm_arena *arena, int n_tokens, int top_k, vm_ffn_acts *a) {
+    size_t T = (size_t)n_tokens, K = (size_t)top_k, N = (size_t)f->n_experts, w = (size_t)f->width;
+    bool ok = true;
+    a->chosen = ints(arena, T * K, &ok);
+    a->gates = floats(arena, T, K, &ok);
+    a->begin = ints(arena, N + 1, &ok);
+    a->row_token = ints(arena, T * K, &ok);
+    a->row_of = ints(arena, T * K, &ok);
+    a->hidden = floats(arena, T * K, 2 * w, &ok);
+    a->active = floats(arena, T * K, w, &ok);
+    a->t_in = floats(arena, T * K, (size_t)vm_linear_rank(&f->expert_in[0]), &ok);
+    a->t_out = floats(arena, T * K, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
+    return ok ? VMOER_OK : no_memory();
+}
+
+/* norms[T, N]: the norm of every expert's output, for ORACLE. */
+static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const float *u, float *norms) {
+    vm_ffn all = *f;
+    all.top_k = f->n_experts;
+    vm_ffn_acts a = {.u = u};
+    VM_TRY(rows_alloc(&all, scratch, n_tokens, all.top_k, &a));
+    int rows = n_tokens * all.top_k;
+    for (int i = 0; i < rows; i++) a.chosen[i] = i % f->n_experts;
+    group_by_expert(&all, n_tokens, &a);
+    bool ok = true;
+    float *outputs = floats(scratch, (size_t)rows, (size_t)f->dim, &ok);
+    if (!ok) return no_memory();
+    VM_TRY(run_experts(&all, pool, scratch, rows, &a, outputs));
+    const vm_kernels *kernels = vm_kernels_get();
+    for (int i = 0; i < rows; i++) {
+        const float *o = outputs + (size_t)a.row_of[i] * (size_t)f->dim;
+        norms[i] = kernels->dot(o, o, f->dim);
+    }
+    return VMOER_OK;
+}
+
+static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, const vm_ffn_route *route,
+                                 vm_ffn_acts *a) {
+    size_t T = (size_t)n_tokens, N = (size_t)f->n_experts;
+    bool ok = true;
+    a->logits = floats(keep, T, N, &ok);
+    a->p = floats(keep, T, N, &ok);
+    a->t_router = floats(keep, T, (size_t)vm_linear_rank(&f->router), &ok);
+    if (!ok) return no_memory();
+    vm_linear_call call = {.l = &f->router, .m = n_tokens, .x = a->u, .ldx = (size_t)f->dim, .y = a->logits, .ldy = N, .t = a->t_router};
+    VM_TRY(vm_linear_forward(pool, scratch, &call, 1));
+
+    rows_job j = {.f = f, .acts = a, .route = route, .rows = n_tokens};
+    if (!route->router) {
+        vm_pool_run(pool, row_tasks(n_tokens), softmax_rows, &j);
+    } else {
+        vm_route in = {.layer = route->layer, .n_tokens = n_tokens, .u = a->u, .logits = a->logits, .tokens = route->tokens,
+                       .seed = route->seed, .step = route->step, .draw = route->draw, .sign = route->sign};
+        if (route->training) {
+            a->saved = floats(keep, T, vm_router_saved_floats(route->router), &ok);
+            a->kl = floats(keep, T, 1, &ok);
+            if (!ok) return no_memory();
+            VM_TRY(vm_router_forward(route->router, pool, &in, a->p, a->saved, a->kl));
+        } else {
+            a->trace = floats(keep, T, 1, &ok);
+            a->trace_projected = floats(keep, T, 1, &ok);
+            if (!ok) return no_memory();
+            VM_TRY(vm_router_infer(route->router, pool, &in, route->inference, route->samples, a->p, a->trace, a->trace_projected));
+        }
+    }
+    float *norms = NULL;
+    if (route->routing == VM_ROUTING_ORACLE) {
+        norms = floats(scratch, T, N, &ok);
+        if (!ok) return no_memory();
+        VM_TRY(output_norms(f, pool, scratch, n_tokens, a->u, norms));
+    }
+    j.outputs = norms;
+    vm_pool_run(pool, row_tasks(n_tokens), choose_rows, &j);
+    group_by_expert(f, n_tokens, a);
+    return VMOER_OK;
+}
+
+vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, const float *u,
+                            const vm_ffn_route *route, vm_ffn_acts *a, float *y) {
+    size_t T = (size_t)n_tokens, D = (size_t)f->dim, Ws = (size_t)f->shared_width;
+    bool ok = true;
+    *a = (vm_ffn_acts){.u = u};
+    if (f->shared_width) {
+        a->shared_hidden = floats(keep, T, 2 * Ws, &ok);
+        a->shared_active = floats(keep, T, Ws, &ok);
+        a->t_shared_in = floats(keep, T, (size_t)vm_linear_rank(&f->shared_in), &ok);
+        a->t_shared_out = floats(keep, T, (size_t)vm_linear_rank(&f->shared_out), &ok);
+        if (!ok) return no_memory();
+        vm_linear_call in = {.l = &f->shared_in, .m = n_tokens, .x = u, .ldx = D, .y = a->shared_hidden, .ldy = 2 * Ws, .t = a->t_shared_in};
+        vm_linear_call out = {.l = &f->shared_out, .m = n_tokens, .x = a->shared_active, .ldx = Ws, .y = y, .ldy = D, .t = a->t_shared_out};
+        VM_TRY(vm_linear_forward(pool, scratch, &in, 1));
+        rows_job j = {.rows = n_tokens, .width = f->shared_width, .hidden = a->shared_hidden, .out = a->shared_active};
+        vm_pool_run(pool, row_tasks(n_tokens), swiglu_rows, &j);
+        VM_TRY(vm_linear_forward(pool, scratch, &out, 1));
+    } else {
+        memset(y, 0, T * D * sizeof *y);
+    }
+    if (f->n_experts == 0) return VMOER_OK;
+
+    VM_TRY(rows_alloc(f, keep, n_tokens, f->top_k, a));
+    VM_TRY(route_tokens(f, pool, keep, scratch, n_tokens, route, a));
+    float *outputs = floats(scratch, T * (size_t)f->top_k, D, &ok);
+    if (!ok) return no_memory();
+    VM_TRY(run_experts(f, pool, scratch, n_tokens * f->top_k, a, outputs));
+    rows_job j = {.f = f, .acts = a, .rows = n_tokens, .outputs = outputs, .out = y};
+    vm_pool_run(pool, row_tasks(n_tokens), combine_rows, &j);
+    return VMOER_OK;
+}
+
+/* ---- backward ---- */
+
+/* From dactive[T K, width] of g = 1: dg = <dactive, active>, then dactive *= g; and through the gate to dp[T, N]. */
+static void gate_backward_rows(void *context, int task, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    const vm_ffn *f = j->f;
+    const vm_ffn_acts *a = j->acts;
+    const vm_kernels *kernels = vm_kernels_get();
+    size_t n = (size_t)f->n_experts, K = (size_t)f->top_k, w = (size_t)f->width;
+    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
+        const float *p = a->p + t * n;
+        float *dp = j->dp + t * n, *dg = j->dgate + t * K, sum = 0, mean = 0;
+        memset(dp, 0, n * sizeof *dp);
+        for (size_t k = 0; k < K; k++) {
+            size_t row = (size_t)a->row_of[t * K + k];
+            float *dactive = j->out + row * w;
+            dg[k] = kernels->dot(dactive, a->active + row * w, f->width);
+            for (size_t i = 0; i < w; i++) dactive[i] *= a->gates[t * K + k];
+            sum += p[a->chosen[t * K + k]];
+            mean += dg[k] * p[a->chosen[t * K + k]];
+        }
+        mean /= sum; /* sum_k dg_k p_k / sum_k p_k */
+        for (size_t k = 0; k < K; k++)
+            dp[a->chosen[t * K + k]] = f->scale * (f->renormalise ? (dg[k] - mean) / sum : dg[k]);
+    }
+}
+
+/* dl = p (dp - <p, dp>): softmax, in place over dp. */
+static void softmax_backward_rows(void *context, int task, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    const vm_kernels *kernels = vm_kernels_get();
+    size_t n = (size_t)j->f->n_experts;
+    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
+        const float *p = j->acts->p + t * n;
+        float *dp = j->dp + t * n, mean = kernels->dot(p, dp, (int)n);
+        for (size_t e = 0; e < n; e++) dp[e] = p[e] * (dp[e] - mean);
+    }
+}
+
+static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_acts *a, const float *dy, float *du) {
+    size_t T = (size_t)n_tokens, D = (size_t)f->dim, W = (size_t)f->shared_width;
+    bool ok = true;
+    float *dactive = floats(scratch, T, W, &ok), *dhidden = floats(scratch, T, 2 * W, &ok);
+    if (!ok) return no_memory();
+    vm_linear_call out = {.l = &f->shared_out, .m = n_tokens, .x = a->shared_active, .ldx = W, .dy = dy, .ldy = D, .t = a->t_shared_out,
+                          .dx = dactive, .lddx = W};
+    vm_linear_call in = {.l = &f->shared_in, .m = n_tokens, .x = a->u, .ldx = D, .dy = dhidden, .ldy = 2 * W, .t = a->t_shared_in, .dx = du, .lddx = D};
+    VM_TRY(vm_linear_backward(pool, scratch, &out, 1));
+    rows_job j = {.rows = n_tokens, .width = f->shared_width, .hidden = a->shared_hidden, .dactive = dactive, .dhidden = dhidden};
+    vm_pool_run(pool, row_tasks(n_tokens), swiglu_backward_rows, &j);
+    return vm_linear_backward(pool, scratch, &in, 1);
+}
+
+vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route, const vm_ffn_acts *a,
+                             const float *dy, float kl_weight, float *du) {
+    size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts, K = (size_t)f->top_k, w = (size_t)f->width;
+    if (f->shared_width) VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
+    else memset(du, 0, T * D * sizeof *du);
+    if (f->n_experts == 0) return VMOER_OK;
+
+    bool ok = true;
+    float *dactive = floats(scratch, T * K, w, &ok), *dhidden = floats(scratch, T * K, 2 * w, &ok), *dx = floats(scratch, T * K, D, &ok);
+    float *dp = floats(scratch, T, N, &ok), *dgate = floats(scratch, T, K, &ok), *dlogits = dp;
+    vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in), *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
+    if (!ok || !in || !out) return no_memory();
+    /* dactive is taken for g = 1 (<dactive, active> is the gate's gradient), and the output matrices' own gradients take g from their other side: with
+     * g active for active and g t for t. */
+    const float *active = a->active;
+    if (vm_linear_trainable(&f->expert_out[0])) {
+        size_t rank = (size_t)vm_linear_rank(&f->expert_out[0]);
+        float *scaled = floats(scratch, T * K, w, &ok), *t = floats(scratch, T * K, rank, &ok);
+        if (!ok) return no_memory();
+        for (size_t i = 0; i < T * K; i++) {
+            size_t row = (size_t)a->row_of[i];
+            for (size_t c = 0; c < w; c++) scaled[row * w + c] = a->gates[i] * a->active[row * w + c];
+            for (size_t c = 0; c < rank; c++) t[row * rank + c] = a->gates[i] * a->t_out[row * rank + c];
+        }
+        active = scaled;
+        for (int e = 0; e < f->n_experts; e++) out[e].t = t + (size_t)a->begin[e] * rank;
+    }
+    for (int e = 0; e < f->n_experts; e++) {
+        size_t first = (size_t)a->begin[e];
+        out[e].x = active + first * w, out[e].ldx = w, out[e].dy = dy, out[e].dy_index = a->row_token + first, out[e].ldy = D;
+        out[e].dx = dactive + first * w, out[e].lddx = w;
+        in[e].x = a->u, in[e].ldx = D, in[e].index = a->row_token + first, in[e].dy = dhidden + first * 2 * w, in[e].ldy = 2 * w;
+        in[e].dx = dx + first * D, in[e].lddx = D;
+    }
+    VM_TRY(vm_linear_backward(pool, scratch, out, f->n_experts));
+    rows_job j = {.f = f, .acts = a, .route = route, .rows = n_tokens, .out = dactive, .dp = dp, .dgate = dgate};
+    vm_pool_run(pool, row_tasks(n_tokens), gate_backward_rows, &j);
+
+    rows_job s = {.rows = n_tokens * f->top_k, .width = f->width, .hidden = a->hidden, .dactive = dactive, .dhidden = dhidden};
+    vm_pool_run(pool, row_tasks(s.rows), swiglu_backward_rows, &s);
+    VM_TRY(vm_linear_backward(pool, scratch, in, f->n_experts));
+    rows_job g = {.f = f, .acts = a, .rows = n_tokens, .outputs = dx, .out = du};
+    vm_pool_run(pool, row_tasks(n_tokens), gather_rows, &g);
+
+    if (route->router) {
+        vm_route r = {.layer = route->layer, .n_tokens = n_tokens, .u = a->u, .logits = a->logits, .tokens = route->tokens,
+                      .seed = route->seed, .step = route->step, .draw = route->draw, .sign = route->sign};
+        dlogits = floats(scratch, T, N, &ok);
+        if (!ok) return no_memory();
+        VM_TRY(vm_router_backward(route->router, pool, &r, a->p, a->saved, dp, kl_weight, du, dlogits));
+    } else {
+        vm_pool_run(pool, row_tasks(n_tokens), softmax_backward_rows, &j);
+    }
+    vm_linear_call router = {.l = &f->router, .m = n_tokens, .x = a->u, .ldx = D, .dy = dlogits, .ldy = N, .t = a->t_router, .dx = du, .lddx = D,
+                             .add_dx = true};
+    return vm_linear_backward(pool, scratch, &router, 1);
+}

@@ -1,0 +1,74 @@
+/* ffn.h: the feed-forward half of a layer: shared experts (always on) and N routed experts of which K run a token. A dense layer is the shared
+ * part alone. Experts are SwiGLU: out( silu(gate x) * up x ). Tokens are grouped by expert, so each expert's matrices are read once a batch.
+ *
+ *   y = shared(u) + sum_{k in top-K} g_k expert_k(u),   g_k = scale * p_k / (renormalise ? sum_top-K p : 1)
+ *
+ * p = softmax(l_det), l_det = W_r u, or what a variational router puts in its place. Ties go to the lower index. The router, p and g are f32 always. */
+#ifndef VM_MODEL_FFN_H
+#define VM_MODEL_FFN_H
+
+#include "model/linear.h"
+#include "router/router.h"
+
+typedef enum vm_routing { VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE } vm_routing;
+
+typedef struct vm_ffn {
+    int dim;          /* D */
+    int shared_width; /* neurons of the shared (or dense) part; 0: none */
+    int n_experts;    /* N; 0: dense */
+    int width;        /* neurons of one routed expert */
+    int top_k;        /* K */
+    bool renormalise;
+    float scale;
+    vm_linear router;      /* [N, D], f32 */
+    vm_linear shared_in;   /* [2 shared_width, D]: gate rows, then up rows */
+    vm_linear shared_out;  /* [D, shared_width] */
+    vm_linear *expert_in;  /* [N] of [2 width, D] */
+    vm_linear *expert_out; /* [N] of [D, width] */
+} vm_ffn;
+
+void vm_ffn_clear(vm_ffn *f);
+
+/* How a call routes. */
+typedef struct vm_ffn_route {
+    vm_routing routing;         /* RANDOM: K experts drawn at random a token; ORACLE: the K whose outputs have the largest norms. Inference only */
+    vm_router *router;          /* NULL, or a variational router that has this layer */
+    bool training;              /* one draw, what backward needs is kept; else `inference` */
+    vm_inference inference;
+    int samples;
+    int layer;
+    const vm_token_key *tokens; /* [T] */
+    uint64_t seed, step;
+    int draw;
+    float sign;
+} vm_ffn_route;
+
+/* What forward leaves behind, in `keep`. */
+typedef struct vm_ffn_acts {
+    const float *u;           /* [T, D], the caller's */
+    float *logits, *p;        /* [T, N] */
+    int32_t *chosen;          /* [T, K], by falling p */
+    float *gates;             /* [T, K] */
+    int32_t *begin;           /* [N + 1]: rows of expert e are [begin[e], begin[e + 1]) */
+    int32_t *row_token;       /* [T K]: token of a row */
+    int32_t *row_of;          /* [T, K]: row of a token's k-th choice */
+    float *hidden, *active;   /* [T K, 2 width], [T K, width]: gate and up, and SwiGLU of them */
+    float *t_in, *t_out;      /* LoRA intermediates of the experts, by row */
+    float *shared_hidden, *shared_active; /* [T, 2 shared_width], [T, shared_width] */
+    float *t_shared_in, *t_shared_out, *t_router;
+    float *saved;             /* the variational router's */
+    float *kl;                /* [T]; NULL without a variational router */
+    float *trace, *trace_projected; /* [T]; NULL unless inference with a covariance */
+} vm_ffn_acts;
+
+/* y[T, D] = the feed-forward output of u[T, D]. */
+vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, const float *u,
+                            const vm_ffn_route *route, vm_ffn_acts *acts, float *y);
+/* du[T, D] = gradient of the input from dy[T, D] and kl_weight * sum of the KL; accumulates the gradients of what is trained. */
+vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route, const vm_ffn_acts *acts,
+                             const float *dy, float kl_weight, float *du);
+
+/* The K largest of p[N], falling, ties to the lower index: chosen[K]. */
+void vm_top_k(const float *p, int n, int k, int32_t *chosen);
+
+#endif

@@ -1,0 +1,67 @@
+/* linear.h: y = x W^T with optional LoRA on ranges of its rows, forward beside backward, for many matrices at a time (experts).
+ * LoRA (Hu 2021): rows [row, row + rows) of W become W + scale * B A, A [rank, in], B [rows, rank]; W stays frozen. */
+#ifndef VM_MODEL_LINEAR_H
+#define VM_MODEL_LINEAR_H
+
+#include "base/memory.h"
+#include "base/param.h"
+#include "kernels/kernels.h"
+
+typedef struct vm_lora {
+    int row, rows, rank;
+    float scale;        /* alpha / rank */
+    vm_param a;         /* [rank, in] */
+    vm_param b;         /* [rows, rank] */
+    vm_panel a_forward; /* k = in,   n = rank */
+    vm_panel b_forward; /* k = rank, n = rows */
+    vm_panel a_backward; /* k = rank, n = in */
+    vm_panel b_backward; /* k = rows, n = rank */
+} vm_lora;
+
+enum { VM_MAX_LORA = 3 };
+
+/* Owns everything it points to. */
+typedef struct vm_linear {
+    int in, out;
+    vm_compute compute;
+    vm_panel forward;          /* k = in, n = out */
+    vm_panel backward;         /* k = out, n = in; data NULL: no gradient of the input can be asked for */
+    vm_param *weight;          /* [out, in] when W itself is trained, else NULL */
+    vm_lora *lora[VM_MAX_LORA]; /* disjoint row ranges */
+    int n_lora;
+} vm_linear;
+
+/* Packs W [out, in] (not kept). with_backward: the backward panel too. */
+vmoer_status vm_linear_init(vm_linear *l, vm_pool *pool, vm_compute compute, int out, int in, const float *w, bool with_backward);
+void vm_linear_clear(vm_linear *l);
+/* Makes W trainable: `w` [out, in] is copied into weight->value. */
+vmoer_status vm_linear_train(vm_linear *l, const char *name, const float *w);
+/* Adds a LoRA on rows [row, row + rows); A and B are zero, named name + ".lora_A.weight" / ".lora_B.weight". */
+vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int rows, int rank, float scale, vm_lora **out);
+/* Packs anew after weight, A or B changed. */
+vmoer_status vm_linear_refresh(vm_linear *l, vm_pool *pool);
+int vm_linear_rank(const vm_linear *l); /* sum of the LoRA ranks */
+bool vm_linear_trainable(const vm_linear *l);
+
+/* One product of a batch of them. */
+typedef struct vm_linear_call {
+    const vm_linear *l;
+    int m;                /* rows of x; 0 is allowed */
+    const float *x;       /* [.., in], row stride ldx */
+    size_t ldx;
+    const int32_t *index; /* row i of the product is x[index[i]]; NULL: x[i] */
+    float *y;             /* forward: [m, out], row stride ldy, written */
+    const float *dy;      /* backward: [m, out], row stride ldy; with dy_index row i is dy[dy_index[i]] */
+    const int32_t *dy_index;
+    size_t ldy;
+    float *t;             /* [m, rank sum]: scale * x A^T of each LoRA, written forward, read backward; NULL without LoRA */
+    float *dx;            /* backward: [m, in] row stride lddx, written (or added to); NULL: not wanted */
+    size_t lddx;
+    bool add_dx;
+} vm_linear_call;
+
+vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n);
+/* Accumulates the gradients of weight, A and B where they are trained, and gives dx where wanted. */
+vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n);
+
+#endif
