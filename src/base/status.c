@@ -19,7 +19,7 @@ static void store(const char *text) {
     error_text[i] = '\0';
 }
 
-vmoer_status vm_error(vmoer_status code, const char *format, ...) {
+vmoer_status (vm_error)(vmoer_status code, const char *format, ...) {
     char text[TEXT_SIZE]; /* a copy, because the arguments may point into the text they replace */
     va_list args;
     va_start(args, format);
@@ -29,7 +29,7 @@ vmoer_status vm_error(vmoer_status code, const char *format, ...) {
     return code;
 }
 
-vmoer_status vm_error_in(vmoer_status code, const char *format, ...) {
+vmoer_status (vm_error_in)(vmoer_status code, const char *format, ...) {
     char text[2 * TEXT_SIZE + 2];
     va_list args;
     va_start(args, format);

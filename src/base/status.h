@@ -12,6 +12,15 @@ vmoer_status vm_error(vmoer_status code, const char *format, ...) __attribute__(
 /* Puts "<formatted>: " in front of this thread's error text and returns `code`. */
 vmoer_status vm_error_in(vmoer_status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Both calls give back `code` where the compiler can see it (it is evaluated twice): with VM_TRY it then knows that an
+ * output is set whenever the callee succeeded, and does not warn of uninitialised variables that are none. */
+static inline vmoer_status vm_error_code(vmoer_status same, vmoer_status code) {
+    (void)same;
+    return code;
+}
+#define vm_error(code, ...) vm_error_code((vm_error)(code, __VA_ARGS__), code)
+#define vm_error_in(code, ...) vm_error_code((vm_error_in)(code, __VA_ARGS__), code)
+
 /* This thread's error text, "" if nothing failed yet. Owned by the library, valid until the next failure. */
 const char *vm_error_text(void);
 
