@@ -1,0 +1,1 @@
+"""Python oracles: development only, nothing here runs inside vmoer."""

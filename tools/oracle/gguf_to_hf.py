@@ -1,0 +1,126 @@
+"""Reads a GGUF of architecture llama or granitemoe into a transformers model with f32 weights.
+
+The model that comes back computes with exactly the numbers the file holds (quantised blocks are expanded to f32), so any
+difference between it and another reader of the same file is that reader's arithmetic, not its weights.
+
+GGUF stores the rows of Q and K in the order that the interleaved rotary embedding wants; transformers rotates halves.
+The permutation within a head of size h: GGUF row 2i   = transformers row i
+                                         GGUF row 2i+1 = transformers row i + h/2      (i < h/2)
+"""
+import numpy as np
+import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from transformers import (GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig, LlamaForCausalLM)
+
+
+def unpermute(w, heads):
+    """[heads * h, in]: GGUF's interleaved rows -> transformers' rotated halves."""
+    h = w.shape[0] // heads
+    return w.reshape(heads, h // 2, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def fields(reader):
+    """Metadata as a plain dict; arrays become lists."""
+    return {name: f.contents() for name, f in reader.fields.items()}
+
+
+def tensors(reader):
+    """name -> f32 numpy array in row-major [.., out, in] order (GGUF lists dimensions fastest first)."""
+    out = {}
+    for t in reader.tensors:
+        shape = tuple(int(n) for n in reversed(t.shape))
+        out[t.name] = np.ascontiguousarray(dequantize(t.data, t.tensor_type).reshape(shape).astype(np.float32))
+    return out
+
+
+def common_config(meta, arch, vocab):
+    heads = meta[f"{arch}.attention.head_count"]
+    dim = meta[f"{arch}.embedding_length"]
+    return dict(
+        vocab_size=vocab,
+        hidden_size=dim,
+        num_hidden_layers=meta[f"{arch}.block_count"],
+        num_attention_heads=heads,
+        num_key_value_heads=meta.get(f"{arch}.attention.head_count_kv", heads),
+        max_position_embeddings=meta[f"{arch}.context_length"],
+        rms_norm_eps=meta[f"{arch}.attention.layer_norm_rms_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": meta.get(f"{arch}.rope.freq_base", 10000.0)},
+        head_dim=meta.get(f"{arch}.attention.key_length", dim // heads),
+        attention_bias=False,
+        hidden_act="silu",
+        bos_token_id=meta.get("tokenizer.ggml.bos_token_id"),
+        eos_token_id=meta.get("tokenizer.ggml.eos_token_id"),
+        pad_token_id=None,
+        attn_implementation="eager",
+    )
+
+
+def attention(src, heads, kv_heads, layer):
+    blk, p = f"blk.{layer}.", f"model.layers.{layer}."
+    return {
+        p + "input_layernorm.weight": src[blk + "attn_norm.weight"],
+        p + "post_attention_layernorm.weight": src[blk + "ffn_norm.weight"],
+        p + "self_attn.q_proj.weight": unpermute(src[blk + "attn_q.weight"], heads),
+        p + "self_attn.k_proj.weight": unpermute(src[blk + "attn_k.weight"], kv_heads),
+        p + "self_attn.v_proj.weight": src[blk + "attn_v.weight"],
+        p + "self_attn.o_proj.weight": src[blk + "attn_output.weight"],
+    }
+
+
+def load(path):
+    """Returns the model (eval mode, f32, eager attention and experts, no gradient needed yet)."""
+    reader = GGUFReader(path)
+    meta, src = fields(reader), tensors(reader)
+    arch = meta["general.architecture"]
+    if arch not in ("llama", "granitemoe"):
+        raise ValueError(f"{path}: architecture {arch} is not supported (llama, granitemoe)")
+    if any(name.startswith("rope_") or name.endswith(".bias") for name in src):
+        raise ValueError(f"{path}: rope factors and biases are not supported")
+    common = common_config(meta, arch, src["token_embd.weight"].shape[0])
+    common["tie_word_embeddings"] = "output.weight" not in src
+    heads, kv_heads = common["num_attention_heads"], common["num_key_value_heads"]
+
+    if arch == "llama":
+        config = LlamaConfig(intermediate_size=meta["llama.feed_forward_length"], **common)
+        model = LlamaForCausalLM(config)
+    else:
+        # expert_feed_forward_length wins where both are given, as it is the unambiguous one
+        width = meta.get("granitemoe.expert_feed_forward_length", meta.get("granitemoe.feed_forward_length"))
+        config = GraniteMoeSharedConfig(
+            intermediate_size=width,
+            shared_intermediate_size=meta.get("granitemoe.expert_shared_feed_forward_length", 0),
+            num_local_experts=meta["granitemoe.expert_count"],
+            num_experts_per_tok=meta["granitemoe.expert_used_count"],
+            embedding_multiplier=meta.get("granitemoe.embedding_scale", 1.0),
+            residual_multiplier=meta.get("granitemoe.residual_scale", 1.0),
+            logits_scaling=meta["granitemoe.logit_scale"],
+            attention_multiplier=meta.get("granitemoe.attention.scale", common["head_dim"] ** -0.5),
+            experts_implementation="eager", **common)
+        model = GraniteMoeSharedForCausalLM(config)
+
+    state = {"model.embed_tokens.weight": src["token_embd.weight"], "model.norm.weight": src["output_norm.weight"]}
+    if "output.weight" in src:
+        state["lm_head.weight"] = src["output.weight"]
+    for i in range(config.num_hidden_layers):
+        blk, p = f"blk.{i}.", f"model.layers.{i}."
+        state.update(attention(src, heads, kv_heads, i))
+        if arch == "llama":
+            for ours, theirs in (("gate", "gate"), ("up", "up"), ("down", "down")):
+                state[p + f"mlp.{theirs}_proj.weight"] = src[blk + f"ffn_{ours}.weight"]
+            continue
+        state[p + "block_sparse_moe.router.weight"] = src[blk + "ffn_gate_inp.weight"]
+        state[p + "block_sparse_moe.experts.gate_up_proj"] = np.concatenate(
+            [src[blk + "ffn_gate_exps.weight"], src[blk + "ffn_up_exps.weight"]], axis=1)
+        state[p + "block_sparse_moe.experts.down_proj"] = src[blk + "ffn_down_exps.weight"]
+        if config.shared_intermediate_size:
+            state[p + "shared_mlp.input_linear.weight"] = np.concatenate(
+                [src[blk + "ffn_gate_shexp.weight"], src[blk + "ffn_up_shexp.weight"]], axis=0)
+            state[p + "shared_mlp.output_linear.weight"] = src[blk + "ffn_down_shexp.weight"]
+
+    missing, unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=False)
+    missing = [m for m in missing if not (m == "lm_head.weight" and config.tie_word_embeddings)]
+    if missing or unexpected:
+        raise ValueError(f"{path}: weights missing {missing}, unexpected {unexpected}")
+    model.tie_weights()
+    return model.float().eval()

@@ -1,0 +1,112 @@
+"""Writes a (tiny) transformers Llama or GraniteMoeShared model into a complete GGUF: f32 weights and a byte-level vocabulary.
+
+The inverse of gguf_to_hf. The vocabulary is GPT-2 style byte BPE with the `smollm` pre-tokenizer: 3 control tokens, the 256
+bytes, then one token a merge, so that any text encodes and the smallest test needs no other file.
+"""
+import gguf
+import numpy as np
+
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+# each pair is made of bytes or of earlier results; the text is in GPT-2's printable alphabet (Ġ = space, Ċ = newline)
+MERGES = ["Ġ t", "h e", "Ġt he", "Ġ a", "i n", "r e", "o n", "Ġ w", "e r", "a t", "e s", "in g", "Ġ Q"]
+CHAT_TEMPLATE = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'"
+                 " + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+
+
+def byte_alphabet():
+    """GPT-2's 256 printable stand-ins for bytes, in the order of GPT-2's vocabulary."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    other = [b for b in range(256) if b not in kept]
+    return [chr(b) for b in kept] + [chr(256 + i) for i in range(len(other))]
+
+
+def vocabulary():
+    return CONTROL + byte_alphabet() + [m.replace(" ", "") for m in MERGES]
+
+
+def permute(w, heads):
+    """[heads * h, in]: transformers' rotated halves -> GGUF's interleaved rows."""
+    h = w.shape[0] // heads
+    return w.reshape(heads, 2, h // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def write(model, path, name):
+    config = model.config
+    moe = config.model_type == "granitemoeshared"
+    arch = "granitemoe" if moe else "llama"
+    vocab = vocabulary()
+    if config.vocab_size != len(vocab):
+        raise ValueError(f"the tiny vocabulary has {len(vocab)} tokens, the model {config.vocab_size}")
+    w = gguf.GGUFWriter(path, arch)
+    w.add_name(name)
+    w.add_type("model")
+    w.add_file_type(gguf.LlamaFileType.ALL_F32)
+    w.add_block_count(config.num_hidden_layers)
+    w.add_context_length(config.max_position_embeddings)
+    w.add_embedding_length(config.hidden_size)
+    w.add_feed_forward_length(config.intermediate_size)
+    w.add_head_count(config.num_attention_heads)
+    w.add_head_count_kv(config.num_key_value_heads)
+    w.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    w.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    w.add_layer_norm_rms_eps(config.rms_norm_eps)
+    w.add_vocab_size(config.vocab_size)
+    if moe:
+        w.add_expert_count(config.num_local_experts)
+        w.add_expert_used_count(config.num_experts_per_tok)
+        w.add_expert_feed_forward_length(config.intermediate_size)
+        if config.shared_intermediate_size:
+            w.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+        w.add_embedding_scale(config.embedding_multiplier)
+        w.add_residual_scale(config.residual_multiplier)
+        w.add_logit_scale(config.logits_scaling)
+        w.add_attention_scale(config.attention_multiplier)
+
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("smollm")
+    w.add_token_list(vocab)
+    w.add_token_types([gguf.TokenType.CONTROL] * len(CONTROL) + [gguf.TokenType.NORMAL] * (len(vocab) - len(CONTROL)))
+    w.add_token_merges(MERGES)
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(2)
+    w.add_unk_token_id(0)
+    w.add_pad_token_id(2)
+    w.add_add_bos_token(False)
+    w.add_add_space_prefix(False)
+    w.add_chat_template(CHAT_TEMPLATE)
+
+    state = {k: v.detach().float().numpy() for k, v in model.state_dict().items()}
+
+    def put(name, array):
+        w.add_tensor(name, np.ascontiguousarray(array, dtype=np.float32))
+
+    put("token_embd.weight", state["model.embed_tokens.weight"])
+    put("output_norm.weight", state["model.norm.weight"])
+    if not config.tie_word_embeddings:
+        put("output.weight", state["lm_head.weight"])
+    for i in range(config.num_hidden_layers):
+        blk, p = f"blk.{i}.", f"model.layers.{i}."
+        put(blk + "attn_norm.weight", state[p + "input_layernorm.weight"])
+        put(blk + "attn_q.weight", permute(state[p + "self_attn.q_proj.weight"], config.num_attention_heads))
+        put(blk + "attn_k.weight", permute(state[p + "self_attn.k_proj.weight"], config.num_key_value_heads))
+        put(blk + "attn_v.weight", state[p + "self_attn.v_proj.weight"])
+        put(blk + "attn_output.weight", state[p + "self_attn.o_proj.weight"])
+        put(blk + "ffn_norm.weight", state[p + "post_attention_layernorm.weight"])
+        if not moe:
+            for part in ("gate", "up", "down"):
+                put(blk + f"ffn_{part}.weight", state[p + f"mlp.{part}_proj.weight"])
+            continue
+        put(blk + "ffn_gate_inp.weight", state[p + "block_sparse_moe.router.weight"])
+        gate, up = np.split(state[p + "block_sparse_moe.experts.gate_up_proj"], 2, axis=1)
+        put(blk + "ffn_gate_exps.weight", gate)
+        put(blk + "ffn_up_exps.weight", up)
+        put(blk + "ffn_down_exps.weight", state[p + "block_sparse_moe.experts.down_proj"])
+        if config.shared_intermediate_size:
+            gate, up = np.split(state[p + "shared_mlp.input_linear.weight"], 2, axis=0)
+            put(blk + "ffn_gate_shexp.weight", gate)
+            put(blk + "ffn_up_shexp.weight", up)
+            put(blk + "ffn_down_shexp.weight", state[p + "shared_mlp.output_linear.weight"])
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
