@@ -1,0 +1,243 @@
+/* gguf_write.c: the writer, GGUF v3. Keys and tensors stand in the file in the order in which they were first set; every
+ * tensor is aligned to 32 bytes, the last one padded too. What it writes the reader accepts. */
+#include "io/gguf.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "io/gguf_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGNMENT = VM_GGUF_DEFAULT_ALIGNMENT, MAX_NAME = 63 /* llama.cpp keeps names in 64 bytes, the NUL included */ };
+
+static const char alignment_key[] = "general.alignment";
+
+typedef struct pending_key {
+    const char *key;
+    vm_gguf_type type;
+    const uint8_t *raw; /* the value as it will stand in the file, after its type */
+    size_t size;
+} pending_key;
+
+typedef struct pending_tensor {
+    const char *name;
+    uint32_t type;
+    int n_dims;
+    int64_t ne[4];
+    const void *data; /* the caller's */
+    size_t size;
+} pending_tensor;
+
+struct vm_gguf_writer {
+    vm_arena *arena; /* keys, values, names */
+    pending_key *keys;
+    size_t n_keys, key_capacity;
+    pending_tensor *tensors;
+    size_t n_tensors, tensor_capacity;
+};
+
+vm_gguf_writer *vm_gguf_writer_create(void) {
+    vm_gguf_writer *w = vm_calloc(1, sizeof *w);
+    if (!w) return NULL;
+    w->arena = vm_arena_create();
+    if (!w->arena) {
+        vm_free(w);
+        return NULL;
+    }
+    return w;
+}
+
+void vm_gguf_writer_free(vm_gguf_writer *w) {
+    if (!w) return;
+    vm_arena_free(w->arena);
+    vm_free(w->keys);
+    vm_free(w->tensors);
+    vm_free(w);
+}
+
+static vmoer_status no_memory(void) {
+    return vm_error(VMOER_ERROR_MEMORY, "GGUF writer: out of memory");
+}
+
+/* ---- keys ---- */
+
+/* Sets key to a copy of `raw`; only the first n_searched keys can hold it already. */
+static vmoer_status set_key(vm_gguf_writer *w, size_t n_searched, const char *key, vm_gguf_type type, const void *raw,
+                            size_t size) {
+    pending_key *slot = NULL;
+    for (size_t i = 0; i < n_searched && !slot; i++) {
+        if (strcmp(w->keys[i].key, key) == 0) slot = &w->keys[i];
+    }
+    uint8_t *copy = vm_arena_alloc(w->arena, size, 1);
+    if (!copy) return no_memory();
+    memcpy(copy, raw, size);
+    if (!slot) {
+        if (w->n_keys == VM_GGUF_MAX_KEYS)
+            return vm_error(VMOER_ERROR_LIMIT, "GGUF writer: more than %d keys", (int)VM_GGUF_MAX_KEYS);
+        const char *name = vm_arena_strndup(w->arena, key, strlen(key));
+        if (!name || !vm_grow((void **)&w->keys, &w->key_capacity, w->n_keys + 1, sizeof *w->keys)) return no_memory();
+        slot = &w->keys[w->n_keys++];
+        slot->key = name;
+    }
+    slot->type = type;
+    slot->raw = copy;
+    slot->size = size;
+    return VMOER_OK;
+}
+
+static vmoer_status set_checked(vm_gguf_writer *w, const char *key, vm_gguf_type type, const void *raw, size_t size) {
+    if (!vm_gguf_name_ok(key, strlen(key), VM_GGUF_MAX_KEY_BYTES))
+        return vm_error(VMOER_ERROR_ARGUMENT, "GGUF writer: a key must be 1 to %d printable ASCII characters",
+                        (int)VM_GGUF_MAX_KEY_BYTES);
+    if (strcmp(key, alignment_key) == 0)
+        return vm_error(VMOER_ERROR_ARGUMENT, "GGUF writer: %s is the writer's own, always %d", key, (int)ALIGNMENT);
+    return set_key(w, w->n_keys, key, type, raw, size);
+}
+
+vmoer_status vm_gguf_writer_u32(vm_gguf_writer *w, const char *key, uint32_t value) {
+    return set_checked(w, key, VM_GGUF_U32, &value, sizeof value);
+}
+
+vmoer_status vm_gguf_writer_f32(vm_gguf_writer *w, const char *key, float value) {
+    return set_checked(w, key, VM_GGUF_F32, &value, sizeof value);
+}
+
+vmoer_status vm_gguf_writer_bool(vm_gguf_writer *w, const char *key, bool value) {
+    uint8_t byte = value ? 1 : 0;
+    return set_checked(w, key, VM_GGUF_BOOL, &byte, 1);
+}
+
+vmoer_status vm_gguf_writer_string(vm_gguf_writer *w, const char *key, const char *value) {
+    uint64_t length = strlen(value);
+    if (length > VM_GGUF_MAX_STRING)
+        return vm_error(VMOER_ERROR_LIMIT, "GGUF writer: the value of \"%.80s\" is %llu bytes long, at most %d are allowed",
+                        key, (unsigned long long)length, (int)VM_GGUF_MAX_STRING);
+    uint8_t *raw = vm_malloc(8 + (size_t)length, 1);
+    if (!raw) return no_memory();
+    memcpy(raw, &length, 8);
+    memcpy(raw + 8, value, (size_t)length);
+    vmoer_status status = set_checked(w, key, VM_GGUF_STRING, raw, 8 + (size_t)length);
+    vm_free(raw);
+    return status;
+}
+
+vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const char *prefix) {
+    size_t n_before = w->n_keys; /* the keys of g differ among themselves */
+    for (size_t i = 0; i < vm_gguf_key_count(g); i++) {
+        const char *key = vm_gguf_key_at(g, i);
+        if (strncmp(key, prefix, strlen(prefix)) != 0 || strcmp(key, alignment_key) == 0) continue;
+        vm_gguf_type type;
+        size_t size;
+        const uint8_t *raw = vm_gguf_raw_value(g, i, &type, &size);
+        VM_TRY(set_key(w, n_before, key, type, raw, size));
+    }
+    return VMOER_OK;
+}
+
+/* ---- tensors ---- */
+
+vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne,
+                                   const void *data) {
+    if (!vm_gguf_name_ok(name, strlen(name), MAX_NAME))
+        return vm_error(VMOER_ERROR_ARGUMENT, "GGUF writer: tensor name \"%.80s\" is not 1 to %d printable ASCII characters",
+                        name, (int)MAX_NAME);
+    if (n_dims < 1 || n_dims > VM_GGUF_MAX_DIMS)
+        return vm_error(VMOER_ERROR_ARGUMENT, "GGUF writer: tensor \"%s\" has %d dimensions, 1 to %d are allowed", name,
+                        n_dims, (int)VM_GGUF_MAX_DIMS);
+    if (w->n_tensors == VM_GGUF_MAX_TENSORS)
+        return vm_error(VMOER_ERROR_LIMIT, "GGUF writer: more than %d tensors", (int)VM_GGUF_MAX_TENSORS);
+    pending_tensor t = {.type = type, .n_dims = n_dims, .data = data};
+    for (int i = 0; i < n_dims; i++) t.ne[i] = ne[i];
+    VM_TRY_IN(vm_gguf_tensor_size(type, n_dims, ne, &t.size), "GGUF writer: tensor \"%s\"", name);
+    t.name = vm_arena_strndup(w->arena, name, strlen(name));
+    if (!t.name || !vm_grow((void **)&w->tensors, &w->tensor_capacity, w->n_tensors + 1, sizeof *w->tensors))
+        return no_memory();
+    w->tensors[w->n_tensors++] = t;
+    return VMOER_OK;
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Here and not when a tensor is added: one sort instead of a search for each. */
+static vmoer_status check_names_differ(const vm_gguf_writer *w) {
+    const char **names = vm_malloc(w->n_tensors, sizeof *names);
+    if (!names) return no_memory();
+    for (size_t i = 0; i < w->n_tensors; i++) names[i] = w->tensors[i].name;
+    qsort(names, w->n_tensors, sizeof *names, by_name);
+    vmoer_status status = VMOER_OK;
+    for (size_t i = 1; i < w->n_tensors && status == VMOER_OK; i++) {
+        if (strcmp(names[i - 1], names[i]) == 0)
+            status = vm_error(VMOER_ERROR_ARGUMENT, "GGUF writer: tensor \"%s\" was added twice", names[i]);
+    }
+    vm_free(names);
+    return status;
+}
+
+/* ---- saving ---- */
+
+static vmoer_status put_u32(vm_writer *out, uint32_t value) {
+    return vm_writer_write(out, &value, 4);
+}
+
+static vmoer_status put_u64(vm_writer *out, uint64_t value) {
+    return vm_writer_write(out, &value, 8);
+}
+
+static vmoer_status put_string(vm_writer *out, const char *text) {
+    VM_TRY(put_u64(out, strlen(text)));
+    return vm_writer_write(out, text, strlen(text));
+}
+
+static uint64_t padded(uint64_t size) {
+    return (size + ALIGNMENT - 1) & ~(uint64_t)(ALIGNMENT - 1);
+}
+
+static vmoer_status put_padding(vm_writer *out) {
+    static const uint8_t zeros[ALIGNMENT];
+    return vm_writer_write(out, zeros, (size_t)(padded(vm_writer_offset(out)) - vm_writer_offset(out)));
+}
+
+static vmoer_status put_file(const vm_gguf_writer *w, vm_writer *out) {
+    VM_TRY(vm_writer_write(out, "GGUF", 4));
+    VM_TRY(put_u32(out, VM_GGUF_VERSION));
+    VM_TRY(put_u64(out, w->n_tensors));
+    VM_TRY(put_u64(out, w->n_keys));
+    for (size_t i = 0; i < w->n_keys; i++) {
+        const pending_key *k = &w->keys[i];
+        VM_TRY(put_string(out, k->key));
+        VM_TRY(put_u32(out, k->type));
+        VM_TRY(vm_writer_write(out, k->raw, k->size));
+    }
+    uint64_t offset = 0;
+    for (size_t i = 0; i < w->n_tensors; i++) {
+        const pending_tensor *t = &w->tensors[i];
+        VM_TRY(put_string(out, t->name));
+        VM_TRY(put_u32(out, (uint32_t)t->n_dims));
+        for (int d = 0; d < t->n_dims; d++) VM_TRY(put_u64(out, (uint64_t)t->ne[d]));
+        VM_TRY(put_u32(out, t->type));
+        VM_TRY(put_u64(out, offset));
+        offset += padded(t->size);
+    }
+    VM_TRY(put_padding(out));
+    for (size_t i = 0; i < w->n_tensors; i++) {
+        VM_TRY(vm_writer_write(out, w->tensors[i].data, w->tensors[i].size));
+        VM_TRY(put_padding(out));
+    }
+    return VMOER_OK;
+}
+
+vmoer_status vm_gguf_writer_save(vm_gguf_writer *w, const char *path) {
+    VM_TRY_IN(check_names_differ(w), "%s", path);
+    vm_writer *out;
+    VM_TRY(vm_writer_open(path, &out));
+    vmoer_status status = put_file(w, out);
+    if (status != VMOER_OK) {
+        vm_writer_abort(out);
+        return status;
+    }
+    return vm_writer_commit(out);
+}
