@@ -1,0 +1,439 @@
+/* tokenizer.c: the vocabulary of a GGUF, special tokens, encoding and decoding. What is inside a word is bpe.c's, what a
+ * word is pretokenize.c's. A vocabulary is untrusted: everything encode and decode rely on is checked at creation. */
+#include "io/tokenizer.h"
+
+#include "base/memory.h"
+#include "base/status.h"
+#include "io/bpe.h"
+#include "io/pretokenize.h"
+#include "io/unicode.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define KEY_TOKENS "tokenizer.ggml.tokens"
+#define KEY_TYPES "tokenizer.ggml.token_type"
+#define KEY_MERGES "tokenizer.ggml.merges"
+
+enum {
+    MAX_TOKENS = 1 << 24,
+    MAX_SPECIAL_BYTES = 256, /* bounds the time to look for a special token at a position */
+    MAX_TEXT = 1 << 30       /* a piece's indices are 32 bits wide */
+};
+
+enum token_type { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_LAST = 6 };
+
+struct vm_tokenizer {
+    vm_pretokenizer pretokenizer;
+    size_t size;
+    char *pieces;      /* the stored texts, NUL-terminated, one after the other */
+    size_t *piece_at;  /* [size + 1]: offsets into pieces */
+    char *bytes;       /* the texts' bytes */
+    size_t *bytes_at;  /* [size + 1]: offsets into bytes */
+    uint8_t *type;     /* [size]: enum token_type */
+    int32_t byte_id[256]; /* -1: the vocabulary lacks this byte; such bytes vanish, as in Hugging Face's tokenizers */
+    vm_merges merges;
+    int32_t *special;  /* [n_special]: control and user-defined tokens, by their text's bytes */
+    size_t n_special;
+    bool starts_special[256];
+    int32_t bos, eos;
+    bool adds_bos;
+};
+
+void vm_ids_free(vm_ids *ids) {
+    vm_free(ids->ids);
+    *ids = (vm_ids){0};
+}
+
+/* ---- GPT-2's printable stand-ins for bytes ---- */
+enum { STAND_INS = 0x144 };
+
+static bool stands_for_itself(int byte) {
+    return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+}
+
+/* byte_of[code]: the byte that a character below STAND_INS stands for, -1 if none. */
+static void fill_stand_ins(int byte_of[STAND_INS]) {
+    for (int i = 0; i < STAND_INS; i++) byte_of[i] = -1;
+    for (int byte = 0, next = 256; byte < 256; byte++) byte_of[stands_for_itself(byte) ? byte : next++] = byte;
+}
+
+/* ---- texts of tokens to ids, while loading ---- */
+typedef struct id_table {
+    const vm_tokenizer *tokenizer;
+    int32_t *ids; /* [capacity], -1: empty */
+    size_t capacity;
+} id_table;
+
+static const char *stored(const vm_tokenizer *t, int32_t id, size_t *length) {
+    *length = t->piece_at[id + 1] - t->piece_at[id] - 1;
+    return t->pieces + t->piece_at[id];
+}
+
+/* The place of a text in the table: its id, or -1 where it would go. */
+static int32_t *find_text(const id_table *table, const char *text, size_t length) {
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
+    for (size_t i = 0; i < length; i++) h = (h ^ (uint8_t)text[i]) * 0x100000001b3u;
+    size_t i = (size_t)(h ^ h >> 32) & (table->capacity - 1);
+    for (; table->ids[i] >= 0; i = (i + 1) & (table->capacity - 1)) {
+        size_t other_length;
+        const char *other = stored(table->tokenizer, table->ids[i], &other_length);
+        if (other_length == length && memcmp(other, text, length) == 0) break;
+    }
+    return &table->ids[i];
+}
+
+static vmoer_status fill_table(id_table *table, const vm_tokenizer *t) {
+    *table = (id_table){t, NULL, 16};
+    while (table->capacity < 2 * t->size) table->capacity *= 2;
+    table->ids = vm_malloc(table->capacity, sizeof *table->ids);
+    if (!table->ids) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
+    for (size_t i = 0; i < table->capacity; i++) table->ids[i] = -1;
+    for (size_t id = 0; id < t->size; id++) {
+        size_t length;
+        const char *text = stored(t, (int32_t)id, &length);
+        int32_t *place = find_text(table, text, length);
+        if (*place >= 0)
+            return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": tokens %d and %zu have the same text", *place, id);
+        *place = (int32_t)id;
+    }
+    return VMOER_OK;
+}
+
+/* ---- loading ---- */
+static vmoer_status want_array(const vm_gguf *g, const char *key, vm_gguf_type type, size_t *count) {
+    vm_gguf_type element;
+    VM_TRY(vm_gguf_get_array(g, key, &element, count));
+    if (element != type)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: element type %d where %d is needed", key, (int)element, (int)type);
+    return VMOER_OK;
+}
+
+static vmoer_status load_pieces(vm_tokenizer *t, const vm_gguf *g) {
+    VM_TRY(want_array(g, KEY_TOKENS, VM_GGUF_STRING, &t->size));
+    if (t->size == 0) return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": empty");
+    if (t->size > MAX_TOKENS) return vm_error(VMOER_ERROR_LIMIT, KEY_TOKENS ": %zu tokens, at most %d", t->size, MAX_TOKENS);
+    size_t total = 0, length;
+    const char *text;
+    for (size_t id = 0; id < t->size; id++) {
+        VM_TRY(vm_gguf_array_string(g, KEY_TOKENS, id, &text, &length));
+        total += length + 1; /* cannot wrap: the strings do not overlap in the file */
+    }
+    t->pieces = vm_malloc(total, 1);
+    t->bytes = vm_malloc(total, 1);
+    t->piece_at = vm_malloc(t->size + 1, sizeof *t->piece_at);
+    t->bytes_at = vm_malloc(t->size + 1, sizeof *t->bytes_at);
+    t->type = vm_malloc(t->size, 1);
+    if (!t->pieces || !t->bytes || !t->piece_at || !t->bytes_at || !t->type)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
+    size_t at = 0, bad;
+    for (size_t id = 0; id < t->size; id++) {
+        VM_TRY(vm_gguf_array_string(g, KEY_TOKENS, id, &text, &length));
+        if (length == 0) return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": token %zu is empty", id);
+        if (memchr(text, '\0', length)) return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": token %zu contains NUL", id);
+        if (!vm_utf8_valid(text, length, &bad))
+            return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": token %zu is not UTF-8 at byte %zu", id, bad);
+        t->piece_at[id] = at;
+        memcpy(t->pieces + at, text, length);
+        t->pieces[at + length] = '\0';
+        at += length + 1;
+    }
+    t->piece_at[t->size] = at;
+    return VMOER_OK;
+}
+
+static vmoer_status load_types(vm_tokenizer *t, const vm_gguf *g) {
+    memset(t->type, TYPE_NORMAL, t->size);
+    if (!vm_gguf_has_key(g, KEY_TYPES)) return VMOER_OK;
+    vm_gguf_type element;
+    size_t count;
+    VM_TRY(vm_gguf_get_array(g, KEY_TYPES, &element, &count));
+    if (count != t->size)
+        return vm_error(VMOER_ERROR_FORMAT, KEY_TYPES ": %zu types for %zu tokens", count, t->size);
+    for (size_t id = 0; id < t->size; id++) {
+        int32_t type;
+        VM_TRY(vm_gguf_array_i32(g, KEY_TYPES, id, &type));
+        if (type < TYPE_NORMAL || type > TYPE_LAST)
+            return vm_error(VMOER_ERROR_FORMAT, KEY_TYPES ": token %zu has the unknown type %d", id, type);
+        t->type[id] = (uint8_t)type;
+    }
+    return VMOER_OK;
+}
+
+static bool is_added(const vm_tokenizer *t, int32_t id) {
+    return t->type[id] == TYPE_CONTROL || t->type[id] == TYPE_USER;
+}
+
+/* The bytes each token stands for. Added tokens, and texts with a character that stands for no byte, mean themselves. */
+static void decode_pieces(vm_tokenizer *t) {
+    int byte_of[STAND_INS];
+    fill_stand_ins(byte_of);
+    for (int byte = 0; byte < 256; byte++) t->byte_id[byte] = -1;
+    size_t end = 0;
+    for (size_t id = 0; id < t->size; id++) {
+        size_t length, at = 0, start = end;
+        const char *text = stored(t, (int32_t)id, &length);
+        bool plain = false;
+        t->bytes_at[id] = start;
+        while (at < length && !plain) {
+            uint32_t code;
+            vm_utf8_next(text, length, &at, &code); /* checked by load_pieces */
+            plain = code >= STAND_INS || byte_of[code] < 0;
+            if (!plain) t->bytes[end++] = (char)byte_of[code];
+        }
+        if (!plain && end == start + 1) t->byte_id[(uint8_t)t->bytes[start]] = (int32_t)id;
+        if (plain || is_added(t, (int32_t)id)) {
+            memcpy(t->bytes + start, text, length);
+            end = start + length;
+        }
+    }
+    t->bytes_at[t->size] = end;
+}
+
+static vmoer_status load_merges(vm_tokenizer *t, const vm_gguf *g, const id_table *table) {
+    size_t count;
+    VM_TRY(want_array(g, KEY_MERGES, VM_GGUF_STRING, &count));
+    VM_TRY(vm_merges_init(&t->merges, count));
+    char *joined = NULL;
+    size_t capacity = 0;
+    vmoer_status status = VMOER_OK;
+    for (size_t rank = 0; rank < count; rank++) {
+        const char *text;
+        size_t length;
+        VM_GOTO(vm_gguf_array_string(g, KEY_MERGES, rank, &text, &length));
+        const char *space = memchr(text, ' ', length);
+        size_t left = space ? (size_t)(space - text) : 0, right = space ? length - left - 1 : 0;
+        if (left == 0 || right == 0 || memchr(space + 1, ' ', right)) {
+            status = vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu is not two tokens with a space between", rank);
+            goto done;
+        }
+        void *grown = joined;
+        if (!vm_grow(&grown, &capacity, length, 1)) {
+            status = vm_error(VMOER_ERROR_MEMORY, "no memory for merge %zu", rank);
+            goto done;
+        }
+        joined = grown;
+        memcpy(joined, text, left);
+        memcpy(joined + left, space + 1, right);
+        int32_t a = *find_text(table, text, left), b = *find_text(table, space + 1, right);
+        int32_t made = *find_text(table, joined, left + right);
+        if (a < 0 || b < 0 || made < 0) {
+            status = vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu: its %s is not in the vocabulary", rank,
+                              a < 0 ? "left part" : b < 0 ? "right part" : "result");
+            goto done;
+        }
+        if (!vm_merges_add(&t->merges, a, b, made)) {
+            status = vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu repeats an earlier one", rank);
+            goto done;
+        }
+    }
+done:
+    vm_free(joined);
+    return status;
+}
+
+static int compare_pieces(const void *a, const void *b, void *tokenizer) {
+    const vm_tokenizer *t = tokenizer;
+    return strcmp(t->pieces + t->piece_at[*(const int32_t *)a], t->pieces + t->piece_at[*(const int32_t *)b]);
+}
+
+static vmoer_status collect_special(vm_tokenizer *t) {
+    t->special = vm_malloc(t->size, sizeof *t->special);
+    if (!t->special) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
+    for (int32_t id = 0; (size_t)id < t->size; id++) {
+        if (!is_added(t, id)) continue;
+        size_t length;
+        const char *text = stored(t, id, &length);
+        if (length > MAX_SPECIAL_BYTES)
+            return vm_error(VMOER_ERROR_LIMIT, KEY_TOKENS ": special token %d has %zu bytes, at most %d", id, length, MAX_SPECIAL_BYTES);
+        t->special[t->n_special++] = id;
+        t->starts_special[(uint8_t)text[0]] = true;
+    }
+    qsort_r(t->special, t->n_special, sizeof *t->special, compare_pieces, t);
+    return VMOER_OK;
+}
+
+/* An optional id; *out is -1 if the key is absent. */
+static vmoer_status load_id(const vm_tokenizer *t, const vm_gguf *g, const char *key, int32_t *out) {
+    uint32_t id;
+    *out = -1;
+    if (!vm_gguf_has_key(g, key)) return VMOER_OK;
+    VM_TRY(vm_gguf_get_u32(g, key, &id));
+    if (id >= t->size) return vm_error(VMOER_ERROR_FORMAT, "%s: id %u, the vocabulary has %zu tokens", key, id, t->size);
+    *out = (int32_t)id;
+    return VMOER_OK;
+}
+
+static vmoer_status load_ids(vm_tokenizer *t, const vm_gguf *g) {
+    int32_t ignored;
+    VM_TRY(load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos));
+    VM_TRY(load_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos));
+    VM_TRY(load_id(t, g, "tokenizer.ggml.unknown_token_id", &ignored));
+    VM_TRY(load_id(t, g, "tokenizer.ggml.padding_token_id", &ignored));
+    if (vm_gguf_has_key(g, "tokenizer.ggml.add_bos_token"))
+        VM_TRY(vm_gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &t->adds_bos));
+    if (t->adds_bos && t->bos < 0)
+        return vm_error(VMOER_ERROR_FORMAT, "tokenizer.ggml.add_bos_token is set, tokenizer.ggml.bos_token_id is not");
+    return VMOER_OK;
+}
+
+static vmoer_status check_kind(vm_tokenizer *t, const vm_gguf *g) {
+    const char *name;
+    size_t length;
+    VM_TRY(vm_gguf_get_string(g, "tokenizer.ggml.model", &name, &length));
+    if (length != 4 || memcmp(name, "gpt2", 4) != 0)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "tokenizer.ggml.model is \"%.*s\"; only \"gpt2\" (byte-level BPE) is known",
+                        (int)(length < 64 ? length : 64), name);
+    VM_TRY(vm_gguf_get_string(g, "tokenizer.ggml.pre", &name, &length));
+    if (!vm_pretokenizer_find(name, length, &t->pretokenizer))
+        return vm_error(VMOER_ERROR_UNSUPPORTED,
+                        "tokenizer.ggml.pre is \"%.*s\"; known are gpt2, gpt-2, default, smollm, refact, starcoder",
+                        (int)(length < 64 ? length : 64), name);
+    return VMOER_OK;
+}
+
+vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out) {
+    vm_tokenizer *t = vm_calloc(1, sizeof *t);
+    if (!t) return vm_error(VMOER_ERROR_MEMORY, "no memory for a tokenizer");
+    id_table table = {0};
+    vmoer_status status;
+    VM_GOTO(check_kind(t, g));
+    VM_GOTO(load_pieces(t, g));
+    VM_GOTO(load_types(t, g));
+    decode_pieces(t);
+    VM_GOTO(fill_table(&table, t));
+    VM_GOTO(load_merges(t, g, &table));
+    VM_GOTO(collect_special(t));
+    VM_GOTO(load_ids(t, g));
+done:
+    vm_free(table.ids);
+    if (status != VMOER_OK) {
+        vm_tokenizer_free(t);
+        return vm_error_in(status, "%s", vm_gguf_path(g));
+    }
+    *out = t;
+    return VMOER_OK;
+}
+
+void vm_tokenizer_free(vm_tokenizer *t) {
+    if (!t) return;
+    vm_free(t->pieces);
+    vm_free(t->piece_at);
+    vm_free(t->bytes);
+    vm_free(t->bytes_at);
+    vm_free(t->type);
+    vm_merges_free(&t->merges);
+    vm_free(t->special);
+    vm_free(t);
+}
+
+/* ---- encoding ---- */
+static vmoer_status append(vm_ids *out, int32_t id) {
+    void *grown = out->ids;
+    if (!vm_grow(&grown, &out->capacity, out->count + 1, sizeof *out->ids))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", out->count + 1);
+    out->ids = grown;
+    out->ids[out->count++] = id;
+    return VMOER_OK;
+}
+
+/* First of special[low, high) whose byte `depth` is at least `byte`; all of them share their first `depth` bytes. */
+static size_t narrow(const vm_tokenizer *t, size_t low, size_t high, size_t depth, int byte) {
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if ((uint8_t)t->pieces[t->piece_at[t->special[middle]] + depth] < byte) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* The longest special token that text[length] starts with, -1 if none. User-defined tokens are text the vocabulary
+ * always keeps whole; control tokens count only with `control`. */
+static int32_t match_special(const vm_tokenizer *t, const char *text, size_t length, bool control) {
+    int32_t found = -1;
+    size_t low = 0, high = t->n_special;
+    for (size_t depth = 0; depth < length; depth++) {
+        int byte = (uint8_t)text[depth];
+        if (byte == 0) break; /* would match the texts' ends */
+        low = narrow(t, low, high, depth, byte);
+        high = narrow(t, low, high, depth, byte + 1);
+        if (low == high) break;
+        int32_t id = t->special[low]; /* the shortest of the range comes first */
+        bool ends = t->pieces[t->piece_at[id] + depth + 1] == '\0';
+        if (ends && (control || t->type[id] == TYPE_USER)) found = id;
+    }
+    return found;
+}
+
+static vmoer_status encode_plain(const vm_tokenizer *t, vm_bpe *bpe, const char *text, size_t length, vm_ids *out) {
+    for (size_t start = 0, end; start < length; start = end) {
+        end = vm_pretokenize_next(t->pretokenizer, text, length, start);
+        VM_TRY(vm_bpe_begin(bpe, end - start));
+        for (size_t i = start; i < end; i++) {
+            int32_t id = t->byte_id[(uint8_t)text[i]];
+            if (id >= 0) vm_bpe_push(bpe, id);
+        }
+        vm_bpe_merge(bpe, &t->merges);
+        size_t at = 0;
+        int32_t id;
+        while (vm_bpe_next(bpe, &at, &id)) VM_TRY(append(out, id));
+    }
+    return VMOER_OK;
+}
+
+vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special, vm_ids *out) {
+    if (length > MAX_TEXT) return vm_error(VMOER_ERROR_LIMIT, "a text of %zu bytes, at most %d", length, MAX_TEXT);
+    size_t bad;
+    if (!vm_utf8_valid(text, length, &bad)) return vm_error(VMOER_ERROR_DATA, "the text is not UTF-8 at byte %zu", bad);
+    vm_bpe bpe = {0};
+    vmoer_status status = VMOER_OK;
+    size_t start = 0, at = 0;
+    while (at < length) {
+        int32_t id = -1;
+        if (t->starts_special[(uint8_t)text[at]]) id = match_special(t, text + at, length - at, parse_special);
+        if (id < 0) {
+            at++;
+            continue;
+        }
+        VM_GOTO(encode_plain(t, &bpe, text + start, at - start, out));
+        VM_GOTO(append(out, id));
+        at += t->piece_at[id + 1] - t->piece_at[id] - 1;
+        start = at;
+    }
+    VM_GOTO(encode_plain(t, &bpe, text + start, length - start, out));
+done:
+    vm_bpe_free(&bpe);
+    return status;
+}
+
+/* ---- decoding and facts ---- */
+static bool in_range(const vm_tokenizer *t, int32_t id) { return id >= 0 && (size_t)id < t->size; }
+
+vmoer_status vm_tokenizer_decode(const vm_tokenizer *t, const int32_t *ids, size_t count, bool keep_special, char **text, size_t *length) {
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!in_range(t, ids[i]))
+            return vm_error(VMOER_ERROR_ARGUMENT, "token id %d, the vocabulary has %zu tokens", ids[i], t->size);
+        if (!vm_add(total, t->bytes_at[ids[i] + 1] - t->bytes_at[ids[i]], &total))
+            return vm_error(VMOER_ERROR_LIMIT, "the text of %zu tokens is too long", count);
+    }
+    char *joined = total < SIZE_MAX ? vm_malloc(total + 1, 1) : NULL;
+    if (!joined) return vm_error(VMOER_ERROR_MEMORY, "no memory for a text of %zu bytes", total);
+    size_t end = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!keep_special && vm_tokenizer_is_special(t, ids[i])) continue;
+        size_t size = t->bytes_at[ids[i] + 1] - t->bytes_at[ids[i]];
+        memcpy(joined + end, t->bytes + t->bytes_at[ids[i]], size);
+        end += size;
+    }
+    joined[end] = '\0';
+    *text = joined;
+    *length = end;
+    return VMOER_OK;
+}
+
+size_t vm_tokenizer_size(const vm_tokenizer *t) { return t->size; }
+const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id) { return in_range(t, id) ? t->pieces + t->piece_at[id] : NULL; }
+bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id) { return in_range(t, id) && t->type[id] == TYPE_CONTROL; }
+int32_t vm_tokenizer_bos(const vm_tokenizer *t) { return t->bos; }
+int32_t vm_tokenizer_eos(const vm_tokenizer *t) { return t->eos; }
+bool vm_tokenizer_adds_bos(const vm_tokenizer *t) { return t->adds_bos; }

@@ -1,0 +1,54 @@
+/* unicode.c: UTF-8 decoding and character classes by binary search in a table of runs. */
+#include "io/unicode.h"
+
+#include "io/unicode_classes.h"
+
+vm_unicode_class vm_unicode_classify(uint32_t code) {
+    size_t low = 0, high = sizeof class_runs / sizeof *class_runs;
+    while (high - low > 1) { /* class_runs[low] starts at or before code */
+        size_t middle = low + (high - low) / 2;
+        if (class_runs[middle] >> 3 <= code) low = middle;
+        else high = middle;
+    }
+    return (vm_unicode_class)(class_runs[low] & 7);
+}
+
+bool vm_utf8_next(const char *text, size_t length, size_t *at, uint32_t *code) {
+    const uint8_t *p = (const uint8_t *)text + *at;
+    size_t left = length - *at;
+    if (p[0] < 0x80) {
+        *code = p[0];
+        *at += 1;
+        return true;
+    }
+    size_t size = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
+    if (p[0] < 0xc2 || p[0] > 0xf4 || left < size) return false;
+    uint32_t value = p[0] & (0xffu >> (size + 1));
+    for (size_t i = 1; i < size; i++) {
+        if ((p[i] & 0xc0) != 0x80) return false;
+        value = value << 6 | (p[i] & 0x3fu);
+    }
+    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
+    if (value < smallest[size] || value > 0x10ffff || (value >= 0xd800 && value < 0xe000)) return false;
+    *code = value;
+    *at += size;
+    return true;
+}
+
+bool vm_utf8_valid(const char *text, size_t length, size_t *bad) {
+    size_t at = 0;
+    uint32_t code;
+    while (at < length) {
+        if (!vm_utf8_next(text, length, &at, &code)) {
+            *bad = at;
+            return false;
+        }
+    }
+    return true;
+}
+
+size_t vm_utf8_count(const char *text, size_t length) {
+    size_t count = 0;
+    for (size_t i = 0; i < length; i++) count += ((uint8_t)text[i] & 0xc0) != 0x80;
+    return count;
+}

@@ -1,0 +1,27 @@
+/* unicode.h: UTF-8 as the tokenizer and the data sets need it: checked decoding and the character classes of the
+ * pre-tokenizers. The tables are our own (tools/unicode_classes.py), so that no system library's version decides a token. */
+#ifndef VM_IO_UNICODE_H
+#define VM_IO_UNICODE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum vm_unicode_class {
+    VM_UNICODE_OTHER = 0,
+    VM_UNICODE_LETTER,  /* \p{L} */
+    VM_UNICODE_NUMBER,  /* \p{N} */
+    VM_UNICODE_SPACE,   /* \s, the property White_Space */
+    VM_UNICODE_NUMERIC  /* OTHER to the pattern's older tables, yet isolated as a digit by the newer ones */
+} vm_unicode_class;
+vm_unicode_class vm_unicode_classify(uint32_t code);
+
+/* Decodes the character at text[*at], *at < length, and moves *at past it. False: not UTF-8 there (overlong forms,
+ * surrogates and values above U+10FFFF included); *at stays. */
+bool vm_utf8_next(const char *text, size_t length, size_t *at, uint32_t *code);
+/* True if text[length] is UTF-8; otherwise *bad is the offset of the first byte that is not. */
+bool vm_utf8_valid(const char *text, size_t length, size_t *bad);
+/* Number of code points of valid UTF-8. */
+size_t vm_utf8_count(const char *text, size_t length);
+
+#endif
