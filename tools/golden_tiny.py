@@ -9,10 +9,9 @@ import pathlib
 import sys
 
 import torch
-from safetensors.torch import save_file
 from transformers import GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from oracle import cloze, gguf_to_hf, hf_to_gguf
+from oracle import cloze, gguf_to_hf, hf_to_gguf, store
 
 VOCAB = len(hf_to_gguf.vocabulary())
 COMMON = dict(vocab_size=VOCAB, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
@@ -86,11 +85,6 @@ def margin(out, k):
     return min(gaps) if gaps else float("inf")
 
 
-def save(out, path, **meta):
-    save_file({k: v.contiguous() for k, v in out.items()}, path, metadata={k: str(v) for k, v in meta.items()})
-    path.chmod(0o644)  # safetensors leaves its files private
-
-
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden")
@@ -112,7 +106,7 @@ def main():
             sys.exit(f"{name}: selection margin {gap} is too thin for a golden file; change the seed")
         for n, p in back.named_parameters():
             out["grad." + n] = p.grad
-        save(out, a.out / f"{name}.safetensors", model=name, seed=seed, right=1)
+        store.save(out, a.out / f"{name}.safetensors", model=name, seed=seed, right=1)
         print(f"{name}: loss {float(out['loss']):.6f} scores {out['scores'].tolist()} logit rms "
               f"{float(out['logits'].std()):.3f} least margin {gap:.4f} "
               f"gguf {path.stat().st_size} golden {(a.out / (name + '.safetensors')).stat().st_size}")
