@@ -1,0 +1,82 @@
+/* verbs.c: the list of verbs, and what several of them print. */
+#include "verbs.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const verb *const verbs[] = {&verb_info,     &verb_tokenize,  &verb_eval, &verb_finetune,
+                             &verb_upcycle, &verb_calibrate, &verb_ood,  &verb_report, NULL};
+
+const char *const compute_words[] = {"auto", "f32", "bf16", NULL};
+const char *const inference_words[] = {"auto", "mean", "closed", "sample", NULL};
+const char *const routing_words[] = {"learned", "random", "oracle", NULL};
+const char *const split_words[] = {"test", "train", "heldout", NULL};
+
+/* The words are indices into these enums. */
+_Static_assert(VMOER_COMPUTE_AUTO == 0 && VMOER_COMPUTE_F32 == 1 && VMOER_COMPUTE_BF16 == 2, "compute_words");
+_Static_assert(VMOER_INFERENCE_AUTO == 0 && VMOER_INFERENCE_MEAN == 1 && VMOER_INFERENCE_CLOSED == 2 &&
+                   VMOER_INFERENCE_SAMPLE == 3, "inference_words");
+_Static_assert(VMOER_ROUTING_LEARNED == 0 && VMOER_ROUTING_RANDOM == 1 && VMOER_ROUTING_ORACLE == 2, "routing_words");
+_Static_assert(VMOER_SPLIT_TEST == 0 && VMOER_SPLIT_TRAIN == 1 && VMOER_SPLIT_HELDOUT == 2, "split_words");
+_Static_assert(sizeof(vmoer_compute) == sizeof(int), "OPTION_ENUM writes an int");
+
+static void add_rows(table *t, const char *prefix, const json_t *value) {
+    const char *key;
+    json_t *member;
+    if (json_is_object(value) && json_object_size(value)) {
+        json_object_foreach((json_t *)value, key, member) {
+            char *name = NULL;
+            if (asprintf(&name, "%s%s%s", prefix, *prefix ? "." : "", key) < 0) exit(session_fail(1, "out of memory"));
+            add_rows(t, name, member);
+            free(name);
+        }
+        return;
+    }
+    char *text = json_is_string(value) ? strdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    table_cell(t, "%s", prefix);
+    table_cell(t, "%s", text ? text : "");
+    free(text);
+}
+
+void print_object(const json_t *root, output_format output) {
+    table *t = table_new(output);
+    table_column(t, "key");
+    table_column(t, "value");
+    add_rows(t, "", root);
+    table_print(t);
+}
+
+void print_training(const json_t *root, output_format output) {
+    size_t i;
+    json_t *row;
+    if (output == OUTPUT_MD) {
+        table *t = table_new(output);
+        table_column(t, "trained");
+        table_column(t, "parameters");
+        json_array_foreach(json_object_get(root, "trainable"), i, row) {
+            table_value(t, row, "name", 0);
+            table_value(t, row, "parameters", 0);
+        }
+        table_cell(t, "all");
+        table_value(t, root, "parameters", 0);
+        table_print(t);
+        printf("\n");
+    }
+    static const char *const step[] = {"step", "epoch", "loss", "ce", "kl", "lr", "grad_norm"};
+    static const char *const heldout[] = {"acc", "nll", "ece"};
+    enum { STEP = sizeof step / sizeof *step, HELDOUT = sizeof heldout / sizeof *heldout };
+    table *t = table_new(output);
+    for (size_t k = 0; k < STEP; k++) table_column(t, step[k]);
+    for (size_t k = 0; k < HELDOUT; k++) {
+        char name[32];
+        snprintf(name, sizeof name, "heldout_%s", heldout[k]);
+        table_column(t, name);
+    }
+    json_array_foreach(json_object_get(root, "history"), i, row) {
+        const json_t *look = json_object_get(row, "heldout");
+        if (output == OUTPUT_MD && !look) continue; /* the looks only: a line a step is for CSV */
+        for (size_t k = 0; k < STEP; k++) table_value(t, row, step[k], !strcmp(step[k], "lr") ? 7 : 4);
+        for (size_t k = 0; k < HELDOUT; k++) table_value(t, look, heldout[k], 4);
+    }
+    table_print(t);
+}

@@ -1,0 +1,64 @@
+/* verbs.h: what the verbs' files share: option rows that several of them have. */
+#ifndef VMOER_CLI_VERBS_H
+#define VMOER_CLI_VERBS_H
+
+#include "options.h"
+#include "session.h"
+#include "table.h"
+
+extern const verb verb_info, verb_tokenize, verb_eval, verb_finetune, verb_upcycle, verb_calibrate, verb_ood, verb_report;
+
+extern const char *const compute_words[], *const inference_words[], *const routing_words[], *const split_words[];
+
+/* M: the verb's struct; the last argument of each: where in it the library's struct stands. */
+#define MODEL_OPTION(M, member, text) {"model", 'm', OPTION_TEXT, "FILE", text, offsetof(M, member), NULL, 1}
+
+/* vmoer_questions; the name of the split stays with the verbs that read it. */
+#define QUESTION_OPTIONS(M, questions)                                                                                     \
+    {.name = "Questions", .kind = OPTION_HEADING},                                                                         \
+        {"tasks", 0, OPTION_TEXT, "LIST",                                                                                  \
+         "tasks by name, with commas: openbookqa, arc_easy, arc_challenge, sciq, medmcqa, mmlu_<subject>",                 \
+         offsetof(M, questions.tasks), NULL, 0},                                                                           \
+        {"task_file", 0, OPTION_TEXT, "FILE", "your own questions in place of --tasks: JSON lines "                        \
+         "{question, choices[], answer}, answer counted from 0", offsetof(M, questions.task_file), NULL, 0},               \
+        {"data", 0, OPTION_TEXT, "DIR", "folder of the data sets' official files; without it ./data, then the user's cache", \
+         offsetof(M, questions.data_dir), NULL, 0},                                                                        \
+        {"n_choices", 0, OPTION_INT, "N", "keep only questions with N choices; 0: all", offsetof(M, questions.n_choices),  \
+         NULL, 0},                                                                                                         \
+        {"limit", 0, OPTION_INT, "N", "the first N questions of each task; 0: all", offsetof(M, questions.limit), NULL, 0}, \
+        {"sample", 0, OPTION_INT, "N", "N questions of each task, picked by a hash of their text; 0: all",                 \
+         offsetof(M, questions.sample), NULL, 0}
+
+/* vmoer_train_params, but for the model. */
+#define TRAIN_OPTIONS(M, train)                                                                                            \
+    {.name = "Training", .kind = OPTION_HEADING},                                                                          \
+        {"output_path", 0, OPTION_TEXT, "DIR", "folder for the result, checkpoints and training.json",                     \
+         offsetof(M, train.output_path), NULL, 1},                                                                         \
+        {"resume", 0, OPTION_FLAG, NULL, "go on from the last checkpoint in the folder", offsetof(M, train.resume), NULL, 0}, \
+        {"seed", 0, OPTION_SEED, "N", "of the order, the draws and the start", offsetof(M, train.seed), NULL, 0},          \
+        {"epochs", 0, OPTION_INT, "N", "passes over the training questions", offsetof(M, train.epochs), NULL, 0},          \
+        {"steps", 0, OPTION_INT, "N", "stop after N steps whatever --epochs says; 0: by epochs", offsetof(M, train.steps), \
+         NULL, 0},                                                                                                         \
+        {"batch_size", 'b', OPTION_INT, "N", "questions a step", offsetof(M, train.batch_size), NULL, 0},                  \
+        {"learning_rate", 0, OPTION_REAL, "X", "peak of the schedule", offsetof(M, train.learning_rate), NULL, 0},         \
+        {"warmup", 0, OPTION_REAL, "X", "share of all steps with a rising rate; then it falls linearly to 0",              \
+         offsetof(M, train.warmup), NULL, 0},                                                                              \
+        {"weight_decay", 0, OPTION_REAL, "X", "AdamW's", offsetof(M, train.weight_decay), NULL, 0},                        \
+        {"clip", 0, OPTION_REAL, "X", "bound of the global gradient norm", offsetof(M, train.clip), NULL, 0},              \
+        {"evaluate_every", 0, OPTION_INT, "N", "steps between looks at the held-out part; 0: at each epoch's end",         \
+         offsetof(M, train.evaluate_every), NULL, 0},                                                                      \
+        {"keep_best", 0, OPTION_FLAG, NULL, "keep the checkpoint with the lowest held-out NLL; --no_keep_best: the last",  \
+         offsetof(M, train.keep_best), NULL, 0},                                                                           \
+        {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16", offsetof(M, train.compute),     \
+         compute_words, 0},                                                                                                \
+        {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(M, train.threads), NULL, 0},                            \
+        {"memory_gib", 0, OPTION_REAL, "X", "bound for kept activations; beyond it layers are computed twice",             \
+         offsetof(M, train.memory_gib), NULL, 0}
+
+/* Shows training.json: what was trained, and the history. */
+void print_training(const json_t *root, output_format output);
+
+/* Shows any JSON object as rows of key and value, nested keys joined with dots. */
+void print_object(const json_t *root, output_format output);
+
+#endif
