@@ -1,0 +1,154 @@
+/* test_dtype.c: conversions of element types against their definitions and against the reference's file. */
+#include "base/dtype.h"
+#include "base/memory.h"
+#include "io/gguf.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+static uint32_t bits_of(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return bits;
+}
+
+static void f16_to_f32_follows_the_definition(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float f = vm_f16_to_f32((uint16_t)h);
+        int exponent = (h >> 10) & 31, mantissa = h & 1023;
+        if (exponent == 31) {
+            assert_true(mantissa ? isnan(f) : isinf(f));
+        } else {
+            double expected = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+            assert_true(fabsf(f) == expected);
+        }
+        assert_int_equal(signbit(f) != 0, h >> 15);
+        if (!isnan(f)) assert_int_equal(vm_f32_to_f16(f), h);
+        else assert_int_equal(vm_f32_to_f16(f), h | 0x200);
+    }
+}
+
+/* Between each two neighbours the midpoint goes to the even one and what is beside it to the nearer one: with the
+ * exact values above, this is all of f32. */
+static void f32_to_f16_rounds_to_nearest_even(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x7c00; h++) {
+        float low = vm_f16_to_f32((uint16_t)h);
+        float high = h == 0x7bff ? 65536.0f : vm_f16_to_f32((uint16_t)(h + 1)); /* beyond the largest: as if it went on */
+        float middle = (float)(((double)low + high) / 2);
+        uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
+        assert_int_equal(vm_f32_to_f16(middle), even);
+        assert_int_equal(vm_f32_to_f16(nextafterf(middle, 0)), h);
+        assert_int_equal(vm_f32_to_f16(nextafterf(middle, INFINITY)), h + 1);
+        assert_int_equal(vm_f32_to_f16(-middle), even | 0x8000);
+    }
+    assert_int_equal(vm_f32_to_f16(1e30f), 0x7c00);
+    assert_int_equal(vm_f32_to_f16(-INFINITY), 0xfc00);
+    assert_int_equal(vm_f32_to_f16(1e-30f), 0);
+}
+
+static void bf16_rounds_to_nearest_even(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x7f80; h++) {
+        float middle;
+        uint32_t bits = h << 16 | 0x8000;
+        memcpy(&middle, &bits, 4);
+        assert_int_equal(vm_f32_to_bf16(middle), h & 1 ? h + 1 : h);
+        assert_int_equal(vm_f32_to_bf16(nextafterf(middle, 0)), h);
+        assert_int_equal(vm_f32_to_bf16(nextafterf(middle, INFINITY)), h + 1);
+        assert_int_equal(bits_of(vm_bf16_to_f32((uint16_t)h)), h << 16);
+    }
+    assert_true(isnan(vm_bf16_to_f32(vm_f32_to_bf16(NAN))));
+}
+
+static void blocks_and_names(void **state) {
+    (void)state;
+    size_t elements, bytes;
+    assert_true(vm_dtype_block(VM_Q4_1, &elements, &bytes));
+    assert_int_equal(elements, 32);
+    assert_int_equal(bytes, 20);
+    assert_true(vm_dtype_block(12, &elements, &bytes)); /* Q4_K: known by size only */
+    assert_int_equal(elements, 256);
+    assert_int_equal(bytes, 144);
+    static const uint32_t absent[] = {4, 5, 31, 32, 33, 36, 37, 38, 42, 1000, UINT32_MAX};
+    for (size_t i = 0; i < sizeof absent / sizeof absent[0]; i++) {
+        assert_false(vm_dtype_block(absent[i], &elements, &bytes));
+        assert_string_equal(vm_dtype_name(absent[i]), "?");
+    }
+    assert_string_equal(vm_dtype_name(VM_BF16), "BF16");
+}
+
+/* Every type in the file of tools/make_io_golden.py: the bits of the reference's values. */
+static void dequantizes_as_the_reference(void **state) {
+    (void)state;
+    const char *tests = getenv("VMOER_TESTS");
+    char path[4096];
+    snprintf(path, sizeof path, "%s/golden/io-types.gguf", tests ? tests : VMOER_TESTS_DIR);
+    vm_gguf *g;
+    assert_int_equal(vm_gguf_open(path, &g), VMOER_OK);
+    static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char expected_name[32];
+        snprintf(expected_name, sizeof expected_name, "%s.expected", names[i]);
+        const vm_gguf_tensor *t = vm_gguf_find_tensor(g, names[i]), *expected = vm_gguf_find_tensor(g, expected_name);
+        assert_non_null(t);
+        assert_non_null(expected);
+        assert_string_equal(vm_dtype_name(t->type), names[i]);
+        float values[192];
+        assert_int_equal(t->ne[0] * t->ne[1], 192);
+        assert_true(vm_dequantize(t->type, t->data, 192, values));
+        assert_memory_equal(values, expected->data, sizeof values);
+    }
+    /* Quantizing the original values gives the reference's bytes. */
+    const vm_gguf_tensor *original = vm_gguf_find_tensor(g, "F32");
+    for (int i = 1; i < 4; i++) {
+        const vm_gguf_tensor *t = vm_gguf_find_tensor(g, names[i]);
+        float values[192];
+        uint8_t bytes[192 * 4];
+        memcpy(values, original->data, sizeof values);
+        assert_true(vm_quantize(t->type, values, 192, bytes));
+        assert_memory_equal(bytes, t->data, t->size);
+    }
+    vm_gguf_free(g);
+}
+
+static void refuses_what_it_cannot_convert(void **state) {
+    (void)state;
+    uint8_t block[144] = {0};
+    float values[256];
+    assert_false(vm_dequantize(VM_Q8_0, block, 31, values));
+    assert_false(vm_dequantize(12, block, 256, values));
+    assert_false(vm_dequantize(99, block, 32, values));
+    assert_false(vm_quantize(VM_Q4_1, values, 32, block));
+    assert_true(vm_dequantize(VM_F32, NULL, 0, NULL));
+}
+
+static void q8_0_survives_values_that_are_no_numbers(void **state) {
+    (void)state;
+    float values[32] = {NAN, INFINITY, -INFINITY, 1, 3e38f};
+    uint8_t block[34];
+    assert_true(vm_quantize(VM_Q8_0, values, 32, block));
+    for (int i = 0; i < 32; i++) values[i] = 1e-45f;
+    assert_true(vm_quantize(VM_Q8_0, values, 32, block));
+    assert_true(vm_dequantize(VM_Q8_0, block, 32, values));
+    for (int i = 0; i < 32; i++) assert_true(values[i] == 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(f16_to_f32_follows_the_definition),
+        cmocka_unit_test(f32_to_f16_rounds_to_nearest_even),
+        cmocka_unit_test(bf16_rounds_to_nearest_even),
+        cmocka_unit_test(blocks_and_names),
+        cmocka_unit_test(dequantizes_as_the_reference),
+        cmocka_unit_test(refuses_what_it_cannot_convert),
+        cmocka_unit_test(q8_0_survives_values_that_are_no_numbers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
