@@ -60,7 +60,8 @@ void vm_router_set_temperature(vm_router *r, double temperature);
 bool vm_router_has_layer(const vm_router *r, int layer);
 bool vm_router_has_covariance(const vm_router *r);
 /* Trainable tensors, in a fixed order, named "layers.<model layer>.trunk.weight" [H, D], ".trunk.bias" [1, H], ".mean.weight" [N, H], ".mean.bias",
- * ".scale.weight" [N or N(N+1)/2, H], ".scale.bias". Owned by the router; the array in *out too. */
+ * ".scale.weight" [N or N(N+1)/2, H], ".scale.bias". Owned by the router; the array too. From this call on the values may change, so
+ * vm_router_infer packs them in every call; a router whose params nobody asked for packs them once. */
 vm_param_list vm_router_params(vm_router *r);
 
 /* ---- training ---- */
@@ -87,8 +88,10 @@ typedef struct vm_router_file {
     char training[4096];        /* JSON: the training record */
 } vm_router_file;
 vmoer_status vm_router_save(const vm_router *r, const vm_router_file *info, const char *path);
-/* Every tensor checked against the metadata's shapes; non-finite values refused. */
+/* Every tensor checked against the metadata's shapes; non-finite values refused. info may be NULL. */
 vmoer_status vm_router_load(const char *path, vm_router_file *info, vm_router **out);
+/* The same from data[size], which need not outlive the call; `where` names it in errors. */
+vmoer_status vm_router_load_memory(const void *data, size_t size, const char *where, vm_router_file *info, vm_router **out);
 
 /* ---- pieces, exposed for tests ---- */
 /* KL of one token; L packed lower (FC) or diagonal (full == false), N = n. */
