@@ -10,7 +10,7 @@ enum { ALIGNMENT = 64 };
 void *vm_malloc(size_t count, size_t size) {
     size_t bytes;
     void *p;
-    if (!vm_mul(count, size, &bytes)) return NULL;
+    if (!vm_mul(count, size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
     if (posix_memalign(&p, ALIGNMENT, bytes ? bytes : 1)) return NULL;
     return p;
 }
