@@ -1,0 +1,16 @@
+/* granitemoe.c: IBM Granite MoE: routed experts in every layer, optional shared experts, gates renormalised over the top K, four multipliers. */
+#include "base/status.h"
+#include "model/arch/arch.h"
+
+static vmoer_status read_config(const vm_gguf *g, vm_config *c) {
+    VM_TRY(vm_arch_read_experts(g, c));
+    VM_TRY(vm_arch_u32(g, c, "feed_forward_length", 1, 1 << 20, &c->expert_width));
+    if (vm_arch_has(g, c, "expert_shared_feed_forward_length"))
+        VM_TRY(vm_arch_u32(g, c, "expert_shared_feed_forward_length", 0, 1 << 20, &c->shared_width));
+    VM_TRY(vm_arch_f32(g, c, "embedding_scale", 1e-6f, 1e6f, &c->embedding_scale));
+    VM_TRY(vm_arch_f32(g, c, "residual_scale", 1e-6f, 1e6f, &c->residual_scale));
+    VM_TRY(vm_arch_f32(g, c, "logit_scale", 1e-6f, 1e6f, &c->logit_scale));
+    return vm_arch_f32(g, c, "attention.scale", 1e-6f, 1e6f, &c->attention_scale);
+}
+
+const vm_arch vm_arch_granitemoe = {"granitemoe", read_config};

@@ -1,0 +1,28 @@
+/* attention.h: causal grouped-query attention over a ragged batch. A segment is a run of tokens; it sees its own earlier tokens and all of its
+ * parent's: the choices of a question share the question's keys and values. Children follow their root directly. */
+#ifndef VM_MODEL_ATTENTION_H
+#define VM_MODEL_ATTENTION_H
+
+#include "base/memory.h"
+#include "base/threads.h"
+#include "vmoer/vmoer_errors.h"
+#include <stdint.h>
+
+typedef struct vm_segment {
+    int start, length; /* tokens [start, start + length) of the batch */
+    int parent;        /* index of the root segment this one continues, or -1: a root */
+} vm_segment;
+
+typedef struct vm_attention {
+    int n_heads, n_kv_heads, head_dim;
+    float scale;
+    int n_segments;
+    const vm_segment *segments;
+} vm_attention;
+
+/* qkv[T, (n_heads + 2 n_kv_heads) head_dim], rotated; out[T, n_heads head_dim]. */
+vmoer_status vm_attention_forward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv, float *out);
+/* dqkv (overwritten) from dout; the probabilities are computed again from qkv. */
+vmoer_status vm_attention_backward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv, const float *dout, float *dqkv);
+
+#endif

@@ -1,0 +1,112 @@
+/* config.c: hyper-parameters from a GGUF's metadata, checked before anything is built from them. Architectures differ in what arch/<name>.c says. */
+#include "base/status.h"
+#include "model/arch/arch.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const vm_arch *const architectures[] = {&vm_arch_llama, &vm_arch_granitemoe};
+
+vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out) {
+    char full[128];
+    uint32_t value;
+    snprintf(full, sizeof full, "%s.%s", c->arch, key);
+    VM_TRY(vm_gguf_get_u32(g, full, &value));
+    if (value < low || value > high) return vm_error(VMOER_ERROR_FORMAT, "%s is %u, must be %u to %u", full, value, low, high);
+    *out = (int)value;
+    return VMOER_OK;
+}
+
+vmoer_status vm_arch_f32(const vm_gguf *g, const vm_config *c, const char *key, float low, float high, float *out) {
+    char full[128];
+    float value;
+    snprintf(full, sizeof full, "%s.%s", c->arch, key);
+    VM_TRY(vm_gguf_get_f32(g, full, &value));
+    if (!(value >= low && value <= high))
+        return vm_error(VMOER_ERROR_FORMAT, "%s is %g, must be %g to %g", full, (double)value, (double)low, (double)high);
+    *out = value;
+    return VMOER_OK;
+}
+
+bool vm_arch_has(const vm_gguf *g, const vm_config *c, const char *key) {
+    char full[128];
+    snprintf(full, sizeof full, "%s.%s", c->arch, key);
+    return vm_gguf_has_key(g, full);
+}
+
+static vmoer_status copy_string(const vm_gguf *g, const char *key, char *out, size_t size) {
+    const char *text;
+    size_t length;
+    VM_TRY(vm_gguf_get_string(g, key, &text, &length));
+    if (length >= size) return vm_error(VMOER_ERROR_LIMIT, "%s: longer than %zu bytes", key, size - 1);
+    memcpy(out, text, length);
+    out[length] = 0;
+    return VMOER_OK;
+}
+
+/* What every architecture here has. */
+static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
+    const vm_gguf_tensor *embedding = vm_gguf_find_tensor(g, "token_embd.weight");
+    if (!embedding) return vm_error(VMOER_ERROR_FORMAT, "token_embd.weight: missing tensor");
+    VM_TRY(vm_arch_u32(g, c, "block_count", 1, 512, &c->n_layers));
+    VM_TRY(vm_arch_u32(g, c, "embedding_length", 1, 65536, &c->dim));
+    VM_TRY(vm_arch_u32(g, c, "context_length", 1, 1u << 26, &c->context));
+    if (c->context > 16384) c->context = 16384;
+    VM_TRY(vm_arch_u32(g, c, "attention.head_count", 1, 1024, &c->n_heads));
+    c->n_kv_heads = c->n_heads;
+    if (vm_arch_has(g, c, "attention.head_count_kv")) VM_TRY(vm_arch_u32(g, c, "attention.head_count_kv", 1, 1024, &c->n_kv_heads));
+    if (c->n_heads % c->n_kv_heads)
+        return vm_error(VMOER_ERROR_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d", c->arch, c->n_heads, c->n_kv_heads);
+    if (vm_arch_has(g, c, "attention.key_length")) {
+        VM_TRY(vm_arch_u32(g, c, "attention.key_length", 2, 1024, &c->head_dim));
+    } else {
+        if (c->dim % c->n_heads)
+            return vm_error(VMOER_ERROR_FORMAT, "%s.embedding_length %d is not a multiple of attention.head_count %d", c->arch, c->dim, c->n_heads);
+        c->head_dim = c->dim / c->n_heads;
+    }
+    if (c->head_dim % 2) return vm_error(VMOER_ERROR_FORMAT, "%s: head dimension %d is odd", c->arch, c->head_dim);
+    if (vm_arch_has(g, c, "rope.dimension_count")) {
+        int rope;
+        VM_TRY(vm_arch_u32(g, c, "rope.dimension_count", 1, 1024, &rope));
+        if (rope != c->head_dim)
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.rope.dimension_count %d is not the head dimension %d", c->arch, rope, c->head_dim);
+    }
+    if (vm_arch_has(g, c, "rope.scaling.type")) {
+        char key[96], type[32];
+        snprintf(key, sizeof key, "%s.rope.scaling.type", c->arch);
+        VM_TRY(copy_string(g, key, type, sizeof type));
+        if (strcmp(type, "none") != 0) return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: '%s' RoPE scaling is not supported", key, type);
+    }
+    c->rope_base = 10000.0f;
+    if (vm_arch_has(g, c, "rope.freq_base")) VM_TRY(vm_arch_f32(g, c, "rope.freq_base", 1.0f, 1e12f, &c->rope_base));
+    VM_TRY(vm_arch_f32(g, c, "attention.layer_norm_rms_epsilon", 0.0f, 1.0f, &c->rms_eps));
+    c->embedding_scale = c->residual_scale = c->logit_scale = c->expert_scale = 1.0f;
+    c->attention_scale = 1.0f / sqrtf((float)c->head_dim);
+    c->renormalise = true;
+    if (embedding->n_dims != 2 || embedding->ne[0] != c->dim || embedding->ne[1] < 1 || embedding->ne[1] > (1 << 24))
+        return vm_error(VMOER_ERROR_FORMAT, "token_embd.weight: shape [%lld, %lld], embedding_length is %d", (long long)embedding->ne[1],
+                        (long long)embedding->ne[0], c->dim);
+    c->n_vocab = (int)embedding->ne[1];
+    return VMOER_OK;
+}
+
+vmoer_status vm_arch_read_experts(const vm_gguf *g, vm_config *c) {
+    VM_TRY(vm_arch_u32(g, c, "expert_count", 2, 1024, &c->n_experts));
+    VM_TRY(vm_arch_u32(g, c, "expert_used_count", 1, 256, &c->top_k));
+    if (c->top_k > c->n_experts)
+        return vm_error(VMOER_ERROR_FORMAT, "%s.expert_used_count %d is more than expert_count %d", c->arch, c->top_k, c->n_experts);
+    return VMOER_OK;
+}
+
+vmoer_status vm_config_read(const vm_gguf *g, vm_config *c) {
+    memset(c, 0, sizeof *c);
+    VM_TRY(copy_string(g, "general.architecture", c->arch, sizeof c->arch));
+    if (vm_gguf_has_key(g, "general.name")) VM_TRY(copy_string(g, "general.name", c->name, sizeof c->name));
+    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
+        if (strcmp(architectures[i]->name, c->arch) != 0) continue;
+        VM_TRY(read_common(g, c));
+        return architectures[i]->read_config(g, c);
+    }
+    return vm_error(VMOER_ERROR_UNSUPPORTED, "general.architecture '%.31s' is not supported; supported are llama, granitemoe", c->arch);
+}

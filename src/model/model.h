@@ -1,0 +1,90 @@
+/* model.h: a Llama-type transformer, dense or Mixture-of-Experts, as configuration and weights. Read-only while it runs; pass.h runs it. */
+#ifndef VM_MODEL_MODEL_H
+#define VM_MODEL_MODEL_H
+
+#include "io/gguf.h"
+#include "model/adapter.h"
+#include "model/ffn.h"
+#include "model/linear.h"
+
+typedef struct vm_config {
+    char arch[32];
+    char name[128];
+    int n_layers, dim, n_vocab, context;
+    int n_heads, n_kv_heads, head_dim; /* attention width is n_heads * head_dim */
+    int shared_width;                  /* neurons of the dense FFN or of the shared experts; 0: none */
+    int n_experts, top_k, expert_width; /* n_experts 0: dense */
+    bool renormalise;
+    float expert_scale;
+    float rope_base, rms_eps;
+    float embedding_scale, residual_scale, attention_scale; /* multipliers */
+    float logit_scale;                                      /* logits are divided by it */
+} vm_config;
+
+typedef struct vm_layer {
+    vm_param attention_norm, ffn_norm; /* [1, D]; grad NULL while frozen */
+    vm_linear qkv;                     /* [(n_heads + 2 n_kv_heads) head_dim, D]; q and k rows in Hugging Face order (rotate halves) */
+    vm_linear attention_out;           /* [D, n_heads head_dim] */
+    vm_ffn ffn;
+} vm_layer;
+
+typedef struct vm_model {
+    vm_config config;
+    vm_gguf *file;            /* stays mapped: embedding rows are read from it */
+    char fingerprint[65];
+    vm_layer *layers;         /* [n_layers] */
+    vm_param final_norm;      /* [1, D] */
+    vm_linear head;           /* [V, D] */
+    const vm_gguf_tensor *embedding; /* [V, D] as stored */
+    vm_param *embedding_param; /* [V, D] when trained, else NULL */
+    bool tied;
+    float *rope_cos, *rope_sin; /* [context, head_dim / 2] */
+    int first_trained;        /* lowest layer with something trained in it or below it; n_layers: nothing */
+    int backward_from;        /* layers from here on have backward panels; n_layers: none */
+} vm_model;
+
+typedef struct vm_model_options {
+    vm_compute compute;
+    vm_adapter *adapter;       /* merged into the weights; NULL: none */
+    int backward_from;         /* -1: no backward pass; l >= 0: gradients can flow down to layer l */
+    bool train_all;            /* full fine-tuning: every weight becomes a parameter */
+} vm_model_options;
+
+/* Hyper-parameters alone, checked (limits, divisibility); reads no weights. */
+vmoer_status vm_config_read(const vm_gguf *g, vm_config *out);
+/* Takes the tensors of the GGUF at `path`; each is checked for name, shape and type. */
+vmoer_status vm_model_load(const char *path, const vm_model_options *options, vm_pool *pool, vm_model **out);
+void vm_model_free(vm_model *m); /* takes NULL */
+/* SHA-256 over the header and 64 blocks of 4 KiB spread over the tensor data: start-up stays instant. */
+void vm_model_fingerprint(const vm_gguf *g, char hex[65]);
+
+/* ---- where the projections are: for adapters and LoRA ---- */
+typedef enum vm_site {
+    VM_SITE_QKV, VM_SITE_ATTENTION_OUT, VM_SITE_ROUTER, VM_SITE_SHARED_IN, VM_SITE_SHARED_OUT, VM_SITE_EXPERT_IN, VM_SITE_EXPERT_OUT, VM_SITE_COUNT
+} vm_site;
+/* A Hugging Face module that is rows [row, row + rows) of a projection here. */
+typedef struct vm_slot {
+    char module[96]; /* "model.layers.3.self_attn.q_proj" */
+    int row, rows;
+    bool per_expert; /* the module stacks all experts: [n_experts, rows, in] */
+} vm_slot;
+/* Fills slots[VM_MAX_LORA], returns the count; 0 if the model has no such site. */
+int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *slots);
+/* The projection of a site; expert is used by the per-expert sites only. */
+vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert);
+/* Every trained tensor of the model (weights, norms, LoRA), in a fixed order; the array is the caller's (vm_free). */
+vmoer_status vm_model_params(vm_model *m, vm_param_list *out);
+/* Packs anew what an optimiser step changed. */
+vmoer_status vm_model_refresh(vm_model *m, vm_pool *pool);
+
+/* Row `id` of the embedding, f32, unscaled: out[D]. */
+vmoer_status vm_model_embed(const vm_model *m, int32_t id, float *out);
+
+/* ---- architectures: one file each under arch/ ---- */
+typedef struct vm_arch {
+    const char *name;
+    vmoer_status (*read_config)(const vm_gguf *g, vm_config *out); /* what config.c does not read for all */
+} vm_arch;
+extern const vm_arch vm_arch_llama, vm_arch_granitemoe;
+
+#endif

@@ -1,0 +1,61 @@
+/* pass.h: one forward pass of a batch, and its backward pass. Sequences are ragged: no padding anywhere. The choices of a question are segments that
+ * share the question's tokens. Logits are computed for the asked rows only, a block at a time. Activations are kept within a bound;
+ * layers beyond it are computed again in the backward pass, with the same bits. */
+#ifndef VM_MODEL_PASS_H
+#define VM_MODEL_PASS_H
+
+#include "model/attention.h"
+#include "model/model.h"
+
+typedef struct vm_batch {
+    int n_tokens;               /* T */
+    const int32_t *ids;         /* [T] */
+    const int32_t *positions;   /* [T] in their sequence, < config.context */
+    const vm_token_key *keys;   /* [T] who each token is, for the draws */
+    int n_segments;
+    const vm_segment *segments; /* they tile [0, T) in order; children directly after their root */
+    int n_rows;
+    const int32_t *rows;        /* [n_rows] tokens whose next-token distribution is asked */
+    int n_targets;
+    const int32_t *target_row;  /* [n_targets] index into rows, not falling */
+    const int32_t *target_id;   /* [n_targets] token whose log-probability is asked */
+} vm_batch;
+
+typedef struct vm_pass_options {
+    bool training;              /* keep what backward needs; with a router: one draw */
+    vm_router *router;          /* NULL: the deterministic router everywhere */
+    vm_inference inference;
+    int samples;
+    vm_routing routing;
+    uint64_t seed, step;
+    int draw;
+    float sign;
+    size_t memory;              /* bytes for kept activations; 0: no bound */
+    bool facts;                 /* fill the per-token arrays below */
+} vm_pass_options;
+
+typedef struct vm_pass vm_pass;
+vmoer_status vm_pass_create(vm_model *m, vm_pool *pool, vm_pass **out);
+void vm_pass_free(vm_pass *p); /* takes NULL */
+
+/* log_probability[n_targets]; entropy[n_rows] in nats and logits[n_rows, V] where not NULL. */
+vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability, float *entropy, float *logits);
+/* After a training forward of the same batch: accumulates the gradients of  sum_i d_log_probability_i log_probability_i + kl_weight * sum KL. */
+vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float kl_weight);
+
+/* After a training forward with a router: sum of the KL over tokens and Bayesian layers, nats. */
+double vm_pass_kl(const vm_pass *p);
+size_t vm_pass_bytes(const vm_pass *p); /* workspace held */
+
+/* After a forward with options.facts, for MoE models; [n_layers, T], NAN where a layer has none. Valid until the next forward. */
+typedef struct vm_facts {
+    const float *gate_entropy;    /* of p, nats */
+    const float *trace;           /* tr Sigma */
+    const float *trace_projected; /* tr P Sigma P */
+    const float *spread;          /* standard deviation of l_det over the experts */
+    const float *margin;          /* K-th minus K+1-th largest of p; 0 if K == N */
+    const int32_t *chosen;        /* [n_layers, T, K] */
+} vm_facts;
+vm_facts vm_pass_facts(const vm_pass *p);
+
+#endif

@@ -1,0 +1,416 @@
+/* weights.c: the tensors of a GGUF become packed projections. Every tensor is checked for shape and type before it is read. GGUF stores the Q and K rows
+ * of Llama-type models interleaved; here they are put back in Hugging Face order (rotate halves), which adapters speak too. */
+#include "base/file.h"
+#include "base/status.h"
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- where the projections are ---- */
+
+static void slot(vm_slot *s, int layer, const char *name, int row, int rows, bool per_expert) {
+    snprintf(s->module, sizeof s->module, "model.layers.%d.%s", layer, name);
+    s->row = row;
+    s->rows = rows;
+    s->per_expert = per_expert;
+}
+
+int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
+    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    bool moe = c->n_experts > 0;
+    switch (site) {
+    case VM_SITE_QKV:
+        slot(&s[0], layer, "self_attn.q_proj", 0, q, false);
+        slot(&s[1], layer, "self_attn.k_proj", q, kv, false);
+        slot(&s[2], layer, "self_attn.v_proj", q + kv, kv, false);
+        return 3;
+    case VM_SITE_ATTENTION_OUT: slot(s, layer, "self_attn.o_proj", 0, c->dim, false); return 1;
+    case VM_SITE_ROUTER: slot(s, layer, "block_sparse_moe.router.layer", 0, c->n_experts, false); return moe;
+    case VM_SITE_SHARED_IN:
+        if (c->shared_width == 0) return 0;
+        if (moe) {
+            slot(s, layer, "shared_mlp.input_linear", 0, 2 * c->shared_width, false);
+            return 1;
+        }
+        slot(&s[0], layer, "mlp.gate_proj", 0, c->shared_width, false);
+        slot(&s[1], layer, "mlp.up_proj", c->shared_width, c->shared_width, false);
+        return 2;
+    case VM_SITE_SHARED_OUT: slot(s, layer, moe ? "shared_mlp.output_linear" : "mlp.down_proj", 0, c->dim, false); return c->shared_width > 0;
+    case VM_SITE_EXPERT_IN: slot(s, layer, "block_sparse_moe.input_linear", 0, 2 * c->expert_width, true); return moe;
+    case VM_SITE_EXPERT_OUT: slot(s, layer, "block_sparse_moe.output_linear", 0, c->dim, true); return moe;
+    case VM_SITE_COUNT: break;
+    }
+    return 0;
+}
+
+vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert) {
+    vm_layer *l = &m->layers[layer];
+    switch (site) {
+    case VM_SITE_QKV: return &l->qkv;
+    case VM_SITE_ATTENTION_OUT: return &l->attention_out;
+    case VM_SITE_ROUTER: return &l->ffn.router;
+    case VM_SITE_SHARED_IN: return &l->ffn.shared_in;
+    case VM_SITE_SHARED_OUT: return &l->ffn.shared_out;
+    case VM_SITE_EXPERT_IN: return &l->ffn.expert_in[expert];
+    case VM_SITE_EXPERT_OUT: return &l->ffn.expert_out[expert];
+    case VM_SITE_COUNT: break;
+    }
+    return NULL;
+}
+
+/* ---- reading tensors ---- */
+
+typedef struct loader {
+    const vm_model_options *options;
+    vm_model *m;
+    vm_pool *pool;
+    float *buffer;  /* one projection, f32, [out, in] */
+    int layer;
+} loader;
+
+/* The tensor, which must be [experts,] rows x cols; n_experts 0: two dimensions. */
+static vmoer_status find(const vm_gguf *g, const char *name, int n_experts, int rows, int cols, const vm_gguf_tensor **out) {
+    const vm_gguf_tensor *t = vm_gguf_find_tensor(g, name);
+    if (!t) return vm_error(VMOER_ERROR_FORMAT, "%s: missing tensor", name);
+    int64_t experts = n_experts ? n_experts : 1;
+    if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != experts || t->ne[3] != 1)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: shape [%lld, %lld, %lld, %lld], expected [%d, %d, %d, 1]", name, (long long)t->ne[0],
+                        (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], cols, rows, (int)experts);
+    size_t elements, bytes;
+    if (!vm_dtype_block(t->type, &elements, &bytes) || (size_t)cols % elements)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: rows of %d elements of type %s", name, cols, vm_dtype_name(t->type));
+    *out = t;
+    return VMOER_OK;
+}
+
+/* Matrix `expert` of the tensor to out[rows, cols]. */
+static vmoer_status read_matrix(const vm_gguf_tensor *t, int expert, int rows, int cols, float *out) {
+    size_t n = (size_t)rows * (size_t)cols, elements, bytes;
+    vm_dtype_block(t->type, &elements, &bytes);
+    if (!vm_dequantize(t->type, t->data + (size_t)expert * (n / elements) * bytes, n, out))
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1 are)", t->name, vm_dtype_name(t->type));
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(out[i])) return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", t->name, i);
+    return VMOER_OK;
+}
+
+typedef struct part {
+    const char *tensor; /* after "blk.N." */
+    int rows;
+    int heads; /* > 0: rows are interleaved pairs of so many heads */
+} part;
+
+/* GGUF's order of a head's rows is (0, half, 1, half + 1, ...). */
+static vmoer_status to_halves(float *w, int rows, int cols, int heads) {
+    size_t head = (size_t)(rows / heads), half = head / 2, n = (size_t)cols;
+    float *copy = vm_malloc(head * n, sizeof *copy);
+    if (!copy) return vm_error(VMOER_ERROR_MEMORY, "no memory to reorder %d rows", rows);
+    for (int h = 0; h < heads; h++) {
+        float *block = w + (size_t)h * head * n;
+        memcpy(copy, block, head * n * sizeof *copy);
+        for (size_t i = 0; i < half; i++) {
+            memcpy(block + i * n, copy + 2 * i * n, n * sizeof *copy);
+            memcpy(block + (half + i) * n, copy + (2 * i + 1) * n, n * sizeof *copy);
+        }
+    }
+    vm_free(copy);
+    return VMOER_OK;
+}
+
+static vmoer_status load_linear(loader *ld, vm_site site, int expert, int n_experts, const part *parts, int n_parts, int in, vm_linear *out) {
+    const vm_config *c = &ld->m->config;
+    char name[96];
+    int rows = 0;
+    for (int i = 0; i < n_parts; i++) {
+        const vm_gguf_tensor *t;
+        float *w = ld->buffer + (size_t)rows * (size_t)in;
+        snprintf(name, sizeof name, "blk.%d.%s.weight", ld->layer, parts[i].tensor);
+        VM_TRY(find(ld->m->file, name, n_experts, parts[i].rows, in, &t));
+        VM_TRY(read_matrix(t, expert, parts[i].rows, in, w));
+        if (parts[i].heads) VM_TRY(to_halves(w, parts[i].rows, in, parts[i].heads));
+        rows += parts[i].rows;
+    }
+    vm_slot slots[VM_MAX_LORA];
+    int n_slots = vm_model_slots(c, ld->layer, site, slots);
+    for (int i = 0; i < n_slots && ld->options->adapter; i++) {
+        float *w = ld->buffer + (size_t)slots[i].row * (size_t)in;
+        if (slots[i].per_expert) VM_TRY(vm_adapter_merge_expert(ld->options->adapter, slots[i].module, expert, n_experts, slots[i].rows, in, w));
+        else VM_TRY(vm_adapter_merge(ld->options->adapter, slots[i].module, slots[i].rows, in, w));
+    }
+    /* The routing decision is f32 always. */
+    vm_compute compute = site == VM_SITE_ROUTER ? VM_COMPUTE_F32 : ld->options->compute;
+    VM_TRY(vm_linear_init(out, ld->pool, compute, rows, in, ld->buffer, ld->layer >= ld->m->backward_from));
+    if (!ld->options->train_all) return VMOER_OK;
+    if (n_experts) snprintf(name, sizeof name, "blk.%d.%s.%d", ld->layer, parts[0].tensor, expert);
+    else snprintf(name, sizeof name, "blk.%d.%s%s", ld->layer, parts[0].tensor, n_parts > 1 ? "+" : "");
+    return vm_linear_train(out, name, ld->buffer);
+}
+
+static vmoer_status load_norm(loader *ld, const char *name, int n, vm_param *out) {
+    const vm_gguf_tensor *t;
+    VM_TRY(find(ld->m->file, name, 0, 1, n, &t));
+    snprintf(out->name, sizeof out->name, "%s", name);
+    out->rows = 1;
+    out->cols = n;
+    out->value = vm_malloc((size_t)n, sizeof(float));
+    if (ld->options->train_all) out->grad = vm_calloc((size_t)n, sizeof(float));
+    if (!out->value || (ld->options->train_all && !out->grad)) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
+    return read_matrix(t, 0, 1, n, out->value);
+}
+
+static vmoer_status load_ffn(loader *ld, vm_ffn *f) {
+    const vm_config *c = &ld->m->config;
+    bool moe = c->n_experts > 0;
+    *f = (vm_ffn){.dim = c->dim, .shared_width = c->shared_width, .n_experts = c->n_experts, .width = c->expert_width, .top_k = c->top_k,
+                  .renormalise = c->renormalise, .scale = c->expert_scale};
+    if (c->shared_width) {
+        part in[] = {{moe ? "ffn_gate_shexp" : "ffn_gate", c->shared_width, 0}, {moe ? "ffn_up_shexp" : "ffn_up", c->shared_width, 0}};
+        part out[] = {{moe ? "ffn_down_shexp" : "ffn_down", c->dim, 0}};
+        VM_TRY(load_linear(ld, VM_SITE_SHARED_IN, 0, 0, in, 2, c->dim, &f->shared_in));
+        VM_TRY(load_linear(ld, VM_SITE_SHARED_OUT, 0, 0, out, 1, c->shared_width, &f->shared_out));
+    }
+    if (!moe) return VMOER_OK;
+    part router[] = {{"ffn_gate_inp", c->n_experts, 0}};
+    part in[] = {{"ffn_gate_exps", c->expert_width, 0}, {"ffn_up_exps", c->expert_width, 0}}, out[] = {{"ffn_down_exps", c->dim, 0}};
+    VM_TRY(load_linear(ld, VM_SITE_ROUTER, 0, 0, router, 1, c->dim, &f->router));
+    f->expert_in = vm_calloc((size_t)c->n_experts, sizeof *f->expert_in);
+    f->expert_out = vm_calloc((size_t)c->n_experts, sizeof *f->expert_out);
+    if (!f->expert_in || !f->expert_out) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d experts", c->n_experts);
+    for (int e = 0; e < c->n_experts; e++) {
+        VM_TRY(load_linear(ld, VM_SITE_EXPERT_IN, e, c->n_experts, in, 2, c->dim, &f->expert_in[e]));
+        VM_TRY(load_linear(ld, VM_SITE_EXPERT_OUT, e, c->n_experts, out, 1, c->expert_width, &f->expert_out[e]));
+    }
+    return VMOER_OK;
+}
+
+static vmoer_status load_layer(loader *ld, vm_layer *l) {
+    const vm_config *c = &ld->m->config;
+    char name[96];
+    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    part qkv[] = {{"attn_q", q, c->n_heads}, {"attn_k", kv, c->n_kv_heads}, {"attn_v", kv, 0}}, out[] = {{"attn_output", c->dim, 0}};
+    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", ld->layer);
+    VM_TRY(load_norm(ld, name, c->dim, &l->attention_norm));
+    VM_TRY(load_linear(ld, VM_SITE_QKV, 0, 0, qkv, 3, c->dim, &l->qkv));
+    VM_TRY(load_linear(ld, VM_SITE_ATTENTION_OUT, 0, 0, out, 1, q, &l->attention_out));
+    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", ld->layer);
+    VM_TRY(load_norm(ld, name, c->dim, &l->ffn_norm));
+    return load_ffn(ld, &l->ffn);
+}
+
+static vmoer_status load_head(loader *ld) {
+    vm_model *m = ld->m;
+    const vm_config *c = &m->config;
+    const vm_gguf_tensor *output = vm_gguf_find_tensor(m->file, "output.weight");
+    VM_TRY(find(m->file, "token_embd.weight", 0, c->n_vocab, c->dim, &m->embedding));
+    m->tied = !output;
+    const vm_gguf_tensor *t = m->embedding;
+    if (output) VM_TRY(find(m->file, "output.weight", 0, c->n_vocab, c->dim, &t));
+    size_t n = (size_t)c->n_vocab * (size_t)c->dim;
+    float *w = vm_malloc(n, sizeof *w);
+    if (!w) return vm_error(VMOER_ERROR_MEMORY, "no memory for a vocabulary of %d", c->n_vocab);
+    vmoer_status status = VMOER_OK;
+    VM_GOTO(read_matrix(t, 0, c->n_vocab, c->dim, w));
+    VM_GOTO(vm_linear_init(&m->head, ld->pool, ld->options->compute, c->n_vocab, c->dim, w, m->backward_from < c->n_layers));
+    if (ld->options->train_all) {
+        VM_GOTO(vm_linear_train(&m->head, m->tied ? "token_embd" : "output", w));
+        if (m->tied) {
+            m->embedding_param = m->head.weight;
+        } else {
+            m->embedding_param = vm_calloc(1, sizeof *m->embedding_param);
+            if (m->embedding_param) {
+                *m->embedding_param = (vm_param){.name = "token_embd.weight", .rows = c->n_vocab, .cols = c->dim, .decay = true};
+                m->embedding_param->value = vm_malloc(n, sizeof(float));
+                m->embedding_param->grad = vm_calloc(n, sizeof(float));
+            }
+            if (!m->embedding_param || !m->embedding_param->value || !m->embedding_param->grad) {
+                status = vm_error(VMOER_ERROR_MEMORY, "no memory to train a vocabulary of %d", c->n_vocab);
+                goto done;
+            }
+            VM_GOTO(read_matrix(m->embedding, 0, c->n_vocab, c->dim, m->embedding_param->value));
+        }
+    }
+done:
+    vm_free(w);
+    return status;
+}
+
+/* cos and sin of position * base^(-2 i / head_dim), the angle in f32 as the reference implementations have it. */
+static vmoer_status make_rope(vm_model *m) {
+    size_t half = (size_t)m->config.head_dim / 2, n = (size_t)m->config.context * half;
+    m->rope_cos = vm_malloc(n, sizeof(float));
+    m->rope_sin = vm_malloc(n, sizeof(float));
+    if (!m->rope_cos || !m->rope_sin) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d positions", m->config.context);
+    for (size_t i = 0; i < half; i++) {
+        float frequency = 1.0f / powf(m->config.rope_base, (float)(2 * i) / (float)m->config.head_dim);
+        for (size_t p = 0; p < (size_t)m->config.context; p++) {
+            float angle = (float)p * frequency;
+            m->rope_cos[p * half + i] = cosf(angle);
+            m->rope_sin[p * half + i] = sinf(angle);
+        }
+    }
+    return VMOER_OK;
+}
+
+static size_t largest_projection(const vm_config *c) {
+    size_t D = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim), kv = (size_t)(c->n_kv_heads * c->head_dim), n = (q + 2 * kv) * D;
+    if (2 * (size_t)c->shared_width * D > n) n = 2 * (size_t)c->shared_width * D;
+    if (2 * (size_t)c->expert_width * D > n) n = 2 * (size_t)c->expert_width * D;
+    if ((size_t)c->n_experts * D > n) n = (size_t)c->n_experts * D;
+    return n;
+}
+
+static vmoer_status load(const char *path, const vm_model_options *options, vm_pool *pool, vm_model *m) {
+    loader ld = {.options = options, .m = m, .pool = pool};
+    VM_TRY(vm_gguf_open(path, &m->file));
+    VM_TRY(vm_config_read(m->file, &m->config));
+    vm_model_fingerprint(m->file, m->fingerprint);
+    const vm_config *c = &m->config;
+    m->first_trained = options->train_all ? 0 : c->n_layers;
+    m->backward_from = options->backward_from < 0 ? c->n_layers : options->backward_from;
+    m->layers = vm_calloc((size_t)c->n_layers, sizeof *m->layers);
+    ld.buffer = vm_malloc(largest_projection(c), sizeof(float));
+    vmoer_status status = m->layers && ld.buffer ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d layers", c->n_layers);
+    for (ld.layer = 0; ld.layer < c->n_layers && status == VMOER_OK; ld.layer++) status = load_layer(&ld, &m->layers[ld.layer]);
+    if (status == VMOER_OK) status = load_norm(&ld, "output_norm.weight", c->dim, &m->final_norm);
+    if (status == VMOER_OK) status = load_head(&ld);
+    if (status == VMOER_OK) status = make_rope(m);
+    if (status == VMOER_OK && options->adapter) {
+        const char *base = vm_adapter_base(options->adapter);
+        if (base[0] && strcmp(base, m->fingerprint) != 0)
+            status = vm_error(VMOER_ERROR_MISMATCH, "adapter '%s' was made for the base model %.12s..., this is '%s', %.12s...",
+                              vm_adapter_name(options->adapter), base, c->name, m->fingerprint);
+        else status = vm_adapter_check_used(options->adapter);
+    }
+    vm_free(ld.buffer);
+    return status;
+}
+
+vmoer_status vm_model_load(const char *path, const vm_model_options *options, vm_pool *pool, vm_model **out) {
+    vm_model *m = vm_calloc(1, sizeof *m);
+    if (!m) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", path);
+    vmoer_status status = load(path, options, pool, m);
+    if (status != VMOER_OK) {
+        vm_model_free(m);
+        return vm_error_in(status, "%s", path);
+    }
+    *out = m;
+    return VMOER_OK;
+}
+
+static void norm_clear(vm_param *p) {
+    vm_free(p->value);
+    vm_free(p->grad);
+}
+
+void vm_model_free(vm_model *m) {
+    if (!m) return;
+    for (int l = 0; m->layers && l < m->config.n_layers; l++) {
+        norm_clear(&m->layers[l].attention_norm);
+        norm_clear(&m->layers[l].ffn_norm);
+        vm_linear_clear(&m->layers[l].qkv);
+        vm_linear_clear(&m->layers[l].attention_out);
+        vm_ffn_clear(&m->layers[l].ffn);
+    }
+    if (m->embedding_param && m->embedding_param != m->head.weight) {
+        norm_clear(m->embedding_param);
+        vm_free(m->embedding_param);
+    }
+    norm_clear(&m->final_norm);
+    vm_linear_clear(&m->head);
+    vm_free(m->layers);
+    vm_free(m->rope_cos);
+    vm_free(m->rope_sin);
+    vm_gguf_free(m->file);
+    vm_free(m);
+}
+
+void vm_model_fingerprint(const vm_gguf *g, char hex[65]) {
+    enum { BLOCKS = 64, BLOCK = 4096 };
+    size_t header, size = vm_gguf_file_size(g);
+    const uint8_t *data = vm_gguf_header(g, &header);
+    char digests[BLOCKS + 2][64];
+    memset(digests, 0, sizeof digests);
+    char part_hex[65];
+    vm_sha256(data, header, part_hex);
+    memcpy(digests[0], part_hex, 64);
+    snprintf(digests[1], sizeof digests[1], "%zu", size);
+    for (size_t i = 0; i < BLOCKS; i++) {
+        size_t offset = header + (size - header) / BLOCKS * i, left = size - offset;
+        vm_sha256(data + offset, left < BLOCK ? left : BLOCK, part_hex);
+        memcpy(digests[i + 2], part_hex, 64);
+    }
+    vm_sha256(digests, sizeof digests, hex);
+}
+
+vmoer_status vm_model_embed(const vm_model *m, int32_t id, float *out) {
+    size_t D = (size_t)m->config.dim, elements, bytes;
+    if (id < 0 || id >= m->config.n_vocab) return vm_error(VMOER_ERROR_ARGUMENT, "token %d is outside the vocabulary of %d", id, m->config.n_vocab);
+    if (m->embedding_param) {
+        memcpy(out, m->embedding_param->value + (size_t)id * D, D * sizeof *out);
+        return VMOER_OK;
+    }
+    vm_dtype_block(m->embedding->type, &elements, &bytes);
+    if (!vm_dequantize(m->embedding->type, m->embedding->data + (size_t)id * (D / elements) * bytes, D, out))
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "token_embd.weight: type %s is not supported", vm_dtype_name(m->embedding->type));
+    for (size_t i = 0; i < D; i++)
+        if (!isfinite(out[i])) return vm_error(VMOER_ERROR_NUMERIC, "token_embd.weight: row %d holds a value that is not a finite number", id);
+    return VMOER_OK;
+}
+
+/* Calls visit on every projection of the model but the head, in a fixed order. */
+static vmoer_status each_linear(vm_model *m, vmoer_status (*visit)(void *context, vm_linear *l), void *context) {
+    for (int layer = 0; layer < m->config.n_layers; layer++)
+        for (int site = 0; site < VM_SITE_COUNT; site++) {
+            vm_slot slots[VM_MAX_LORA];
+            int n = vm_model_slots(&m->config, layer, (vm_site)site, slots);
+            int experts = n && slots[0].per_expert ? m->config.n_experts : n ? 1 : 0;
+            for (int e = 0; e < experts; e++) VM_TRY(visit(context, vm_model_linear(m, layer, (vm_site)site, e)));
+        }
+    return VMOER_OK;
+}
+
+typedef struct collector {
+    vm_param_list list;
+    size_t capacity;
+} collector;
+
+static vmoer_status add_param(collector *c, vm_param *p) {
+    if (!vm_grow((void **)&c->list.items, &c->capacity, c->list.count + 1, sizeof *c->list.items))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for the list of parameters");
+    c->list.items[c->list.count++] = p;
+    return VMOER_OK;
+}
+
+static vmoer_status collect(void *context, vm_linear *l) {
+    if (l->weight) VM_TRY(add_param(context, l->weight));
+    for (int i = 0; i < l->n_lora; i++) {
+        VM_TRY(add_param(context, &l->lora[i]->a));
+        VM_TRY(add_param(context, &l->lora[i]->b));
+    }
+    return VMOER_OK;
+}
+
+vmoer_status vm_model_params(vm_model *m, vm_param_list *out) {
+    collector c = {{NULL, 0}, 0};
+    vmoer_status status = each_linear(m, collect, &c);
+    for (int l = 0; l < m->config.n_layers && status == VMOER_OK && m->layers[l].ffn_norm.grad; l++) {
+        status = add_param(&c, &m->layers[l].attention_norm);
+        if (status == VMOER_OK) status = add_param(&c, &m->layers[l].ffn_norm);
+    }
+    if (status == VMOER_OK && m->final_norm.grad) status = add_param(&c, &m->final_norm);
+    if (status == VMOER_OK && m->head.weight) status = add_param(&c, m->head.weight);
+    if (status == VMOER_OK && m->embedding_param && m->embedding_param != m->head.weight) status = add_param(&c, m->embedding_param);
+    if (status != VMOER_OK) vm_free(c.list.items);
+    else *out = c.list;
+    return status;
+}
+
+static vmoer_status refresh(void *context, vm_linear *l) { return vm_linear_refresh(l, context); }
+
+vmoer_status vm_model_refresh(vm_model *m, vm_pool *pool) {
+    VM_TRY(each_linear(m, refresh, pool));
+    return vm_linear_refresh(&m->head, pool);
+}
