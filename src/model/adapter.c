@@ -338,12 +338,9 @@ static vmoer_status find_pair(const vm_adapter *a, const char *module, pair **ou
     peft_name name;
     VM_TRY(name_module(module, &name));
     *out = NULL;
-    if (name.bare >= 0 && is_target_parameter(a, name.key)) {
-        if (*name.outer && is_target_parameter(a, name.outer)) name_nest(&name);
-        *out = find_stem(a, name.stem);
-    } else if (name.bare < 0) {
-        *out = find_stem(a, name.stem);
-    }
+    if (name.bare >= 0 && !is_target_parameter(a, name.key)) return VMOER_OK;
+    if (*name.outer && is_target_parameter(a, name.outer)) name_nest(&name);
+    *out = find_stem(a, name.stem);
     if (!*out) return VMOER_OK;
     const json_t *rank_value = find_pattern(a, "rank_pattern", name.key), *alpha_value = find_pattern(a, "alpha_pattern", name.key);
     *rank = rank_value ? (int)json_integer_value(rank_value) : a->rank;
@@ -418,21 +415,17 @@ vmoer_status vm_adapter_check_used(const vm_adapter *a) {
 
 /* ---- writing ---- */
 
-/* Adds `text` to an array of strings unless it is there. */
-static vmoer_status add_once(json_t *array, const char *text) {
-    size_t i;
-    json_t *value;
-    json_array_foreach(array, i, value)
-        if (strcmp(json_string_value(value), text) == 0) return VMOER_OK;
-    return json_array_append_new(array, json_string(text)) == 0 ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "out of memory");
-}
-
 static bool holds(const json_t *array, const char *text) {
     size_t i;
     json_t *value;
     json_array_foreach(array, i, value)
         if (strcmp(json_string_value(value), text) == 0) return true;
     return false;
+}
+
+static vmoer_status add_once(json_t *array, const char *text) {
+    if (holds(array, text) || json_array_append_new(array, json_string(text)) == 0) return VMOER_OK;
+    return vm_error(VMOER_ERROR_MEMORY, "out of memory");
 }
 
 static vmoer_status check_values(const char *name, const float *values, size_t n, float largest) {
