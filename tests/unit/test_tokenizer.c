@@ -1,0 +1,361 @@
+/* test_tokenizer.c: ids against Hugging Face's (tests/golden, made by tools/golden_tokens.py), round trips, cost, and
+ * vocabularies that must be refused. */
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "io/pretokenize.h"
+#include "io/tokenizer.h"
+#include "io/unicode.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+static void golden_path(char out[4096], const char *name) {
+    const char *root = getenv("VMOER_TESTS") ? getenv("VMOER_TESTS") : VMOER_TESTS_DIR;
+    snprintf(out, 4096, "%s/golden/%s", root, name);
+}
+
+static vm_tokenizer *open_tokenizer(const char *path) {
+    vm_gguf *g;
+    vm_tokenizer *t = NULL;
+    assert_int_equal(vm_gguf_open(path, &g), VMOER_OK);
+    if (vm_tokenizer_from_gguf(g, &t) != VMOER_OK) fail_msg("%s", vm_error_text());
+    vm_gguf_free(g);
+    return t;
+}
+
+static vm_tokenizer *open_tiny(void) {
+    char path[4096];
+    golden_path(path, "vocab_smollm.gguf");
+    return open_tokenizer(path);
+}
+
+static size_t from_hex(const char *hex, char *out) {
+    if (strcmp(hex, "-") == 0) return 0;
+    size_t n = strlen(hex) / 2;
+    for (size_t i = 0; i < n; i++) {
+        unsigned byte;
+        assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
+        out[i] = (char)byte;
+    }
+    return n;
+}
+
+/* Every line: the same ids. Decoding gives the text back where the vocabulary has every byte. */
+static void compare_with_golden(const vm_tokenizer *t, const char *name, bool round_trip) {
+    char path[4096], *line = NULL;
+    golden_path(path, name);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    size_t capacity = 0, lines = 0;
+    while (getline(&line, &capacity, f) > 0) {
+        char *rest, *field = strtok_r(line, " \n", &rest);
+        bool special = strcmp(field, "1") == 0;
+        field = strtok_r(NULL, " \n", &rest);
+        char *text = malloc(strlen(field) + 1), *back;
+        size_t length = from_hex(field, text), back_length, n = 0;
+        vm_ids ids = {0};
+        assert_int_equal(vm_tokenizer_encode(t, text, length, special, &ids), VMOER_OK);
+        while ((field = strtok_r(NULL, " \n", &rest))) {
+            if (n >= ids.count || ids.ids[n] != atoi(field)) fail_msg("%s line %zu: id %zu differs", name, lines + 1, n);
+            n++;
+        }
+        assert_int_equal(n, ids.count);
+        if (round_trip) {
+            assert_int_equal(vm_tokenizer_decode(t, ids.ids, ids.count, true, &back, &back_length), VMOER_OK);
+            assert_int_equal(back_length, length);
+            assert_memory_equal(back, text, length);
+            assert_int_equal(back[length], 0);
+            vm_free(back);
+        }
+        vm_ids_free(&ids);
+        free(text);
+        lines++;
+    }
+    free(line);
+    fclose(f);
+    assert_true(lines > 400);
+}
+
+static void test_golden_tiny(void **state) {
+    (void)state;
+    const char *const kinds[] = {"gpt2", "smollm"};
+    for (int i = 0; i < 2; i++) {
+        char name[64], path[4096];
+        snprintf(name, sizeof name, "vocab_%s.gguf", kinds[i]);
+        golden_path(path, name);
+        vm_tokenizer *t = open_tokenizer(path);
+        snprintf(name, sizeof name, "tokens_%s.txt", kinds[i]);
+        compare_with_golden(t, name, true);
+        vm_tokenizer_free(t);
+    }
+}
+
+static void test_golden_model(void **state) {
+    (void)state;
+    const char *model = getenv("VMOER_MODEL");
+    if (!model || !vm_file_exists(model)) skip();
+    vm_tokenizer *t = open_tokenizer(model);
+    compare_with_golden(t, "tokens_smollm2.txt", false); /* this vocabulary lacks 21 bytes, some of them in these texts */
+    assert_int_equal(vm_tokenizer_size(t), 49152);
+    vm_tokenizer_free(t);
+}
+
+static void test_facts(void **state) {
+    (void)state;
+    vm_tokenizer *t = open_tiny();
+    assert_int_equal(vm_tokenizer_bos(t), 1);
+    assert_int_equal(vm_tokenizer_eos(t), 2);
+    assert_false(vm_tokenizer_adds_bos(t));
+    assert_string_equal(vm_tokenizer_piece(t, 1), "<|im_start|>");
+    assert_null(vm_tokenizer_piece(t, -1));
+    assert_null(vm_tokenizer_piece(t, (int32_t)vm_tokenizer_size(t)));
+    assert_true(vm_tokenizer_is_special(t, 2));
+    assert_false(vm_tokenizer_is_special(t, 3)); /* user-defined */
+    assert_false(vm_tokenizer_is_special(t, -1));
+    vm_tokenizer_free(t);
+}
+
+static void test_special_tokens(void **state) {
+    (void)state;
+    vm_tokenizer *t = open_tiny();
+    const char *text = "a<|im_end|><tool>>";
+    vm_ids ids = {0};
+    char *back;
+    size_t length;
+    assert_int_equal(vm_tokenizer_encode(t, text, strlen(text), true, &ids), VMOER_OK);
+    assert_int_equal(ids.count, 3);
+    assert_int_equal(ids.ids[1], 2);
+    assert_int_equal(ids.ids[2], 4); /* the longest of <tool> and <tool>> */
+    assert_int_equal(vm_tokenizer_decode(t, ids.ids, ids.count, false, &back, &length), VMOER_OK);
+    assert_string_equal(back, "a<tool>>");
+    vm_free(back);
+    ids.count = 0;
+    assert_int_equal(vm_tokenizer_encode(t, text, strlen(text), false, &ids), VMOER_OK);
+    assert_true(ids.count > 5); /* a control token's text stays text; a user-defined one is always whole */
+    for (size_t i = 0; i < ids.count; i++) assert_int_not_equal(ids.ids[i], 2);
+    assert_int_equal(ids.ids[ids.count - 1], 4);
+    vm_ids_free(&ids);
+    vm_tokenizer_free(t);
+}
+
+static void test_encode_appends(void **state) {
+    (void)state;
+    vm_tokenizer *t = open_tiny();
+    vm_ids ids = {0};
+    assert_int_equal(vm_tokenizer_encode(t, "hello", 5, false, &ids), VMOER_OK);
+    size_t first = ids.count;
+    assert_int_equal(vm_tokenizer_encode(t, "hello", 5, false, &ids), VMOER_OK);
+    assert_int_equal(ids.count, 2 * first);
+    assert_memory_equal(ids.ids, ids.ids + first, first * sizeof *ids.ids);
+    vm_ids_free(&ids);
+    vm_tokenizer_free(t);
+}
+
+static void test_invalid_utf8(void **state) {
+    (void)state;
+    vm_tokenizer *t = open_tiny();
+    static const struct {
+        const char *text;
+        size_t length;
+    } bad[] = {{"ab\x80", 3}, {"ab\xc3", 3}, {"ab\xc0\x80", 4}, {"ab\xed\xa0\x80", 5}, {"ab\xf4\x90\x80\x80", 6}, {"ab\xff", 3}, {"ab\xe2\x82", 4},
+               {"ab\xf0\x80\x80\x80", 6}, {"ab\xe0\x9f\xbf", 5}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        vm_ids ids = {0};
+        assert_int_equal(vm_tokenizer_encode(t, bad[i].text, bad[i].length, false, &ids), VMOER_ERROR_DATA);
+        assert_non_null(strstr(vm_error_text(), "byte 2"));
+        assert_int_equal(ids.count, 0);
+        vm_ids_free(&ids);
+    }
+    int32_t wrong[2] = {5, (int32_t)vm_tokenizer_size(t)};
+    char *text;
+    size_t length;
+    assert_int_equal(vm_tokenizer_decode(t, wrong, 2, true, &text, &length), VMOER_ERROR_ARGUMENT);
+    wrong[1] = -1;
+    assert_int_equal(vm_tokenizer_decode(t, wrong, 2, true, &text, &length), VMOER_ERROR_ARGUMENT);
+    vm_tokenizer_free(t);
+}
+
+/* A megabyte in one piece: quadratic merging would take hours. */
+static void test_long_piece(void **state) {
+    (void)state;
+    vm_tokenizer *t = open_tiny();
+    size_t n = 1 << 20;
+    char *text = malloc(n);
+    for (int c = 0; c < 2; c++) {
+        memset(text, c ? ' ' : 'a', n);
+        vm_ids ids = {0};
+        clock_t start = clock();
+        assert_int_equal(vm_tokenizer_encode(t, text, n, false, &ids), VMOER_OK);
+        double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+        assert_true(seconds < 5); /* 0.1 s here; sanitizers and valgrind are slower */
+        assert_true(ids.count > 0 && ids.count < n / 2);
+        vm_ids_free(&ids);
+    }
+    free(text);
+    vm_tokenizer_free(t);
+}
+
+static void test_pretokenizer(void **state) {
+    (void)state;
+    static const struct {
+        vm_pretokenizer kind;
+        const char *text, *pieces; /* cut marks: | */
+    } cases[] = {
+        {VM_PRETOKENIZER_GPT2, "it's  12 we'LL", "it|'s| | 12| we|'|LL"},
+        {VM_PRETOKENIZER_SMOLLM, "it's  12 x3y", "it|'s|  |1|2| x|3|y"},
+        {VM_PRETOKENIZER_GPT2, "a \n\nb!? \t", "a| \n|\n|b|!?| \t"},
+        {VM_PRETOKENIZER_GPT2, "'stv'vex'", "'s|tv|'ve|x|'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char joined[64] = "";
+        size_t length = strlen(cases[i].text);
+        for (size_t start = 0, end; start < length; start = end) {
+            end = vm_pretokenize_next(cases[i].kind, cases[i].text, length, start);
+            assert_true(end > start && end <= length);
+            if (start) strcat(joined, "|");
+            strncat(joined, cases[i].text + start, end - start);
+        }
+        assert_string_equal(joined, cases[i].pieces);
+    }
+    assert_int_equal(vm_unicode_classify(0x180e), VM_UNICODE_OTHER); /* where PCRE2's \s differs */
+    assert_int_equal(vm_unicode_classify(0x85), VM_UNICODE_SPACE);
+    assert_int_equal(vm_unicode_classify(0x10ffff), VM_UNICODE_OTHER);
+}
+
+/* ---- vocabularies made here, byte by byte ---- */
+typedef struct file {
+    uint8_t bytes[8192];
+    size_t size;
+} file;
+
+static void put(file *f, const void *data, size_t size) {
+    assert_true(f->size + size <= sizeof f->bytes);
+    memcpy(f->bytes + f->size, data, size);
+    f->size += size;
+}
+static void put_u32(file *f, uint32_t v) { put(f, &v, 4); }
+static void put_u64(file *f, uint64_t v) { put(f, &v, 8); }
+static void put_text(file *f, const char *s) {
+    put_u64(f, strlen(s));
+    put(f, s, strlen(s));
+}
+static void put_strings(file *f, const char *key, const char *const *strings) {
+    uint64_t n = 0;
+    while (strings[n]) n++;
+    put_text(f, key);
+    put_u32(f, VM_GGUF_ARRAY);
+    put_u32(f, VM_GGUF_STRING);
+    put_u64(f, n);
+    for (uint64_t i = 0; i < n; i++) put_text(f, strings[i]);
+}
+
+typedef struct vocabulary {
+    const char *model, *pre;
+    const char *const *tokens, *const *merges;
+    const int32_t *types;
+    size_t n_types;
+    uint32_t eos;
+    bool adds_bos;
+} vocabulary;
+
+static vmoer_status load(const vocabulary *v, vm_tokenizer **out) {
+    static file f;
+    f.size = 0;
+    put(&f, "GGUF", 4);
+    put_u32(&f, 3);
+    put_u64(&f, 0);
+    put_u64(&f, 4 + (v->merges != NULL) + (v->types != NULL) + v->adds_bos);
+    put_text(&f, "tokenizer.ggml.model");
+    put_u32(&f, VM_GGUF_STRING);
+    put_text(&f, v->model);
+    put_text(&f, "tokenizer.ggml.pre");
+    put_u32(&f, VM_GGUF_STRING);
+    put_text(&f, v->pre);
+    put_strings(&f, "tokenizer.ggml.tokens", v->tokens);
+    if (v->merges) put_strings(&f, "tokenizer.ggml.merges", v->merges);
+    if (v->types) {
+        put_text(&f, "tokenizer.ggml.token_type");
+        put_u32(&f, VM_GGUF_ARRAY);
+        put_u32(&f, VM_GGUF_I32);
+        put_u64(&f, v->n_types);
+        put(&f, v->types, v->n_types * 4);
+    }
+    put_text(&f, "tokenizer.ggml.eos_token_id");
+    put_u32(&f, VM_GGUF_U32);
+    put_u32(&f, v->eos);
+    if (v->adds_bos) {
+        put_text(&f, "tokenizer.ggml.add_bos_token");
+        put_u32(&f, VM_GGUF_BOOL);
+        put(&f, "\1", 1);
+    }
+    vm_gguf *g;
+    if (vm_gguf_open_memory(f.bytes, f.size, "made here", &g) != VMOER_OK) fail_msg("%s", vm_error_text());
+    vmoer_status status = vm_tokenizer_from_gguf(g, out);
+    vm_gguf_free(g);
+    return status;
+}
+
+#define TEXTS(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define NO_TEXTS ((const char *const[]){NULL})
+
+static void test_refused_vocabularies(void **state) {
+    (void)state;
+    const vocabulary good = {"gpt2", "gpt2", TEXTS("a", "b", "ab", "<s>"), TEXTS("a b"), (int32_t[]){1, 1, 1, 3}, 4, 3, false};
+    vm_tokenizer *t;
+    assert_int_equal(load(&good, &t), VMOER_OK);
+    vm_ids ids = {0};
+    assert_int_equal(vm_tokenizer_encode(t, "abc", 3, false, &ids), VMOER_OK);
+    assert_int_equal(ids.count, 1); /* the vocabulary has no c: it vanishes, as in the oracle */
+    assert_int_equal(ids.ids[0], 2);
+    vm_ids_free(&ids);
+    vm_tokenizer_free(t);
+
+    char endless[300];
+    memset(endless, 'x', sizeof endless - 1);
+    endless[sizeof endless - 1] = '\0';
+/* The good vocabulary with one member changed is refused with this code and these words. */
+#define BAD(code, words, ...)                                                                       \
+    do {                                                                                            \
+        vocabulary v = good;                                                                        \
+        v.__VA_ARGS__;                                                                              \
+        assert_int_equal(load(&v, &t), VMOER_ERROR_##code);                                         \
+        if (!strstr(vm_error_text(), words)) fail_msg("\"%s\" does not say \"%s\"", vm_error_text(), words); \
+    } while (0)
+    BAD(UNSUPPORTED, "\"llama\"", model = "llama");
+    BAD(UNSUPPORTED, "\"qwen2\"", pre = "qwen2");
+    BAD(FORMAT, "merges", merges = NULL);
+    BAD(FORMAT, "tokens", tokens = NO_TEXTS);
+    BAD(FORMAT, "same text", tokens = TEXTS("a", "b", "a", "<s>"));
+    BAD(FORMAT, "empty", tokens = TEXTS("a", "b", "", "<s>"));
+    BAD(FORMAT, "UTF-8", tokens = TEXTS("a", "b", "ab", "\xff"));
+    BAD(FORMAT, "merge 0", merges = TEXTS("ab"));
+    BAD(FORMAT, "merge 0", merges = TEXTS(" ab"));
+    BAD(FORMAT, "merge 0", merges = TEXTS("ab "));
+    BAD(FORMAT, "merge 0", merges = TEXTS("a b "));
+    BAD(FORMAT, "merge 1: its result", merges = TEXTS("a b", "b a"));
+    BAD(FORMAT, "left part", merges = TEXTS("c b"));
+    BAD(FORMAT, "right part", merges = TEXTS("a c"));
+    BAD(FORMAT, "repeats", merges = TEXTS("a b", "a b"));
+    BAD(FORMAT, "3 types for 4 tokens", n_types = 3);
+    BAD(FORMAT, "unknown type", types = ((int32_t[]){1, 1, 7, 3}));
+    BAD(FORMAT, "unknown type", types = ((int32_t[]){1, 0, 1, 3}));
+    BAD(FORMAT, "eos_token_id", eos = 4);
+    BAD(FORMAT, "add_bos_token", adds_bos = true);
+    BAD(LIMIT, "special token 3", tokens = TEXTS("a", "b", "ab", endless));
+#undef BAD
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_golden_tiny),  cmocka_unit_test(test_golden_model),   cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_special_tokens), cmocka_unit_test(test_encode_appends), cmocka_unit_test(test_invalid_utf8),
+        cmocka_unit_test(test_long_piece),   cmocka_unit_test(test_pretokenizer),   cmocka_unit_test(test_refused_vocabularies),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
