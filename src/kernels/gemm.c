@@ -1,0 +1,308 @@
+/* gemm.c: packing of both operands and the spreading of products over the threads. The arithmetic is in the ISA folders.
+ *
+ * Panels (B): F32 [ceil(n/16)][k][16] f32; BF16 [ceil(n/16)][ceil(k/32) * 16 pairs][16][2] bf16, zero-padded.
+ * A block of at most 256 rows of A is packed into the thread's scratch and multiplied by a group of panels. A task is
+ * such a pair; every element of C is written by one task and summed over the whole k inside it, so the cut into tasks,
+ * which does depend on the number of threads, never shows in the result. */
+#include "kernels/gemm.h"
+
+#include "base/memory.h"
+#include "base/status.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+enum {
+    PANEL = VM_GEMM_PANEL,
+    BLOCK_ROWS = 256,
+    BLOCK_BYTES = 512 << 10,   /* packed A stays in a second-level cache of 1 MB beside two panels */
+    SPLIT_ROWS = 64,           /* below this the panels are read too often for the rows they serve */
+    TASKS_PER_THREAD = 4,      /* enough that the last task to end is short */
+    PANELS_PER_PACK_TASK = 4
+};
+#define SPLIT_WORK 500000.0 /* multiply-adds that outweigh the start of a task */
+
+/* Words of depth k: of a panel, and of a packed row of A (which is always padded to whole blocks). */
+static size_t panel_depth(vm_compute type, int k) {
+    return type == VM_COMPUTE_BF16 ? ((size_t)k + 31) / 32 * 16 : (size_t)k;
+}
+
+static size_t row_stride(vm_compute type, int k) {
+    size_t words = (panel_depth(type, k) + 15) / 16 * 16;
+    /* Rows a multiple of 1 KiB apart would share a few sets of the first-level cache. */
+    return words % 256 == 0 ? words + 16 : words;
+}
+
+static int panel_count(int n) { return (n + PANEL - 1) / PANEL; }
+
+size_t vm_panel_bytes(vm_compute type, int k, int n) {
+    return (size_t)panel_count(n) * panel_depth(type, k) * PANEL * sizeof(uint32_t);
+}
+
+/* ---- packing ---- */
+
+/* A matrix seen as [outer, k]: the rows of A or the columns of B. */
+typedef struct source {
+    vm_compute type;
+    int k;
+    const float *data;
+    size_t outer_stride, k_stride;
+    const int32_t *outer_index, *k_index; /* NULL: identity */
+} source;
+
+/* Where blocks go: the block of outer 16 * p and word w starts at p * outer_step + w * word_step, its rows `stride` apart. */
+typedef struct destination {
+    uint32_t *words;
+    size_t outer_step, word_step, stride;
+    bool by_word;
+} destination;
+
+static const float *outer_line(const source *s, int i) {
+    return s->data + (size_t)(s->outer_index ? s->outer_index[i] : i) * s->outer_stride;
+}
+
+static size_t k_offset(const source *s, int l) { return (size_t)(s->k_index ? s->k_index[l] : l) * s->k_stride; }
+
+static int at_most(int value, int limit) { return value < limit ? value : limit; }
+
+/* Fills in the destination of one block and packs it. */
+static void pack_at(const vm_gemm_kernels *kernels, const source *s, const destination *d, vm_pack_block *block, int outer, int k_first) {
+    size_t word = (size_t)(s->type == VM_COMPUTE_BF16 ? k_first / 2 : k_first);
+    block->dst = d->words + (size_t)(outer / PANEL) * d->outer_step + word * d->word_step;
+    block->rows = d->by_word && s->type == VM_COMPUTE_F32 ? at_most(s->k - k_first, PANEL) : PANEL;
+    kernels->pack(block);
+}
+
+/* Packs outer [first, first + count), k [0, s->k). */
+static void pack_source(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
+    int depth = s->type == VM_COMPUTE_BF16 ? 2 * PANEL : PANEL; /* k of one block */
+    vm_pack_block block = {.type = s->type, .by_word = d->by_word, .dst_stride = d->stride};
+    if (s->k_stride == 1 && !s->k_index) {
+        block.along_k = true;
+        for (int i = 0; i < count; i += PANEL) {
+            block.lines = at_most(count - i, PANEL);
+            for (int j = 0; j < block.lines; j++) block.line[j] = outer_line(s, first + i + j);
+            for (int l = 0; l < s->k; l += depth) {
+                block.offset = (size_t)l;
+                block.valid = at_most(s->k - l, depth);
+                pack_at(kernels, s, d, &block, i, l);
+            }
+        }
+    } else if (s->outer_stride == 1 && !s->outer_index) {
+        block.along_k = false;
+        for (int l = 0; l < s->k; l += depth) {
+            block.lines = at_most(s->k - l, depth);
+            for (int j = 0; j < block.lines; j++) block.line[j] = s->data + k_offset(s, l + j);
+            for (int i = 0; i < count; i += PANEL) {
+                block.offset = (size_t)(first + i);
+                block.valid = at_most(count - i, PANEL);
+                pack_at(kernels, s, d, &block, i, l);
+            }
+        }
+    } else { /* no side runs through consecutive memory: collect each block first */
+        float stage[PANEL][2 * PANEL];
+        block.along_k = true;
+        for (int j = 0; j < PANEL; j++) block.line[j] = stage[j];
+        for (int i = 0; i < count; i += PANEL) {
+            block.lines = at_most(count - i, PANEL);
+            for (int l = 0; l < s->k; l += depth) {
+                block.valid = at_most(s->k - l, depth);
+                for (int j = 0; j < block.lines; j++) {
+                    const float *line = outer_line(s, first + i + j);
+                    for (int x = 0; x < block.valid; x++) stage[j][x] = line[k_offset(s, l + x)];
+                }
+                pack_at(kernels, s, d, &block, i, l);
+            }
+        }
+    }
+}
+
+typedef struct panel_pack {
+    const vm_gemm_kernels *kernels;
+    source source;
+    uint32_t *words;
+    size_t panel_words;
+    int n;
+} panel_pack;
+
+static void panel_pack_task(void *context, int task, int worker) {
+    (void)worker;
+    const panel_pack *p = context;
+    int first = task * PANELS_PER_PACK_TASK;
+    int count = at_most(p->n - first * PANEL, PANELS_PER_PACK_TASK * PANEL);
+    destination d = {p->words + (size_t)first * p->panel_words, p->panel_words, PANEL, PANEL, true};
+    pack_source(p->kernels, &p->source, first * PANEL, count, &d);
+}
+
+void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, const float *src, size_t k_stride, size_t n_stride,
+                   const int32_t *k_index) {
+    dst->type = type;
+    dst->k = k;
+    dst->n = n;
+    panel_pack p = {.kernels = vm_kernels_get()->gemm,
+                    .source = {type, k, src, n_stride, k_stride, NULL, k_index},
+                    .words = dst->data,
+                    .panel_words = panel_depth(type, k) * PANEL,
+                    .n = n};
+    int tasks = (panel_count(n) + PANELS_PER_PACK_TASK - 1) / PANELS_PER_PACK_TASK;
+    vm_pool_run((double)k * n < SPLIT_WORK / 8 ? NULL : pool, tasks, panel_pack_task, &p);
+}
+
+/* ---- products ---- */
+
+/* A thread keeps its scratch until it ends. */
+typedef struct scratch {
+    void *data;
+    size_t bytes;
+} scratch;
+static pthread_key_t scratch_key;
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+static bool scratch_key_valid;
+
+static void scratch_free(void *value) {
+    scratch *s = value;
+    vm_free(s->data);
+    vm_free(s);
+}
+
+static void scratch_init(void) { scratch_key_valid = pthread_key_create(&scratch_key, scratch_free) == 0; }
+
+/* At least `bytes` bytes; NULL: out of memory. */
+static void *scratch_get(size_t bytes) {
+    pthread_once(&scratch_once, scratch_init);
+    if (!scratch_key_valid) return NULL;
+    scratch *s = pthread_getspecific(scratch_key);
+    if (!s) {
+        s = vm_calloc(1, sizeof *s);
+        if (!s) return NULL;
+        if (pthread_setspecific(scratch_key, s) != 0) {
+            vm_free(s);
+            return NULL;
+        }
+    }
+    if (s->bytes < bytes) {
+        vm_free(s->data);
+        s->data = vm_malloc(bytes, 1);
+        s->bytes = s->data ? bytes : 0;
+    }
+    return s->data;
+}
+
+/* How one job is cut: tasks [first_task, first_task + blocks * groups), the groups of a row block next to each other. */
+typedef struct plan {
+    int first_task;
+    int block_rows, blocks;
+    int group_panels, groups;
+} plan;
+
+typedef struct gemm_run {
+    const vm_gemm_kernels *kernels;
+    const vm_gemm_job *jobs; /* [n_jobs] */
+    const plan *plans;       /* [n_jobs + 1], the last one only ends the tasks */
+    int n_jobs;
+    int *packed; /* [threads] a task whose row block lies packed in the worker's scratch, -1: none */
+    atomic_bool out_of_memory;
+} gemm_run;
+
+static int job_of_task(const gemm_run *run, int task) {
+    int low = 0, high = run->n_jobs; /* plans[low].first_task <= task < plans[high].first_task */
+    while (high - low > 1) {
+        int middle = low + (high - low) / 2;
+        if (run->plans[middle].first_task <= task) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+static void gemm_task(void *context, int task, int worker) {
+    gemm_run *run = context;
+    int j = job_of_task(run, task);
+    const vm_gemm_job *job = &run->jobs[j];
+    const vm_panel *b = job->b;
+    const plan *p = &run->plans[j];
+    int block = (task - p->first_task) / p->groups, group = (task - p->first_task) % p->groups;
+    int first_row = block * p->block_rows, rows = at_most(job->m - first_row, p->block_rows);
+    int first_panel = group * p->group_panels;
+    size_t stride = row_stride(b->type, b->k), panel_words = panel_depth(b->type, b->k) * PANEL;
+
+    uint32_t *a = NULL;
+    if (b->k > 0) {
+        int padded = (rows + PANEL - 1) / PANEL * PANEL;
+        a = scratch_get((size_t)padded * stride * sizeof *a);
+        if (!a) {
+            atomic_store(&run->out_of_memory, true);
+            return;
+        }
+        int first_of_block = task - group;
+        if (run->packed[worker] != first_of_block) {
+            source s = {b->type, b->k, job->a, job->a_m_stride, job->a_k_stride, job->m_index, job->k_index};
+            destination d = {a, PANEL * stride, 1, stride, false};
+            pack_source(run->kernels, &s, first_row, rows, &d);
+            run->packed[worker] = first_of_block;
+        }
+    }
+    vm_gemm_block product = {.m = rows,
+                             .n = at_most(b->n - first_panel * PANEL, p->group_panels * PANEL),
+                             .words = (int)panel_depth(b->type, b->k),
+                             .a = a,
+                             .a_stride = stride,
+                             .b = b->k > 0 ? (const uint32_t *)b->data + (size_t)first_panel * panel_words : NULL,
+                             .panel_words = panel_words,
+                             .c = job->c + (size_t)first_row * job->ldc + (size_t)first_panel * PANEL,
+                             .ldc = job->ldc,
+                             .accumulate = job->accumulate};
+    run->kernels->multiply[b->type](&product);
+}
+
+static double job_work(const vm_gemm_job *job) { return (double)job->m * job->b->n * (job->b->k + 1); }
+
+static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/* Cuts a job into about work / share tasks: by rows while the blocks stay tall enough, then by panels. */
+static plan make_plan(const vm_gemm_job *job, int tile_rows, double share, int first_task) {
+    plan p = {.first_task = first_task, .block_rows = 1, .group_panels = 1, .groups = 1};
+    if (job->m <= 0 || job->b->n <= 0) return p;
+    size_t row_bytes = row_stride(job->b->type, job->b->k) * sizeof(uint32_t);
+    int most = row_bytes ? at_most((int)(BLOCK_BYTES / row_bytes), BLOCK_ROWS) : BLOCK_ROWS;
+    most = most / tile_rows * tile_rows;
+    if (most < tile_rows) most = tile_rows;
+
+    double wanted = share > 0 ? job_work(job) / share : 1;
+    int parts = wanted < 1 ? 1 : wanted > 1e6 ? 1000000 : (int)(wanted + 0.999);
+    int blocks = ceil_div(job->m, most);
+    if (parts > blocks) blocks = at_most(parts, job->m / SPLIT_ROWS > blocks ? job->m / SPLIT_ROWS : blocks);
+    p.block_rows = at_most(ceil_div(ceil_div(job->m, blocks), tile_rows) * tile_rows, most);
+    p.blocks = ceil_div(job->m, p.block_rows);
+    int pairs = ceil_div(panel_count(job->b->n), 2); /* kernels take two panels at a time */
+    int groups = at_most(ceil_div(parts, p.blocks), pairs);
+    p.group_panels = 2 * ceil_div(pairs, groups);
+    p.groups = ceil_div(panel_count(job->b->n), p.group_panels);
+    return p;
+}
+
+vmoer_status vm_gemm(vm_pool *pool, const vm_gemm_job *jobs, int n_jobs) {
+    if (n_jobs <= 0) return VMOER_OK;
+    int threads = vm_pool_threads(pool);
+    size_t plan_bytes = ((size_t)n_jobs + 1) * sizeof(plan);
+    plan *plans = vm_malloc(plan_bytes + (size_t)threads * sizeof(int), 1);
+    if (!plans) return vm_error(VMOER_ERROR_MEMORY, "matrix product: no memory for the plan of %d jobs", n_jobs);
+    gemm_run run = {.kernels = vm_kernels_get()->gemm, .jobs = jobs, .plans = plans, .n_jobs = n_jobs, .packed = (int *)(plans + n_jobs + 1)};
+    atomic_init(&run.out_of_memory, false);
+    for (int t = 0; t < threads; t++) run.packed[t] = -1;
+
+    double work = 0;
+    for (int j = 0; j < n_jobs; j++) work += job_work(&jobs[j]);
+    double share = threads > 1 ? work / (threads * TASKS_PER_THREAD) : 0;
+    if (threads > 1 && share < SPLIT_WORK) share = SPLIT_WORK;
+    int tasks = 0;
+    for (int j = 0; j < n_jobs; j++) {
+        plans[j] = make_plan(&jobs[j], run.kernels->rows[jobs[j].b->type], share, tasks);
+        tasks += plans[j].blocks * plans[j].groups;
+    }
+    plans[n_jobs] = (plan){.first_task = tasks};
+    vm_pool_run(tasks > 1 ? pool : NULL, tasks, gemm_task, &run);
+    bool failed = atomic_load(&run.out_of_memory);
+    vm_free(plans);
+    if (failed) return vm_error(VMOER_ERROR_MEMORY, "matrix product: no memory for the scratch of a row block");
+    return VMOER_OK;
+}

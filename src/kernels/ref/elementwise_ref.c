@@ -1,0 +1,89 @@
+/* elementwise_ref.c: the scalar truth of the row kernels. Reductions are summed in double, in index order. */
+#include "kernels/gemm.h"
+
+#include <math.h>
+
+static float dot(const float *x, const float *y, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += (double)x[i] * y[i];
+    return (float)sum;
+}
+
+static void axpy(float a, const float *x, float *y, int n) {
+    for (int i = 0; i < n; i++) y[i] += a * x[i];
+}
+
+static float rmsnorm(const float *x, const float *w, float eps, float *y, int n) {
+    double squares = 0;
+    for (int i = 0; i < n; i++) squares += (double)x[i] * x[i];
+    float inv_rms = (float)(1.0 / sqrt(squares / n + eps));
+    for (int i = 0; i < n; i++) y[i] = x[i] * inv_rms * w[i];
+    return inv_rms;
+}
+
+static void rmsnorm_backward(const float *x, const float *w, float inv_rms, const float *dy, float *dx, float *dw, int n) {
+    double along = 0; /* sum_j dy_j w_j x_j */
+    for (int i = 0; i < n; i++) along += (double)(dy[i] * w[i]) * x[i];
+    float pull = (float)(along * inv_rms * inv_rms * inv_rms / n);
+    for (int i = 0; i < n; i++) {
+        dx[i] += dy[i] * w[i] * inv_rms - x[i] * pull;
+        if (dw) dw[i] += dy[i] * (x[i] * inv_rms);
+    }
+}
+
+static float maximum(const float *x, int n) {
+    float max = -INFINITY;
+    for (int i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+static float softmax(float *x, int n) {
+    float max = maximum(x, n);
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        x[i] = x[i] == -INFINITY ? 0.0f : expf(x[i] - max);
+        sum += x[i];
+    }
+    if (sum == 0) return -INFINITY; /* every entry is -inf */
+    for (int i = 0; i < n; i++) x[i] = (float)(x[i] / sum);
+    return max + logf((float)sum);
+}
+
+static float logsumexp(const float *x, int n) {
+    float max = maximum(x, n);
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += x[i] == -INFINITY ? 0.0f : expf(x[i] - max);
+    return sum == 0 ? -INFINITY : max + logf((float)sum);
+}
+
+static void swiglu(const float *gate, const float *up, float *out, int n) {
+    for (int i = 0; i < n; i++) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+static void swiglu_backward(const float *gate, const float *up, const float *dout, float *dgate, float *dup, int n) {
+    for (int i = 0; i < n; i++) {
+        float z = gate[i], s = 1.0f / (1.0f + expf(-z)), d = dout[i], u = up[i];
+        dup[i] = d * (z * s);
+        dgate[i] = d * u * (s * (1.0f + z * (1.0f - s)));
+    }
+}
+
+static void rope(float *x, const float *cosine, const float *sine, int half, float sign) {
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[half + i], s = sign * sine[i];
+        x[i] = a * cosine[i] - b * s;
+        x[half + i] = b * cosine[i] + a * s;
+    }
+}
+
+const vm_kernels vm_kernels_ref = {.name = "ref",
+                                   .gemm = &vm_gemm_ref,
+                                   .dot = dot,
+                                   .axpy = axpy,
+                                   .rmsnorm = rmsnorm,
+                                   .rmsnorm_backward = rmsnorm_backward,
+                                   .softmax = softmax,
+                                   .logsumexp = logsumexp,
+                                   .swiglu = swiglu,
+                                   .swiglu_backward = swiglu_backward,
+                                   .rope = rope};
