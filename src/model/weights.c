@@ -28,7 +28,7 @@ int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
         slot(&s[2], layer, "self_attn.v_proj", q + kv, kv, false);
         return 3;
     case VM_SITE_ATTENTION_OUT: slot(s, layer, "self_attn.o_proj", 0, c->dim, false); return 1;
-    case VM_SITE_ROUTER: slot(s, layer, "block_sparse_moe.router.layer", 0, c->n_experts, false); return moe;
+    case VM_SITE_ROUTER: slot(s, layer, "block_sparse_moe.router", 0, c->n_experts, false); return moe;
     case VM_SITE_SHARED_IN:
         if (c->shared_width == 0) return 0;
         if (moe) {
@@ -39,8 +39,8 @@ int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
         slot(&s[1], layer, "mlp.up_proj", c->shared_width, c->shared_width, false);
         return 2;
     case VM_SITE_SHARED_OUT: slot(s, layer, moe ? "shared_mlp.output_linear" : "mlp.down_proj", 0, c->dim, false); return c->shared_width > 0;
-    case VM_SITE_EXPERT_IN: slot(s, layer, "block_sparse_moe.input_linear", 0, 2 * c->expert_width, true); return moe;
-    case VM_SITE_EXPERT_OUT: slot(s, layer, "block_sparse_moe.output_linear", 0, c->dim, true); return moe;
+    case VM_SITE_EXPERT_IN: slot(s, layer, "block_sparse_moe.experts.gate_up_proj", 0, 2 * c->expert_width, true); return moe;
+    case VM_SITE_EXPERT_OUT: slot(s, layer, "block_sparse_moe.experts.down_proj", 0, c->dim, true); return moe;
     case VM_SITE_COUNT: break;
     }
     return 0;

@@ -1,0 +1,136 @@
+/* session.c: see session.h. */
+#include "infer/session.h"
+
+#include "base/file.h"
+#include "base/status.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+void vm_session_free(vm_session *s) {
+    if (!s) return;
+    vm_pass_free(s->pass);
+    vm_router_free(s->router);
+    vm_tokenizer_free(s->tokenizer);
+    vm_model_free(s->model);
+    vm_arena_free(s->arena);
+    vm_pool_free(s->pool);
+    vm_free(s);
+}
+
+/* Both names stand in the message: whoever reads it must see which two files do not belong together. */
+static vmoer_status check_router(const vm_session *s, const char *path, const vm_router_file *file) {
+    const vm_router_config *r = vm_router_get_config(s->router);
+    const vm_config *c = &s->model->config;
+    if (strcmp(file->base, s->model->fingerprint) != 0)
+        return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for the base model '%s' (%.12s...), this is '%s' (%.12s...)", path, file->base_name,
+                        file->base, c->name, s->model->fingerprint);
+    if (strcmp(file->adapter, s->adapter_fingerprint) != 0)
+        return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for the adapter '%s' (%.12s), this is '%s' (%.12s)", path,
+                        file->adapter[0] ? file->adapter_name : "none", file->adapter, s->adapter_fingerprint[0] ? s->adapter_name : "none",
+                        s->adapter_fingerprint);
+    for (int i = 0; i < r->n_layers; i++)
+        if (r->layers[i] >= c->n_layers || r->n_experts != c->n_experts || r->dim != c->dim)
+            return vm_error(VMOER_ERROR_MISMATCH, "%s: layer %d, %d experts, dimension %d; the model has %d layers, %d experts, dimension %d", path,
+                            r->layers[i], r->n_experts, r->dim, c->n_layers, c->n_experts, c->dim);
+    return VMOER_OK;
+}
+
+static vmoer_status open_session(const char *model_path, const vm_session_options *o, vm_session *s) {
+    vmoer_status status = VMOER_OK;
+    vm_adapter *adapter = NULL;
+    s->options = (vm_pass_options){.samples = o->samples, .routing = o->routing, .seed = o->seed};
+    s->temperature = 1;
+    s->arena = vm_arena_create();
+    if (!s->arena) return vm_error(VMOER_ERROR_MEMORY, "no memory for a session");
+    VM_TRY(vm_pool_create(o->threads, &s->pool));
+    if (o->adapter) VM_TRY(vm_adapter_open(o->adapter, &adapter));
+    vm_model_options m = {.compute = o->compute, .adapter = adapter, .backward_from = -1};
+    VM_GOTO(vm_model_load(model_path, &m, s->pool, &s->model));
+    if (adapter) {
+        snprintf(s->adapter_name, sizeof s->adapter_name, "%s", vm_adapter_name(adapter));
+        snprintf(s->adapter_fingerprint, sizeof s->adapter_fingerprint, "%s", vm_adapter_fingerprint(adapter));
+    }
+    VM_GOTO(vm_tokenizer_from_gguf(s->model->file, &s->tokenizer));
+    VM_GOTO(vm_pass_create(s->model, s->pool, &s->pass));
+    if (o->router) {
+        vm_router_file file;
+        VM_GOTO(vm_router_load(o->router, &file, &s->router));
+        VM_GOTO(check_router(s, o->router, &file));
+        VM_GOTO(vm_sha256_file(o->router, s->router_fingerprint));
+        s->temperature = vm_router_get_config(s->router)->temperature;
+        s->options.router = s->router;
+        s->options.inference = o->inference >= 0                        ? (vm_inference)o->inference
+                               : vm_router_has_covariance(s->router) ? VM_INFERENCE_CLOSED
+                                                                      : VM_INFERENCE_MEAN;
+    }
+done:
+    vm_adapter_free(adapter);
+    return status;
+}
+
+vmoer_status vm_session_open(const char *model_path, const vm_session_options *options, vm_session **out) {
+    vm_session *s = vm_calloc(1, sizeof *s);
+    if (!s) return vm_error(VMOER_ERROR_MEMORY, "no memory for a session");
+    vmoer_status status = open_session(model_path, options, s);
+    if (status != VMOER_OK) vm_session_free(s);
+    else *out = s;
+    return status;
+}
+
+/* Mean over the question's tokens, then over the layers that have the signal; and the same of the last token alone. */
+static void pool_signal(const vm_session *s, const vm_questions *q, int question, const float *values, double *mean, double *last) {
+    const vm_segment *context = &q->batch.segments[q->root[question]];
+    size_t T = (size_t)q->batch.n_tokens;
+    int skip = vm_tokenizer_adds_bos(s->tokenizer) && context->length > 1, layers = 0;
+    double sum = 0, sum_last = 0;
+    for (int l = 0; l < s->model->config.n_layers; l++) {
+        const float *row = values + (size_t)l * T + context->start;
+        if (isnan(row[context->length - 1])) continue;
+        double tokens = 0;
+        for (int t = skip; t < context->length; t++) tokens += (double)row[t];
+        sum += tokens / (context->length - skip);
+        sum_last += (double)row[context->length - 1];
+        layers++;
+    }
+    *mean = layers ? sum / layers : NAN;
+    *last = layers ? sum_last / layers : NAN;
+}
+
+static void fill_answer(const vm_session *s, const vm_questions *q, int question, const double *score, const float *entropy, vm_answer *a) {
+    const vm_segment *context = &q->batch.segments[q->root[question]];
+    a->n_choices = q->first_choice[question + 1] - q->first_choice[question];
+    memcpy(a->score, score + q->first_choice[question], (size_t)a->n_choices * sizeof *score);
+    vm_choice_softmax(a->score, a->n_choices, s->temperature, a->probability);
+    a->choice_entropy = 0;
+    for (int c = 0; c < a->n_choices; c++)
+        if (a->probability[c] > 0) a->choice_entropy -= a->probability[c] * log(a->probability[c]);
+    a->vocabulary_entropy = (double)entropy[q->context_row[question]];
+    a->length = context->length - (vm_tokenizer_adds_bos(s->tokenizer) && context->length > 1);
+    a->gate_entropy = a->gate_entropy_last = a->logit_variance = a->logit_variance_last = NAN;
+    a->logit_variance_projected = a->logit_variance_projected_last = NAN;
+    if (s->model->config.n_experts == 0) return;
+    vm_facts facts = vm_pass_facts(s->pass);
+    pool_signal(s, q, question, facts.gate_entropy, &a->gate_entropy, &a->gate_entropy_last);
+    pool_signal(s, q, question, facts.trace, &a->logit_variance, &a->logit_variance_last);
+    pool_signal(s, q, question, facts.trace_projected, &a->logit_variance_projected, &a->logit_variance_projected_last);
+}
+
+vmoer_status vm_session_answer(vm_session *s, const vm_question *questions, int n, vm_format format, vm_answer *out) {
+    vm_questions q;
+    vm_arena_reset(s->arena);
+    VM_TRY(vm_questions_build(s->arena, questions, n, format, &q));
+    float *log_probability = vm_arena_alloc(s->arena, (size_t)q.batch.n_targets, sizeof *log_probability);
+    float *entropy = vm_arena_alloc(s->arena, (size_t)q.batch.n_rows, sizeof *entropy);
+    double *score = vm_arena_alloc(s->arena, (size_t)q.n_choices, sizeof *score);
+    if (!log_probability || !entropy || !score) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d answers", n);
+    vm_pass_options options = s->options;
+    options.facts = true;
+    VM_TRY(vm_pass_forward(s->pass, &q.batch, &options, log_probability, entropy, NULL));
+    vm_questions_score(&q, log_probability, score);
+    for (int c = 0; c < q.n_choices; c++)
+        if (!isfinite(score[c])) return vm_error(VMOER_ERROR_NUMERIC, "a choice's score is not a finite number");
+    for (int i = 0; i < n; i++) fill_answer(s, &q, i, score, entropy, &out[i]);
+    return VMOER_OK;
+}

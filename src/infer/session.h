@@ -1,0 +1,50 @@
+/* session.h: asks a model multiple-choice questions, many at a time. Holds what one line of work needs: model, pool, pass, tokenizer, router. */
+#ifndef VM_INFER_SESSION_H
+#define VM_INFER_SESSION_H
+
+#include "model/questions.h"
+
+typedef struct vm_session_options {
+    const char *adapter;   /* PEFT folder or NULL */
+    const char *router;    /* router file or NULL */
+    vm_compute compute;
+    int inference;         /* vm_inference, or -1: closed where there is a covariance, else mean */
+    int samples;
+    vm_routing routing;
+    uint64_t seed;
+    int threads;
+} vm_session_options;
+
+typedef struct vm_session {
+    vm_pool *pool;
+    vm_model *model;
+    vm_tokenizer *tokenizer;
+    vm_router *router;     /* NULL: deterministic */
+    vm_pass *pass;
+    vm_arena *arena;       /* of the batch at hand */
+    vm_pass_options options;
+    double temperature;    /* output temperature; 1 without a router file */
+    char adapter_name[128], adapter_fingerprint[65]; /* "" without an adapter */
+    char router_fingerprint[65];                     /* SHA-256 of the file; "" without a router */
+} vm_session;
+
+/* Refuses a router made for another base or adapter, naming both. */
+vmoer_status vm_session_open(const char *model_path, const vm_session_options *options, vm_session **out);
+void vm_session_free(vm_session *s); /* takes NULL */
+
+/* What is known about one answered question. NAN: the model has no such signal. */
+typedef struct vm_answer {
+    int n_choices;
+    double score[VM_MAX_CHOICES];       /* what the softmax is taken of, before the output temperature */
+    double probability[VM_MAX_CHOICES];
+    double choice_entropy, vocabulary_entropy;
+    double gate_entropy, gate_entropy_last;
+    double logit_variance, logit_variance_last;
+    double logit_variance_projected, logit_variance_projected_last;
+    int length;                         /* tokens of the question, no BOS */
+} vm_answer;
+
+/* Runs n questions as one ragged batch. */
+vmoer_status vm_session_answer(vm_session *s, const vm_question *questions, int n, vm_format format, vm_answer *out);
+
+#endif

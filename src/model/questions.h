@@ -1,0 +1,36 @@
+/* questions.h: multiple-choice questions as one ragged batch, and the scores of their choices. The question is one segment, each choice a child of it,
+ * so the question is computed once. A choice's last token is never an input: nothing is asked after it. */
+#ifndef VM_MODEL_QUESTIONS_H
+#define VM_MODEL_QUESTIONS_H
+
+#include "io/prompt.h"
+#include "model/pass.h"
+
+typedef struct vm_question {
+    const vm_prompt *prompt;
+    uint32_t item; /* who it is, for the draws: its index in the data set */
+} vm_question;
+
+/* All arrays live in the arena given to build. C = choices of all questions. */
+typedef struct vm_questions {
+    vm_batch batch;
+    int n;                       /* questions */
+    int n_choices;               /* C */
+    const int32_t *first_choice; /* [n + 1] */
+    const int32_t *root;         /* [n] segment of each question's context */
+    const int32_t *context_row;  /* [n] index into batch.rows of the context's last token */
+    const int32_t *target_choice; /* [n_targets] which of the C choices a target belongs to */
+    const float *scale;          /* [C] score = scale * sum of log-probabilities: 1 / tokens for cloze, 1 otherwise */
+} vm_questions;
+
+vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, int n, vm_format format, vm_questions *out);
+/* score[C] from log_probability[n_targets]. */
+void vm_questions_score(const vm_questions *q, const float *log_probability, double *score);
+/* d_log_probability[n_targets] from d_score[C]. */
+void vm_questions_score_backward(const vm_questions *q, const double *d_score, float *d_log_probability);
+/* Input tokens a question adds to a batch. */
+int vm_prompt_inputs(const vm_prompt *p);
+/* p[n] = softmax(score[n] / temperature). */
+void vm_choice_softmax(const double *score, int n, double temperature, double *p);
+
+#endif
