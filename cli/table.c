@@ -60,7 +60,7 @@ static void value_cell(table *t, const json_t *value, int decimals) {
     else if (json_is_integer(value))
         table_cell(t, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     else if (json_is_real(value) && t->output == OUTPUT_CSV)
-        table_cell(t, "%.17g", json_real_value(value));
+        table_cell(t, "%.15g", json_real_value(value));
     else if (json_is_real(value))
         table_cell(t, "%.*f", decimals, json_real_value(value));
     else if (json_is_boolean(value))
