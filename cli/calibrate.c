@@ -11,17 +11,23 @@ static const char *const train_on_words[] = {"train", "heldout", NULL};
 
 static const option options[] = {
     MODEL_OPTION(calibrate_options, p.train.model, "GGUF file"),
-    {"adapter", 0, OPTION_TEXT, "DIR", "the MAP adapter beneath the router", offsetof(calibrate_options, p.train.adapter), NULL, 0},
+    {"adapter", 0, OPTION_TEXT, "DIR", "the MAP adapter beneath the router",
+     offsetof(calibrate_options, p.train.adapter), NULL, 0},
     {.name = "Router", .kind = OPTION_HEADING},
     {"router", 0, OPTION_TEXT, NULL,
      "Gaussian logits with a full or a diagonal covariance; controls: the mean shift alone, or one output temperature",
      offsetof(calibrate_options, p.router), router_words, 0},
-    {"layers", 0, OPTION_TEXT, "LIST", "auto, all, or numbers and ranges like 3,7-9", offsetof(calibrate_options, p.layers), NULL, 0},
+    {"layers", 0, OPTION_TEXT, "LIST", "auto, all, or numbers and ranges like 3,7-9",
+     offsetof(calibrate_options, p.layers), NULL, 0},
     {"width", 0, OPTION_INT, "N", "of the shared trunk", offsetof(calibrate_options, p.width), NULL, 0},
-    {"prior_scale", 0, OPTION_REAL, "X", "s0, the prior's standard deviation", offsetof(calibrate_options, p.prior_scale), NULL, 0},
-    {"beta", 0, OPTION_REAL, "X", "weight of the KL, averaged over tokens and layers", offsetof(calibrate_options, p.beta), NULL, 0},
-    {"initial_scale", 0, OPTION_REAL, "X", "diagonal of L at the start", offsetof(calibrate_options, p.initial_scale), NULL, 0},
-    {"draws", 0, OPTION_INT, "N", "training draws a token: 1, or 2 antithetic", offsetof(calibrate_options, p.draws), NULL, 0},
+    {"prior_scale", 0, OPTION_REAL, "X", "s0, the prior's standard deviation",
+     offsetof(calibrate_options, p.prior_scale), NULL, 0},
+    {"beta", 0, OPTION_REAL, "X", "weight of the KL, averaged over tokens and layers",
+     offsetof(calibrate_options, p.beta), NULL, 0},
+    {"initial_scale", 0, OPTION_REAL, "X", "diagonal of L at the start", offsetof(calibrate_options, p.initial_scale),
+     NULL, 0},
+    {"draws", 0, OPTION_INT, "N", "training draws a token: 1, or 2 antithetic", offsetof(calibrate_options, p.draws),
+     NULL, 0},
     {"train_on", 0, OPTION_TEXT, NULL, "which part of the training questions the router learns from",
      offsetof(calibrate_options, p.train_on), train_on_words, 0},
     QUESTION_OPTIONS(calibrate_options, p.train.questions),
@@ -30,7 +36,9 @@ static const option options[] = {
     {.name = NULL},
 };
 
-static void defaults(void *target) { *(calibrate_options *)target = (calibrate_options){.p = vmoer_calibrate_params_default()}; }
+static void defaults(void *target) {
+    *(calibrate_options *)target = (calibrate_options){.p = vmoer_calibrate_params_default()};
+}
 
 static int run(const void *given, char **operands, int n_operands) {
     const calibrate_options *o = given;
@@ -45,7 +53,8 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_calibrate = {
     .name = "calibrate",
     .summary = "trains a variational router on a task; everything else stays frozen",
-    .description = "Trains the small networks that make the routing decision Bayesian, and writes a router file that only fits this model "
+    .description = "Trains the small networks that make the routing decision Bayesian, and writes a router file that "
+                   "only fits this model "
                    "and this adapter.",
     .options = options,
     .size = sizeof(calibrate_options),

@@ -10,24 +10,33 @@ static const char *const format_words[] = {"cloze", "letter", "lm-eval", NULL};
 
 static const option options[] = {
     MODEL_OPTION(eval_options, p.model, "GGUF file"),
-    {"adapter", 0, OPTION_TEXT, "DIR", "LoRA adapter of finetune (PEFT's layout)", offsetof(eval_options, p.load.adapter), NULL, 0},
-    {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own", offsetof(eval_options, p.load.router), NULL, 0},
-    {"inference", 0, OPTION_ENUM, NULL, "with a router: no noise, closed form, or draws; auto: closed where it has a covariance",
+    {"adapter", 0, OPTION_TEXT, "DIR", "LoRA adapter of finetune (PEFT's layout)",
+     offsetof(eval_options, p.load.adapter), NULL, 0},
+    {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
+     offsetof(eval_options, p.load.router), NULL, 0},
+    {"inference", 0, OPTION_ENUM, NULL,
+     "with a router: no noise, closed form, or draws; auto: closed where it has a covariance",
      offsetof(eval_options, p.load.inference), inference_words, 0},
     {"samples", 0, OPTION_INT, "S", "draws of --inference sample", offsetof(eval_options, p.load.samples), NULL, 0},
-    {"routing", 0, OPTION_ENUM, NULL, "diagnostics: how the experts are chosen", offsetof(eval_options, p.load.routing), routing_words, 0},
+    {"routing", 0, OPTION_ENUM, NULL, "diagnostics: how the experts are chosen", offsetof(eval_options, p.load.routing),
+     routing_words, 0},
     QUESTION_OPTIONS(eval_options, p.questions),
-    {"split", 0, OPTION_ENUM, NULL, "which part of the tasks", offsetof(eval_options, p.questions.split), split_words, 0},
+    {"split", 0, OPTION_ENUM, NULL, "which part of the tasks", offsetof(eval_options, p.questions.split), split_words,
+     0},
     {.name = "Evaluation", .kind = OPTION_HEADING},
-    {"format", 0, OPTION_TEXT, NULL, "how a question becomes a prompt", offsetof(eval_options, p.format), format_words, 0},
-    {"output_path", 0, OPTION_TEXT, "DIR", "folder for results.json, samples.jsonl, timings.json; samples already there are not run again",
+    {"format", 0, OPTION_TEXT, NULL, "how a question becomes a prompt", offsetof(eval_options, p.format), format_words,
+     0},
+    {"output_path", 0, OPTION_TEXT, "DIR",
+     "folder for results.json, samples.jsonl, timings.json; samples already there are not run again",
      offsetof(eval_options, p.output_path), NULL, 0},
     {"label", 0, OPTION_TEXT, "TEXT", "name of this run in tables and reports; without it made from the router",
      offsetof(eval_options, p.label), NULL, 0},
     {"bootstrap", 0, OPTION_INT, "N", "resamples for the 95% intervals", offsetof(eval_options, p.bootstrap), NULL, 0},
     {"seed", 0, OPTION_SEED, "N", "of every draw", offsetof(eval_options, p.load.seed), NULL, 0},
-    {"batch_size", 'b', OPTION_INT, "N", "questions a pass, 0: automatic; does not change any result", offsetof(eval_options, p.batch_size), NULL, 0},
-    {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16", offsetof(eval_options, p.load.compute), compute_words, 0},
+    {"batch_size", 'b', OPTION_INT, "N", "questions a pass, 0: automatic; does not change any result",
+     offsetof(eval_options, p.batch_size), NULL, 0},
+    {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16",
+     offsetof(eval_options, p.load.compute), compute_words, 0},
     {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(eval_options, p.load.threads), NULL, 0},
     COMMON_OPTIONS,
     {.name = NULL},
@@ -73,9 +82,12 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_eval = {
     .name = "eval",
     .summary = "tasks to accuracy, calibration and uncertainty, with intervals",
-    .description = "Answers multiple-choice questions and measures accuracy (acc), log loss (nll), expected and maximum calibration error "
-                   "(ece, mce; 15 bins), Brier score, each with a bootstrap 95% interval; ece_floor_p95 is what a perfectly calibrated model "
-                   "of the same confidence would show one time in twenty. An interrupted run goes on where it stopped when it is given the "
+    .description = "Answers multiple-choice questions and measures accuracy (acc), log loss (nll), expected and "
+                   "maximum calibration error "
+                   "(ece, mce; 15 bins), Brier score, each with a bootstrap 95% interval; ece_floor_p95 is what a "
+                   "perfectly calibrated model "
+                   "of the same confidence would show one time in twenty. An interrupted run goes on where it stopped "
+                   "when it is given the "
                    "same --output_path.",
     .options = options,
     .size = sizeof(eval_options),

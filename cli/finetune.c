@@ -8,7 +8,8 @@ typedef struct finetune_options {
 
 static const option options[] = {
     MODEL_OPTION(finetune_options, p.train.model, "GGUF file"),
-    {"targets", 0, OPTION_TEXT, "LIST", "what gets LoRA, with commas: attention, experts, router; all: full fine-tuning, writes a GGUF",
+    {"targets", 0, OPTION_TEXT, "LIST",
+     "what gets LoRA, with commas: attention, experts, router; all: full fine-tuning, writes a GGUF",
      offsetof(finetune_options, p.targets), NULL, 0},
     {"rank", 0, OPTION_INT, "N", "of the LoRA matrices", offsetof(finetune_options, p.rank), NULL, 0},
     {"alpha", 0, OPTION_REAL, "X", "LoRA's scale is alpha / rank", offsetof(finetune_options, p.alpha), NULL, 0},
@@ -18,7 +19,9 @@ static const option options[] = {
     {.name = NULL},
 };
 
-static void defaults(void *target) { *(finetune_options *)target = (finetune_options){.p = vmoer_finetune_params_default()}; }
+static void defaults(void *target) {
+    *(finetune_options *)target = (finetune_options){.p = vmoer_finetune_params_default()};
+}
 
 static int run(const void *given, char **operands, int n_operands) {
     const finetune_options *o = given;
@@ -33,8 +36,9 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_finetune = {
     .name = "finetune",
     .summary = "MAP fine-tuning on a task: a LoRA adapter in PEFT's layout",
-    .description = "Trains on the tasks' training questions, watches a held-out part of them, and writes a LoRA adapter "
-                   "(adapter_config.json, adapter_model.safetensors).",
+    .description =
+        "Trains on the tasks' training questions, watches a held-out part of them, and writes a LoRA adapter "
+        "(adapter_config.json, adapter_model.safetensors).",
     .options = options,
     .size = sizeof(finetune_options),
     .defaults = defaults,

@@ -1,4 +1,5 @@
-/* gendocs.c: docs/CLI.md, the man page and bash completion from the option tables. A build-time program, not installed. */
+/* gendocs.c: docs/CLI.md, the man page and bash completion from the option tables. A build-time program, not installed.
+ */
 #include "options.h"
 
 #include <vmoer/vmoer.h>
@@ -21,22 +22,28 @@ static const char *value_text(const option *o, char *buffer, size_t size) {
         snprintf(buffer, size, "%s", o->argument);
     } else if (o->words) {
         size_t used = 0;
-        for (int i = 0; o->words[i] && used < size; i++) used += (size_t)snprintf(buffer + used, size - used, "%s%s", i ? "|" : "", o->words[i]);
+        for (int i = 0; o->words[i] && used < size; i++)
+            used += (size_t)snprintf(buffer + used, size - used, "%s%s", i ? "|" : "", o->words[i]);
     }
     return buffer;
 }
 
 static void print_markdown(void) {
     printf("# The command line\n\n<!-- Made from the option tables in cli/ by the build's gendocs; do not edit. -->\n\n"
-           "`vmoer VERB [options]`. The result goes to stdout, progress and log to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.\n"
-           "In names `-` and `_` are alike. Every option can be set by an environment variable, `VMOER_` and its name in capitals;\n"
-           "a flag wins over the environment, the environment over the default. A switch `--name` is taken back by `--no_name`.\n"
-           "Ctrl-C stops long work so that the same command (training: with `--resume`) goes on from there.\n\n| verb | does |\n|---|---|\n");
+           "`vmoer VERB [options]`. The result goes to stdout, progress and log to stderr. Exit codes: 0 done, 1 "
+           "failed, 2 wrong usage.\n"
+           "In names `-` and `_` are alike. Every option can be set by an environment variable, `VMOER_` and its name "
+           "in capitals;\n"
+           "a flag wins over the environment, the environment over the default. A switch `--name` is taken back by "
+           "`--no_name`.\n"
+           "Ctrl-C stops long work so that the same command (training: with `--resume`) goes on from there.\n\n| verb "
+           "| does |\n|---|---|\n");
     for (int i = 0; verbs[i]; i++) printf("| [%s](#%s) | %s |\n", verbs[i]->name, verbs[i]->name, verbs[i]->summary);
     for (int i = 0; verbs[i]; i++) {
         const verb *v = verbs[i];
         void *defaults = defaults_of(v);
-        printf("\n## %s\n\n`vmoer %s [options]%s%s`\n\n%s\n", v->name, v->name, v->operands ? " " : "", v->operands ? v->operands : "", v->description);
+        printf("\n## %s\n\n`vmoer %s [options]%s%s`\n\n%s\n", v->name, v->name, v->operands ? " " : "",
+               v->operands ? v->operands : "", v->description);
         if (v->options[0].kind != OPTION_HEADING) printf("\n| option | value | default | |\n|---|---|---|---|\n");
         for (const option *o = v->options; o->name; o++) {
             char value[128], standard[64], letter[16] = "";
@@ -47,8 +54,8 @@ static void print_markdown(void) {
             if (o->letter) snprintf(letter, sizeof letter, "`-%c`, ", o->letter);
             value_text(o, value, sizeof value);
             for (char *bar = value; (bar = strchr(bar, '|'));) *bar = ' ';
-            printf("| %s`--%s` | %s | %s | %s%s |\n", letter, o->name, value, options_default(o, defaults, standard, sizeof standard), o->help,
-                   o->required ? " (required)" : "");
+            printf("| %s`--%s` | %s | %s | %s%s |\n", letter, o->name, value,
+                   options_default(o, defaults, standard, sizeof standard), o->help, o->required ? " (required)" : "");
         }
         free(defaults);
     }
@@ -64,17 +71,21 @@ static void roff(const char *text) {
 }
 
 static void print_man(void) {
-    printf(".TH VMOER 1 \"\" \"vmoer %s\" \"User Commands\"\n.SH NAME\nvmoer \\- calibrated answers and honest uncertainty from "
+    printf(".TH VMOER 1 \"\" \"vmoer %s\" \"User Commands\"\n.SH NAME\nvmoer \\- calibrated answers and honest "
+           "uncertainty from "
            "Mixture\\-of\\-Experts language models\n.SH SYNOPSIS\n.B vmoer\n.I VERB\n[options]\n.SH DESCRIPTION\n"
-           "The result goes to standard output, progress and log to standard error. In option names \\- and _ are alike. Every option can be set "
-           "by an environment variable, VMOER_ and its name in capitals; a flag wins over the environment, the environment over the default.\n",
+           "The result goes to standard output, progress and log to standard error. In option names \\- and _ are "
+           "alike. Every option can be set "
+           "by an environment variable, VMOER_ and its name in capitals; a flag wins over the environment, the "
+           "environment over the default.\n",
            vmoer_version());
     for (int i = 0; verbs[i]; i++) {
         const verb *v = verbs[i];
         void *defaults = defaults_of(v);
         printf(".SH \"");
         for (const char *c = v->name; *c; c++) putchar(toupper((unsigned char)*c));
-        printf("\"\n.B vmoer %s\n[options]%s%s\n.PP\n", v->name, v->operands ? " " : "", v->operands ? v->operands : "");
+        printf("\"\n.B vmoer %s\n[options]%s%s\n.PP\n", v->name, v->operands ? " " : "",
+               v->operands ? v->operands : "");
         roff(v->description);
         putchar('\n');
         for (const option *o = v->options; o->name; o++) {

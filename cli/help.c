@@ -36,7 +36,8 @@ static void print_option(FILE *out, const option *o, const void *defaults) {
             used += snprintf(left + used, sizeof left - (size_t)used, "%s%s", i ? "|" : " ", o->words[i]);
     }
     options_default(o, defaults, value, sizeof value);
-    snprintf(text, sizeof text, "%s%s%s%s%s", o->help, o->required ? " (required)" : "", *value ? " [" : "", value, *value ? "]" : "");
+    snprintf(text, sizeof text, "%s%s%s%s%s", o->help, o->required ? " (required)" : "", *value ? " [" : "", value,
+             *value ? "]" : "");
     int column = fprintf(out, "%s", left);
     if (column >= HELP_COLUMN) column = fprintf(out, "\n") - 1;
     fprintf(out, "%*s", HELP_COLUMN - column, "");
@@ -57,8 +58,11 @@ void help_verb(const verb *v, FILE *out) {
             print_option(out, o, defaults);
     }
     fprintf(out, "  -h, --help\n\n");
-    wrap(out, "In names - and _ are alike. Every option can be set by an environment variable, VMOER_ and its name in capitals; "
-              "a flag wins over the environment, the environment over the [default].", 0, 0, HELP_WIDTH);
+    wrap(out,
+         "In names - and _ are alike. Every option can be set by an environment variable, VMOER_ and its name in "
+         "capitals; "
+         "a flag wins over the environment, the environment over the [default].",
+         0, 0, HELP_WIDTH);
     free(defaults);
 }
 
@@ -66,6 +70,7 @@ void help_program(FILE *out) {
     fprintf(out, "usage: vmoer VERB [options]\n\n"
                  "Calibrated answers and honest uncertainty from Mixture-of-Experts language models.\n\n");
     for (int i = 0; verbs[i]; i++) fprintf(out, "  %-10s %s\n", verbs[i]->name, verbs[i]->summary);
-    fprintf(out, "\nvmoer VERB --help tells more, vmoer --version what this is.\n"
-                 "The result goes to stdout, progress and log to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.\n");
+    fprintf(out,
+            "\nvmoer VERB --help tells more, vmoer --version what this is.\n"
+            "The result goes to stdout, progress and log to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.\n");
 }

@@ -7,7 +7,8 @@ typedef struct ood_options {
 } ood_options;
 
 static const option options[] = {
-    {"id_run", 0, OPTION_TEXT, "DIR", "folder of the eval run on the in-distribution task", offsetof(ood_options, p.id_run), NULL, 1},
+    {"id_run", 0, OPTION_TEXT, "DIR", "folder of the eval run on the in-distribution task",
+     offsetof(ood_options, p.id_run), NULL, 1},
     {"output_path", 0, OPTION_TEXT, "DIR", "folder for results.json", offsetof(ood_options, p.output_path), NULL, 0},
     {"bootstrap", 0, OPTION_INT, "N", "resamples for the 95% intervals", offsetof(ood_options, p.bootstrap), NULL, 0},
     COMMON_OPTIONS,
@@ -45,7 +46,8 @@ static int run(const void *given, char **operands, int n_operands) {
     char *text = NULL;
     session_begin("ood", o->common.quiet);
     vmoer_hooks hooks = session_hooks();
-    if (!n_operands) return session_fail(2, "name one or more folders of eval runs on out-of-distribution tasks (vmoer ood --help)");
+    if (!n_operands)
+        return session_fail(2, "name one or more folders of eval runs on out-of-distribution tasks (vmoer ood --help)");
     p.ood_runs = (const char *const *)operands;
     p.n_ood = n_operands;
     int code = session_end(vmoer_ood(&p, &hooks, &text));
@@ -55,7 +57,8 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_ood = {
     .name = "ood",
     .summary = "how well each uncertainty signal tells strange questions, from saved eval runs",
-    .description = "AUROC, AUPR (positive: out of distribution) and FPR95 of every signal, from the samples of finished eval runs; no model "
+    .description = "AUROC, AUPR (positive: out of distribution) and FPR95 of every signal, from the samples of "
+                   "finished eval runs; no model "
                    "is run. A folder with several tasks counts each as a set of its own.",
     .operands = "OOD_RUN...",
     .options = options,

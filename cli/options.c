@@ -69,13 +69,15 @@ static int store(const verb *v, const option *o, void *options, const char *sour
     }
     case OPTION_SEED: {
         unsigned long long n = strtoull(value, &end, 10);
-        if (!isdigit((unsigned char)*value) || *end || errno) return refuse_value(v, source, value, "a whole number from 0 to 2^64 - 1");
+        if (!isdigit((unsigned char)*value) || *end || errno)
+            return refuse_value(v, source, value, "a whole number from 0 to 2^64 - 1");
         *(uint64_t *)target = n;
         return 0;
     }
     case OPTION_REAL: {
         double x = strtod(value, &end);
-        if (!*value || *end || isspace((unsigned char)*value) || !isfinite(x)) return refuse_value(v, source, value, "a number");
+        if (!*value || *end || isspace((unsigned char)*value) || !isfinite(x))
+            return refuse_value(v, source, value, "a number");
         *(double *)target = x;
         return 0;
     }
@@ -90,7 +92,8 @@ static int store(const verb *v, const option *o, void *options, const char *sour
         *(int *)target = index;
         return 0;
     }
-    case OPTION_HEADING: break;
+    case OPTION_HEADING:
+        break;
     }
     return 2;
 }
@@ -196,15 +199,26 @@ const char *options_default(const option *o, const void *defaults, char *buffer,
     const char *target = (const char *)defaults + o->offset;
     buffer[0] = 0;
     switch (o->kind) {
-    case OPTION_FLAG: snprintf(buffer, size, "%s", *(const int *)target ? "on" : ""); break;
-    case OPTION_INT: snprintf(buffer, size, "%d", *(const int *)target); break;
-    case OPTION_SEED: snprintf(buffer, size, "%llu", (unsigned long long)*(const uint64_t *)target); break;
-    case OPTION_REAL: snprintf(buffer, size, "%g", *(const double *)target); break;
+    case OPTION_FLAG:
+        snprintf(buffer, size, "%s", *(const int *)target ? "on" : "");
+        break;
+    case OPTION_INT:
+        snprintf(buffer, size, "%d", *(const int *)target);
+        break;
+    case OPTION_SEED:
+        snprintf(buffer, size, "%llu", (unsigned long long)*(const uint64_t *)target);
+        break;
+    case OPTION_REAL:
+        snprintf(buffer, size, "%g", *(const double *)target);
+        break;
     case OPTION_TEXT:
         if (*(const char *const *)target) snprintf(buffer, size, "%s", *(const char *const *)target);
         break;
-    case OPTION_ENUM: snprintf(buffer, size, "%s", o->words[*(const int *)target]); break;
-    case OPTION_HEADING: break;
+    case OPTION_ENUM:
+        snprintf(buffer, size, "%s", o->words[*(const int *)target]);
+        break;
+    case OPTION_HEADING:
+        break;
     }
     return buffer;
 }

@@ -18,10 +18,10 @@ typedef enum option_kind {
 } option_kind;
 
 typedef struct option {
-    const char *name;         /* without dashes; - and _ are alike on the command line. NULL ends a table */
-    char letter;              /* short form, 0: none */
+    const char *name; /* without dashes; - and _ are alike on the command line. NULL ends a table */
+    char letter;      /* short form, 0: none */
     option_kind kind;
-    const char *argument;     /* what --help calls the value, NULL: a flag, or the words */
+    const char *argument; /* what --help calls the value, NULL: a flag, or the words */
     const char *help;
     size_t offset;            /* of the target in the verb's struct */
     const char *const *words; /* ends with NULL */
@@ -36,11 +36,18 @@ typedef struct common_options {
 } common_options;
 
 extern const char *const output_words[];
-#define COMMON_OPTIONS                                                                                                 \
-    {.name = "General", .kind = OPTION_HEADING},                                                                       \
-        {"output", 'o', OPTION_ENUM, NULL, "how the result is printed on stdout", offsetof(common_options, output),    \
-         output_words, 0},                                                                                             \
-        {"quiet", 'q', OPTION_FLAG, NULL, "no progress and no log on stderr", offsetof(common_options, quiet), NULL, 0}
+#define COMMON_OPTIONS                                                                                                \
+    {.name = "General", .kind = OPTION_HEADING}, {"output",                                                           \
+                                                  'o',                                                                \
+                                                  OPTION_ENUM,                                                        \
+                                                  NULL,                                                               \
+                                                  "how the result is printed on stdout",                              \
+                                                  offsetof(common_options, output),                                   \
+                                                  output_words,                                                       \
+                                                  0},                                                                 \
+    {                                                                                                                 \
+        "quiet", 'q', OPTION_FLAG, NULL, "no progress and no log on stderr", offsetof(common_options, quiet), NULL, 0 \
+    }
 
 typedef struct verb {
     const char *name;
@@ -48,7 +55,7 @@ typedef struct verb {
     const char *description; /* sentences below the usage line */
     const char *operands;    /* "RUN...", NULL: takes none */
     const option *options;
-    size_t size;             /* of the struct that the offsets are into */
+    size_t size; /* of the struct that the offsets are into */
     void (*defaults)(void *options);
     /* Returns the exit code: 0 done, 1 a failure at run time, 2 wrong usage. */
     int (*run)(const void *options, char **operands, int n_operands);
@@ -56,8 +63,8 @@ typedef struct verb {
 
 extern const verb *const verbs[]; /* ends with NULL */
 
-/* Environment, then arguments, into `options` (already holding the defaults); operands are moved to the front of argv and
- * counted. Returns 0, or 2 after one line on stderr; *help is set where --help was asked for. */
+/* Environment, then arguments, into `options` (already holding the defaults); operands are moved to the front of argv
+ * and counted. Returns 0, or 2 after one line on stderr; *help is set where --help was asked for. */
 int options_parse(const verb *v, void *options, int argc, char **argv, int *n_operands, int *help);
 
 /* The default of `o` as text; "" where there is none to speak of. */

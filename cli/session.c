@@ -1,5 +1,5 @@
-/* session.c: progress, signals, errors. A terminal gets one bar that redraws itself, anything else a plain line at most every
- * five seconds (and one at each stage's end), so that a log file stays readable. */
+/* session.c: progress, signals, errors. A terminal gets one bar that redraws itself, anything else a plain line at most
+ * every five seconds (and one at each stage's end), so that a log file stays readable. */
 #include "session.h"
 
 #include <signal.h>
@@ -18,8 +18,9 @@ static struct session {
     const char *verb;
     int quiet, terminal, drawn; /* drawn: the bar stands on the current line */
     char stage[64];
-    double begun, shown;        /* seconds; of this stage, of the last drawing */
-    uint64_t first, last;       /* `done` when the stage was first seen: a resumed run's rate counts what it did itself; at the last call */
+    double begun, shown;  /* seconds; of this stage, of the last drawing */
+    uint64_t first, last; /* `done` when the stage was first seen: a resumed run's rate counts what it did itself; at
+                             the last call */
 } session;
 
 static void on_signal(int number) {
@@ -57,15 +58,16 @@ static void draw(uint64_t done, uint64_t total, const char *note, double at) {
     char line[256], bar[BAR + 4] = "", eta[48] = "", elapsed[32], left[32];
     double seconds = at - session.begun, rate = seconds > 0 ? (double)(done - session.first) / seconds : 0;
     clock_text(seconds, elapsed, sizeof elapsed);
-    if (rate > 0 && total > done) snprintf(eta, sizeof eta, ", %s left", clock_text((double)(total - done) / rate, left, sizeof left));
+    if (rate > 0 && total > done)
+        snprintf(eta, sizeof eta, ", %s left", clock_text((double)(total - done) / rate, left, sizeof left));
     if (session.terminal) {
         size_t filled = total && done < total ? (size_t)((double)done / (double)total * BAR) : BAR;
         bar[0] = '[', bar[BAR + 1] = ']', bar[BAR + 2] = ' ', bar[BAR + 3] = 0;
         memset(bar + 1, '#', filled);
         memset(bar + 1 + filled, '.', BAR - filled);
     }
-    snprintf(line, sizeof line, "%s %s%llu/%llu  %s, %.3g/s%s%s%s", session.stage, bar, (unsigned long long)done, (unsigned long long)total,
-             elapsed, rate, eta, note && *note ? "  " : "", note ? note : "");
+    snprintf(line, sizeof line, "%s %s%llu/%llu  %s, %.3g/s%s%s%s", session.stage, bar, (unsigned long long)done,
+             (unsigned long long)total, elapsed, rate, eta, note && *note ? "  " : "", note ? note : "");
     if (session.terminal)
         fprintf(stderr, "\r\033[K%.*s", terminal_width() - 1, line);
     else

@@ -1,4 +1,5 @@
-/* session.h: what surrounds a verb's call of the library: progress and log on stderr, Ctrl-C, the error line, the exit code. */
+/* session.h: what surrounds a verb's call of the library: progress and log on stderr, Ctrl-C, the error line, the exit
+ * code. */
 #ifndef VMOER_CLI_SESSION_H
 #define VMOER_CLI_SESSION_H
 

@@ -74,15 +74,16 @@ void table_value(table *t, const json_t *object, const char *key, int decimals) 
 }
 
 void table_interval(table *t, const json_t *object, const char *key, int decimals) {
-    const json_t *value = json_object_get(object, key), *interval = json_object_get(json_object_get(object, "ci95"), key);
+    const json_t *value = json_object_get(object, key),
+                 *interval = json_object_get(json_object_get(object, "ci95"), key);
     const json_t *low = json_array_get(interval, 0), *high = json_array_get(interval, 1);
     if (t->output == OUTPUT_CSV) {
         value_cell(t, value, decimals);
         value_cell(t, low, decimals);
         value_cell(t, high, decimals);
     } else if (json_is_number(value) && json_is_number(low) && json_is_number(high)) {
-        table_cell(t, "%.*f [%.*f, %.*f]", decimals, json_number_value(value), decimals, json_number_value(low), decimals,
-                   json_number_value(high));
+        table_cell(t, "%.*f [%.*f, %.*f]", decimals, json_number_value(value), decimals, json_number_value(low),
+                   decimals, json_number_value(high));
     } else {
         value_cell(t, value, decimals);
     }

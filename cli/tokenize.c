@@ -13,8 +13,10 @@ typedef struct tokenize_options {
 
 static const option options[] = {
     MODEL_OPTION(tokenize_options, model, "GGUF file"),
-    {"parse_special", 0, OPTION_FLAG, NULL, "text like <|im_start|> becomes its token", offsetof(tokenize_options, parse_special), NULL, 0},
-    {"ids", 0, OPTION_TEXT, "LIST", "the other way: ids with commas, printed as text", offsetof(tokenize_options, ids), NULL, 0},
+    {"parse_special", 0, OPTION_FLAG, NULL, "text like <|im_start|> becomes its token",
+     offsetof(tokenize_options, parse_special), NULL, 0},
+    {"ids", 0, OPTION_TEXT, "LIST", "the other way: ids with commas, printed as text", offsetof(tokenize_options, ids),
+     NULL, 0},
     COMMON_OPTIONS,
     {.name = NULL},
 };
@@ -106,7 +108,8 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_tokenize = {
     .name = "tokenize",
     .summary = "text to token ids and pieces, and back",
-    .description = "Prints the ids and pieces of a text (standard input where none is given), or the text of --ids. Adds no token of its own.",
+    .description = "Prints the ids and pieces of a text (standard input where none is given), or the text of --ids. "
+                   "Adds no token of its own.",
     .operands = "[TEXT]",
     .options = options,
     .size = sizeof(tokenize_options),

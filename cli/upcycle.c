@@ -8,22 +8,27 @@ typedef struct upcycle_options {
 
 static const option options[] = {
     MODEL_OPTION(upcycle_options, p.model, "dense GGUF file"),
-    {"recipe", 0, OPTION_TEXT, "FILE", "rebuild from this recipe (seconds, the same bytes everywhere); without it one is found",
+    {"recipe", 0, OPTION_TEXT, "FILE",
+     "rebuild from this recipe (seconds, the same bytes everywhere); without it one is found",
      offsetof(upcycle_options, p.recipe), NULL, 0},
     {"output_path", 0, OPTION_TEXT, "FILE", "the MoE GGUF; a found recipe goes beside it as <name>.recipe.safetensors",
      offsetof(upcycle_options, p.output_path), NULL, 1},
     {.name = "Split", .kind = OPTION_HEADING},
-    {"experts", 0, OPTION_INT, "N", "experts of equal width, the shared ones included", offsetof(upcycle_options, p.experts), NULL, 0},
+    {"experts", 0, OPTION_INT, "N", "experts of equal width, the shared ones included",
+     offsetof(upcycle_options, p.experts), NULL, 0},
     {"shared", 0, OPTION_INT, "N", "experts that always run", offsetof(upcycle_options, p.shared), NULL, 0},
     {"top_k", 0, OPTION_INT, "K", "routed experts a token", offsetof(upcycle_options, p.top_k), NULL, 0},
     {.name = "Distillation", .kind = OPTION_HEADING},
     {"tokens", 0, OPTION_INT, "N", "cached tokens a layer", offsetof(upcycle_options, p.tokens), NULL, 0},
     {"steps", 0, OPTION_INT, "N", "a layer", offsetof(upcycle_options, p.steps), NULL, 0},
     {"batch_tokens", 0, OPTION_INT, "N", "tokens a step", offsetof(upcycle_options, p.batch_tokens), NULL, 0},
-    {"rank", 0, OPTION_INT, "N", "of the weight changes kept in the recipe", offsetof(upcycle_options, p.rank), NULL, 0},
+    {"rank", 0, OPTION_INT, "N", "of the weight changes kept in the recipe", offsetof(upcycle_options, p.rank), NULL,
+     0},
     {"learning_rate", 0, OPTION_REAL, "X", "of the experts", offsetof(upcycle_options, p.learning_rate), NULL, 0},
-    {"router_learning_rate", 0, OPTION_REAL, "X", "of the routers", offsetof(upcycle_options, p.router_learning_rate), NULL, 0},
-    {"spread", 0, OPTION_REAL, "X", "standard deviation of the routers' logits at the start", offsetof(upcycle_options, p.spread), NULL, 0},
+    {"router_learning_rate", 0, OPTION_REAL, "X", "of the routers", offsetof(upcycle_options, p.router_learning_rate),
+     NULL, 0},
+    {"spread", 0, OPTION_REAL, "X", "standard deviation of the routers' logits at the start",
+     offsetof(upcycle_options, p.spread), NULL, 0},
     {"seed", 0, OPTION_SEED, "N", "of every draw", offsetof(upcycle_options, p.seed), NULL, 0},
     {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(upcycle_options, p.threads), NULL, 0},
     QUESTION_OPTIONS(upcycle_options, p.questions),
@@ -31,7 +36,9 @@ static const option options[] = {
     {.name = NULL},
 };
 
-static void defaults(void *target) { *(upcycle_options *)target = (upcycle_options){.p = vmoer_upcycle_params_default()}; }
+static void defaults(void *target) {
+    *(upcycle_options *)target = (upcycle_options){.p = vmoer_upcycle_params_default()};
+}
 
 static int run(const void *given, char **operands, int n_operands) {
     const upcycle_options *o = given;
@@ -46,7 +53,8 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_upcycle = {
     .name = "upcycle",
     .summary = "dense GGUF to Mixture-of-Experts GGUF",
-    .description = "Splits each feed-forward block into experts by which neurons fire together, fits the routers, and distils each block "
+    .description = "Splits each feed-forward block into experts by which neurons fire together, fits the routers, and "
+                   "distils each block "
                    "against the dense one. The tasks' training questions drive it. The result is a granitemoe GGUF.",
     .options = options,
     .size = sizeof(upcycle_options),

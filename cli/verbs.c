@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const verb *const verbs[] = {&verb_info,     &verb_tokenize,  &verb_eval, &verb_finetune,
-                             &verb_upcycle, &verb_calibrate, &verb_ood,  &verb_report, NULL};
+const verb *const verbs[] = {&verb_info, &verb_tokenize, &verb_eval, &verb_finetune, &verb_upcycle, &verb_calibrate,
+                             &verb_ood,  &verb_report,   NULL};
 
 const char *const compute_words[] = {"auto", "f32", "bf16", NULL};
 const char *const inference_words[] = {"auto", "mean", "closed", "sample", NULL};
@@ -15,7 +15,8 @@ const char *const split_words[] = {"test", "train", "heldout", NULL};
 /* The words are indices into these enums. */
 _Static_assert(VMOER_COMPUTE_AUTO == 0 && VMOER_COMPUTE_F32 == 1 && VMOER_COMPUTE_BF16 == 2, "compute_words");
 _Static_assert(VMOER_INFERENCE_AUTO == 0 && VMOER_INFERENCE_MEAN == 1 && VMOER_INFERENCE_CLOSED == 2 &&
-                   VMOER_INFERENCE_SAMPLE == 3, "inference_words");
+                   VMOER_INFERENCE_SAMPLE == 3,
+               "inference_words");
 _Static_assert(VMOER_ROUTING_LEARNED == 0 && VMOER_ROUTING_RANDOM == 1 && VMOER_ROUTING_ORACLE == 2, "routing_words");
 _Static_assert(VMOER_SPLIT_TEST == 0 && VMOER_SPLIT_TRAIN == 1 && VMOER_SPLIT_HELDOUT == 2, "split_words");
 _Static_assert(sizeof(vmoer_compute) == sizeof(int), "OPTION_ENUM writes an int");
@@ -32,7 +33,8 @@ static void add_rows(table *t, const char *prefix, const json_t *value) {
         }
         return;
     }
-    char *text = json_is_string(value) ? strdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    char *text = json_is_string(value) ? strdup(json_string_value(value))
+                                       : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
     table_cell(t, "%s", prefix);
     table_cell(t, "%s", text ? text : "");
     free(text);

@@ -1,6 +1,5 @@
-/* dump_logits.c: last-position logits of token prompts, to hold beside another engine's. A developers' program, not installed.
- *     dump_logits MODEL.gguf PROMPTS.json OUT.safetensors [f32|bf16]
- * PROMPTS.json: {"ids": [[1, 2, 3], ...]}. */
+/* dump_logits.c: last-position logits of token prompts, to hold beside another engine's. A developers' program, not
+ * installed. dump_logits MODEL.gguf PROMPTS.json OUT.safetensors [f32|bf16] PROMPTS.json: {"ids": [[1, 2, 3], ...]}. */
 #include <vmoer/vmoer.h>
 
 #include <jansson.h>
