@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# mutate.sh [NAME...]: do the tests notice? Plants known bugs, one at a time, in a copy of the tree, and asks that at least one
+# test fails for each. A pattern that does not stand exactly once in its file is an error: the code moved on, so must the list.
+# Exit code 0: every mutant was noticed. ./dev mutate sets data and model as for the tests.
+set -euo pipefail
+source=$(cd "$(dirname "$0")/.." && pwd)
+
+# mutant NAME FILE OLD NEW: literal text, within one line
+names=() files=() olds=() news=()
+mutant() { names+=("$1") files+=("$2") olds+=("$3") news+=("$4"); }
+
+mutant kl-sign src/router/vglr.c 'return 0.5 * sum;' 'return -0.5 * sum;'
+mutant kl-without-half src/router/vglr.c 'return 0.5 * sum;' 'return sum;'
+mutant kl-mean-gradient src/router/vglr.c 'ddmu[i] = dl[i] + w * dmu[i];' 'ddmu[i] = dl[i] - w * dmu[i];'
+mutant covariance-off-diagonal-dropped src/router/vglr.c 'l[i] += full ? c->kernels->dot(L + triangle(i), eps, i + 1) : L[i] * eps[i];' \
+    'l[i] += L[diagonal(i, full)] * eps[i];'
+mutant common-mode-kept src/router/vglr.c 'squares - common / n' 'squares'
+mutant gate-not-renormalised src/model/ffn.c 'f->renormalise ? p[chosen[k]] / sum : p[chosen[k]]' 'p[chosen[k]]'
+mutant rope-turns-back src/model/pass.c 'rope(p, a->qkv, 1.0f);' 'rope(p, a->qkv, -1.0f);'
+mutant norm-epsilon-sign src/kernels/elementwise.inc 'dot(x, x, n) / (float)n + eps' 'dot(x, x, n) / (float)n - eps'
+mutant label-shifted src/train/objective.c 'right = e->answers[items[i]];' 'right = (e->answers[items[i]] + 1) % k;'
+mutant antithetic-draw-repeated src/train/objective.c '.sign = draw ? -1.0f : 1.0f' '.sign = 1.0f'
+mutant ece-bin-edge src/eval/metrics.c 'confidence <= (double)b / VM_ECE_BINS) b--' 'confidence < (double)b / VM_ECE_BINS) b--'
+mutant auroc-ties-lost src/eval/ood.c 'above_id - id[i] * .5' 'above_id - id[i] * 1.'
+mutant adamw-bias-correction src/train/optimizer.c '(float)(rate / s->correction1)' '(float)rate'
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$source"
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work" 2>/dev/null || true
+cd "$work"
+
+build() { cmake --build build >build.log 2>&1; }
+tests() { ctest --test-dir build --stop-on-failure --output-on-failure >test.log 2>&1; }
+
+# plant FILE OLD NEW: fails unless OLD stands there exactly once
+plant() {
+    [ "$(grep -c -F -- "$2" "$1")" = 1 ] || return 1
+    OLD=$2 NEW=$3 awk '{ i = index($0, ENVIRON["OLD"]); if (i) $0 = substr($0, 1, i - 1) ENVIRON["NEW"] substr($0, i + length(ENVIRON["OLD"])); print }' \
+        "$1" >planted && cat planted >"$1"
+}
+
+cmake -S . -B build -G Ninja >/dev/null
+build || { tail -20 build.log; echo "mutate: the tree does not build"; exit 1; }
+tests || { tail -20 test.log; echo "mutate: the tests fail before anything is planted"; exit 1; }
+
+bad=0
+for i in "${!names[@]}"; do
+    name=${names[i]} file=${files[i]}
+    [ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
+    cp "$file" saved
+    if ! plant "$file" "${olds[i]}" "${news[i]}"; then
+        echo "ERROR     $name: not exactly once in $file: ${olds[i]}"
+        bad=1
+    elif ! build; then
+        echo "ERROR     $name: does not build"
+        bad=1
+    elif tests; then
+        echo "UNNOTICED $name"
+        bad=1
+    else
+        echo "noticed   $name: $(sed -n 's/.*- \([a-z_0-9]*\) (.*/\1/p' test.log | head -1)"
+    fi
+    cat saved >"$file"
+done
+exit $bad
