@@ -5,6 +5,7 @@ second one that uses rank_pattern, alpha_pattern, use_rslora and a single expert
     python tools/golden_adapter.py [--golden tests/golden]        (after golden_tiny.py and golden_lora.py)
 """
 import argparse
+import json
 import pathlib
 
 import torch
@@ -15,9 +16,6 @@ from oracle import gguf_to_hf, store
 VARIANT = dict(r=4, lora_alpha=6, use_rslora=True, rank_pattern={"q_proj": 2, "experts.down_proj": 3},
                alpha_pattern={"^model.layers.0.self_attn.q_proj": 5, "down_proj": 7}, target_modules=["q_proj", "v_proj"],
                target_parameters=["experts.down_proj"], lora_dropout=0.0, task_type="CAUSAL_LM")
-# names in memory -> names in checkpoints, which are vmoer's
-BARE = {"gate_up_proj": "block_sparse_moe.input_linear", "down_proj": "block_sparse_moe.output_linear",
-        "weight": "block_sparse_moe.router.layer"}
 
 
 def deltas(model, layer):
@@ -27,7 +25,9 @@ def deltas(model, layer):
             continue
         name = name.removeprefix("base_model.model.")
         if hasattr(module, "parameter_name"):
-            name = f"model.layers.{layer}.{BARE[module.parameter_name]}"
+            name = name.removesuffix(".base_layer")
+            if module.parameter_name != "weight":
+                name += "." + module.parameter_name
         out[name] = module.get_delta_weight("default").detach()
     return out
 
@@ -51,6 +51,9 @@ def main():
     model.peft_config["default"].base_model_name_or_path = "tiny-moe-neutral"
     model.save_pretrained(directory)
     (directory / "README.md").unlink(missing_ok=True)
+    settings = json.loads((directory / "adapter_config.json").read_text())
+    settings["target_modules"].sort()  # a set, in another order every time
+    (directory / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     (directory / "adapter_model.safetensors").chmod(0o644)
     model = PeftModel.from_pretrained(gguf_to_hf.load(a.golden / "tiny-moe-neutral.gguf"), directory)
     out |= {f"adapter-variant/{n}": v for n, v in deltas(model, 0).items()}

@@ -3,9 +3,8 @@
  *   base_model.model.<module>.lora_A.weight [r, in], .lora_B.weight [rows, r]      W += s B A
  *   s = alpha / r (use_rslora: alpha / sqrt(r)), r and alpha replaced by rank_pattern and alpha_pattern where a key matches
  *
- * Modules are asked for by the names checkpoints use. Routers and routed experts are bare parameters in transformers 5, not modules, and
- * PEFT reaches them by target_parameters: `bare` translates. A stack of N experts has one pair, A [N r, in] with experts outermost and
- * B [rows, r N] with experts innermost. */
+ * Routers and routed experts are bare parameters in transformers 5, not modules, and PEFT reaches them by target_parameters: `bare` knows
+ * them. A stack of N experts has one pair, A [N r, in] with experts outermost and B [rows, r N] with experts innermost. */
 #include "model/adapter.h"
 
 #include "base/dtype.h"
@@ -49,14 +48,14 @@ struct vm_adapter {
 
 /* ---- names ---- */
 
-/* A module of a checkpoint that is a bare parameter in memory. Two parameters of one container nest their adapters in the order the
- * container defines them: the first one's are under base_layer when `outer` is a target too. */
+/* What we call a module and is a bare parameter. Two parameters of one container nest their adapters in the order the container defines
+ * them: the first one's are under base_layer when `outer` is a target too. */
 static const struct {
     const char *module, *container, *parameter, *outer;
 } bare[] = {
-    {"block_sparse_moe.input_linear", "block_sparse_moe.experts", "gate_up_proj", "down_proj"},
-    {"block_sparse_moe.output_linear", "block_sparse_moe.experts", "down_proj", NULL},
-    {"block_sparse_moe.router.layer", "block_sparse_moe.router", "weight", NULL},
+    {"block_sparse_moe.experts.gate_up_proj", "block_sparse_moe.experts", "gate_up_proj", "down_proj"},
+    {"block_sparse_moe.experts.down_proj", "block_sparse_moe.experts", "down_proj", NULL},
+    {"block_sparse_moe.router", "block_sparse_moe.router", "weight", NULL},
 };
 enum { N_BARE = sizeof bare / sizeof bare[0] };
 
@@ -501,9 +500,11 @@ done:
 static vmoer_status save_config(const char *dir, const vm_adapter_info *info, json_t *targets, json_t *parameters, json_t *ranks) {
     char path[PATH_MAX];
     VM_TRY(vm_path_join(path, sizeof path, dir, config_file));
-    json_t *config = json_pack("{s:s, s:s, s:s, s:s, s:i, s:f, s:f, s:b, s:b, s:b, s:b, s:b, s:O, s:O, s:O, s:{}, s:n}", "peft_type", "LORA",
+    /* Integral for readers that take an integer only. */
+    json_t *alpha = info->alpha == rint(info->alpha) && fabs(info->alpha) < 1e9 ? json_integer((json_int_t)info->alpha) : json_real(info->alpha);
+    json_t *config = json_pack("{s:s, s:s, s:s, s:s, s:i, s:o, s:f, s:b, s:b, s:b, s:b, s:b, s:O, s:O, s:O, s:{}, s:n}", "peft_type", "LORA",
                                "task_type", "CAUSAL_LM", "bias", "none", "base_model_name_or_path", info->base_name, "r", info->rank, "lora_alpha",
-                               info->alpha, "lora_dropout", 0.0, "inference_mode", 1, "init_lora_weights", 1, "fan_in_fan_out", 0, "use_rslora", 0,
+                               alpha, "lora_dropout", 0.0, "inference_mode", 1, "init_lora_weights", 1, "fan_in_fan_out", 0, "use_rslora", 0,
                                "use_dora", 0, "target_modules", targets, "target_parameters", parameters, "rank_pattern", ranks,
                                "alpha_pattern", "modules_to_save");
     if (!config) return vm_error(VMOER_ERROR_ARGUMENT, "%s: no memory, or the base model's name is not UTF-8", path);

@@ -125,7 +125,7 @@ static void test_properties(void **state) {
     /* Wrong shapes name the tensor. */
     assert_int_equal(vm_adapter_merge(a, "model.layers.0.self_attn.k_proj", 32, 32, w), VMOER_ERROR_MISMATCH);
     assert_non_null(strstr(vm_error_text(), "layers.0.self_attn.k_proj.lora_B.weight"));
-    assert_int_equal(vm_adapter_merge_expert(a, "model.layers.0.block_sparse_moe.input_linear", 0, 4, 32, 32, w), VMOER_ERROR_MISMATCH);
+    assert_int_equal(vm_adapter_merge_expert(a, "model.layers.0.block_sparse_moe.experts.gate_up_proj", 0, 4, 32, 32, w), VMOER_ERROR_MISMATCH);
     assert_non_null(strstr(vm_error_text(), "experts.base_layer.lora_A.weight"));
     vm_adapter_free(a);
     vm_adapter_free(NULL);
@@ -173,9 +173,9 @@ static void cut_all(modules *m, const vm_safetensors *file) {
     m->arena = vm_arena_create();
     for (int layer = 0; layer < 2; layer++) {
         for (int i = 0; i < 6; i++) cut(m, file, layer, plain[i], plain[i], false);
-        cut(m, file, layer, "block_sparse_moe.router", "block_sparse_moe.router.layer", false);
-        cut(m, file, layer, "block_sparse_moe.experts.base_layer", "block_sparse_moe.input_linear", true);
-        cut(m, file, layer, "block_sparse_moe.experts", "block_sparse_moe.output_linear", true);
+        cut(m, file, layer, "block_sparse_moe.router", "block_sparse_moe.router", false);
+        cut(m, file, layer, "block_sparse_moe.experts.base_layer", "block_sparse_moe.experts.gate_up_proj", true);
+        cut(m, file, layer, "block_sparse_moe.experts", "block_sparse_moe.experts.down_proj", true);
     }
 }
 
