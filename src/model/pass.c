@@ -465,6 +465,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
         const vm_ffn_acts *ffn = &p->acts[l].ffn;
         for (size_t t = 0; ffn->kl && t < T; t++) p->kl += (double)ffn->kl[t];
         if (options->facts && c->n_experts) record_facts(p, l, ffn);
+        if (options->capture) options->capture(options->capture_context, l, batch->n_tokens, p->acts[l].n2);
         if (keep) kept += vm_arena_bytes(arena);
         else p->acts[l].filled = false;
     }

@@ -32,6 +32,9 @@ typedef struct vm_pass_options {
     float sign;
     size_t memory;              /* bytes for kept activations; 0: no bound */
     bool facts;                 /* fill the per-token arrays below */
+    /* Sees each layer's feed-forward input u[T, D] while it is there; NULL: nobody looks. */
+    void (*capture)(void *context, int layer, int n_tokens, const float *u);
+    void *capture_context;
 } vm_pass_options;
 
 typedef struct vm_pass vm_pass;

@@ -1,0 +1,141 @@
+/* objective.c: see objective.h. */
+#include "train/objective.h"
+
+#include "base/status.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { PASS_TOKENS = 4096 }; /* a larger batch is split into passes; where depends on the questions alone */
+
+vmoer_status vm_examples_build(const vm_tokenizer *t, const vm_dataset *d, vm_format format, vm_examples *out) {
+    memset(out, 0, sizeof *out);
+    size_t n = vm_dataset_count(d);
+    out->prompts = vm_calloc(n, sizeof *out->prompts);
+    out->answers = vm_calloc(n, sizeof *out->answers);
+    if (!out->prompts || !out->answers) {
+        vm_examples_free(out);
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", n);
+    }
+    for (; out->n < n; out->n++) {
+        const vm_item *item = vm_dataset_at(d, out->n);
+        vmoer_status status = vm_prompt_build(t, vm_dataset_task(d), item, format, &out->prompts[out->n]);
+        if (status != VMOER_OK) {
+            vm_examples_free(out);
+            return vm_error_in(status, "%s", item->id);
+        }
+        out->answers[out->n] = item->answer;
+    }
+    return VMOER_OK;
+}
+
+void vm_examples_free(vm_examples *e) {
+    for (size_t i = 0; i < e->n; i++) vm_prompt_free(&e->prompts[i]);
+    vm_free(e->prompts);
+    vm_free(e->answers);
+    memset(e, 0, sizeof *e);
+}
+
+/* How many of the questions from `first` on go into one pass; counts their input tokens. */
+static int pass_size(const vm_examples *e, const int32_t *items, int first, int n, int *tokens) {
+    int count = 0;
+    *tokens = 0;
+    while (first + count < n) {
+        int more = vm_prompt_inputs(&e->prompts[items ? items[first + count] : first + count]);
+        if (count && *tokens + more > PASS_TOKENS) break;
+        *tokens += more;
+        count++;
+    }
+    return count;
+}
+
+static vmoer_status build(const vm_examples *e, const int32_t *items, int first, int n, vm_format format, vm_arena *arena, vm_questions *q) {
+    vm_question *questions = vm_arena_alloc(arena, (size_t)n, sizeof *questions);
+    if (!questions) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
+    for (int i = 0; i < n; i++) {
+        int32_t item = items ? items[first + i] : first + i;
+        questions[i] = (vm_question){&e->prompts[item], (uint32_t)item};
+    }
+    return vm_questions_build(arena, questions, n, format, q);
+}
+
+/* d CE / d score = p - [right], times `weight`; adds to the sums in out. */
+static void cross_entropy(const vm_examples *e, const int32_t *items, const vm_questions *q, const double *score, double weight, double *d_score, vm_loss *out) {
+    for (int i = 0; i < q->n; i++) {
+        int first = q->first_choice[i], k = q->first_choice[i + 1] - first, best = 0, right = e->answers[items[i]];
+        double p[VM_MAX_CHOICES];
+        vm_choice_softmax(score + first, k, 1.0, p);
+        for (int c = 0; c < k; c++) {
+            d_score[first + c] = weight * (p[c] - (c == right));
+            if (p[c] > p[best]) best = c;
+        }
+        out->ce += weight * -log(fmax(p[right], 1e-300));
+        out->acc += weight * (best == right);
+    }
+}
+
+static vmoer_status step_pass(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, int draw, uint64_t step, double weight,
+                              double kl_weight, vm_arena *arena, vm_loss *out) {
+    vm_questions q;
+    VM_TRY(build(e, items, 0, n, o->format, arena, &q));
+    float *log_probability = vm_arena_alloc(arena, (size_t)q.batch.n_targets, sizeof *log_probability);
+    float *d_log_probability = vm_arena_alloc(arena, (size_t)q.batch.n_targets, sizeof *d_log_probability);
+    double *score = vm_arena_alloc(arena, 2 * (size_t)q.n_choices, sizeof *score), *d_score = score + q.n_choices;
+    if (!log_probability || !d_log_probability || !score) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
+    vm_pass_options options = {.training = true, .router = o->router, .seed = o->seed, .step = step, .sign = draw ? -1.0f : 1.0f, .memory = o->memory};
+    VM_TRY(vm_pass_forward(o->pass, &q.batch, &options, log_probability, NULL, NULL));
+    vm_questions_score(&q, log_probability, score);
+    cross_entropy(e, items, &q, score, weight, d_score, out);
+    out->kl += vm_pass_kl(o->pass) * kl_weight;
+    vm_questions_score_backward(&q, d_score, d_log_probability);
+    return vm_pass_backward(o->pass, d_log_probability, (float)(o->beta * kl_weight));
+}
+
+vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step, vm_loss *out) {
+    memset(out, 0, sizeof *out);
+    vm_arena *arena = vm_arena_create();
+    if (!arena) return vm_error(VMOER_ERROR_MEMORY, "no memory for a step");
+    int layers = o->router ? vm_router_get_config(o->router)->n_layers : 0, all = 0;
+    for (int i = 0; i < n; i++) all += vm_prompt_inputs(&e->prompts[items[i]]);
+    /* Each pass's KL enters with 1 / (all tokens x layers x draws): the sum over passes is KLbar. */
+    double kl_weight = layers ? 1.0 / ((double)all * layers * o->draws) : 0;
+    vmoer_status status = VMOER_OK;
+    for (int draw = 0; draw < o->draws && status == VMOER_OK; draw++)
+        for (int first = 0, count, tokens; first < n && status == VMOER_OK; first += count) {
+            count = pass_size(e, items, first, n, &tokens);
+            vm_arena_reset(arena);
+            status = step_pass(o, e, items + first, count, draw, step, 1.0 / ((double)n * o->draws), kl_weight, arena, out);
+        }
+    vm_arena_free(arena);
+    out->loss = out->ce + o->beta * out->kl;
+    out->kl_sum = out->kl * all * layers / n;
+    if (status == VMOER_OK && !isfinite(out->loss)) return vm_error(VMOER_ERROR_NUMERIC, "the loss is not a finite number");
+    return status;
+}
+
+vmoer_status vm_objective_predict(const vm_objective *o, const vm_examples *e, const vm_pass_options *options, double *p) {
+    vm_arena *arena = vm_arena_create();
+    if (!arena) return vm_error(VMOER_ERROR_MEMORY, "no memory to predict");
+    vmoer_status status = VMOER_OK;
+    for (int first = 0, count, tokens; first < (int)e->n; first += count) {
+        vm_questions q;
+        count = pass_size(e, NULL, first, (int)e->n, &tokens);
+        vm_arena_reset(arena);
+        VM_GOTO(build(e, NULL, first, count, o->format, arena, &q));
+        float *log_probability = vm_arena_alloc(arena, (size_t)q.batch.n_targets, sizeof *log_probability);
+        double *score = vm_arena_alloc(arena, (size_t)q.n_choices, sizeof *score);
+        if (!log_probability || !score) {
+            status = vm_error(VMOER_ERROR_MEMORY, "no memory to predict");
+            goto done;
+        }
+        VM_GOTO(vm_pass_forward(o->pass, &q.batch, options, log_probability, NULL, NULL));
+        vm_questions_score(&q, log_probability, score);
+        for (int i = 0; i < count; i++) {
+            int c = q.first_choice[i];
+            vm_choice_softmax(score + c, q.first_choice[i + 1] - c, 1.0, p + (size_t)(first + i) * VM_MAX_CHOICES);
+        }
+    }
+done:
+    vm_arena_free(arena);
+    return status;
+}

@@ -1,0 +1,40 @@
+/* objective.h: one loss for MAP and the variational routers: cross-entropy of the right choice under softmax over the choice scores, plus, with a router,
+ * beta * KLbar, KLbar = mean of KL(q||p) over the batch's input tokens and the Bayesian layers. */
+#ifndef VM_TRAIN_OBJECTIVE_H
+#define VM_TRAIN_OBJECTIVE_H
+
+#include "model/questions.h"
+
+/* A training or held-out set, tokenised once. */
+typedef struct vm_examples {
+    vm_prompt *prompts; /* [n] */
+    int32_t *answers;   /* [n] index of the right choice */
+    size_t n;
+} vm_examples;
+vmoer_status vm_examples_build(const vm_tokenizer *t, const vm_dataset *d, vm_format format, vm_examples *out);
+void vm_examples_free(vm_examples *e);
+
+typedef struct vm_objective {
+    vm_pass *pass;
+    vm_format format;
+    vm_router *router; /* NULL: MAP */
+    double beta;
+    int draws;         /* 1, or 2: a draw and its antithetic partner, averaged */
+    uint64_t seed;
+    size_t memory;     /* bytes for kept activations; 0: no bound */
+} vm_objective;
+
+typedef struct vm_loss {
+    double loss, ce;
+    double kl;     /* mean over tokens and Bayesian layers */
+    double kl_sum; /* un-averaged, a question */
+    double acc;
+} vm_loss;
+
+/* Accumulates the gradients of the mean loss over the items (indices into e). step decides the draws. */
+vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step, vm_loss *out);
+
+/* Probabilities of every example by a pass without draws, in `options`: p[n, VM_MAX_CHOICES]. */
+vmoer_status vm_objective_predict(const vm_objective *o, const vm_examples *e, const vm_pass_options *options, double *p);
+
+#endif

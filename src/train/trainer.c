@@ -1,0 +1,177 @@
+/* trainer.c: see trainer.h. */
+#include "train/trainer.h"
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "base/rng.h"
+#include "base/status.h"
+#include "eval/metrics.h"
+#include "train/checkpoint.h"
+#include "train/optimizer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { CHECKPOINT_STEPS = 50 };
+
+typedef struct run {
+    vm_train_job *job;
+    const vmoer_hooks *hooks;
+    vm_optimizer *optimizer;
+    json_t *history;      /* array of looks */
+    int32_t *order;       /* [n] this epoch's order of the training items */
+    int order_epoch;
+    uint64_t step, total; /* steps done, to do */
+    int steps_per_epoch;
+    double best_nll;
+    char checkpoint[4096];
+} run;
+
+vmoer_status vm_train_look(const vm_train_job *job, json_t **out) {
+    size_t n = job->heldout->n;
+    double *p = vm_calloc(n * VM_MAX_CHOICES, sizeof *p);
+    int *k = vm_calloc(n, sizeof *k), *label = vm_calloc(n, sizeof *label);
+    vm_metrics m;
+    vmoer_status status = p && k && label ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu held-out questions", n);
+    if (status == VMOER_OK) status = vm_objective_predict(&job->objective, job->heldout, &job->predict, p);
+    for (size_t i = 0; status == VMOER_OK && i < n; i++) {
+        k[i] = job->heldout->prompts[i].n_choices;
+        label[i] = job->heldout->answers[i];
+    }
+    vm_predictions d = {.n = n, .stride = VM_MAX_CHOICES, .p = p, .k = k, .label = label};
+    if (status == VMOER_OK) status = vm_metrics_compute(&d, &m);
+    vm_free(p);
+    vm_free(k);
+    vm_free(label);
+    if (status != VMOER_OK) return vm_error_in(status, "held-out part");
+    *out = json_pack("{s:f, s:f, s:f, s:I}", "acc", m.acc, "nll", m.nll, "ece", m.ece, "n", (json_int_t)n);
+    return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+}
+
+/* The order of an epoch is a function of seed and epoch alone. */
+static void order_epoch(run *r, int epoch) {
+    if (r->order_epoch == epoch) return;
+    size_t n = r->job->train->n;
+    for (size_t i = 0; i < n; i++) r->order[i] = (int32_t)i;
+    vm_rng rng = vm_rng_start(r->job->params->seed, VM_RNG_SHUFFLE, (uint32_t)epoch);
+    vm_rng_shuffle(&rng, r->order, n);
+    r->order_epoch = epoch;
+}
+
+static vmoer_status record_of(const run *r, json_t **out) {
+    const vm_train_job *job = r->job;
+    json_t *trainable = json_array();
+    size_t total = 0;
+    for (size_t i = 0; i < job->trained.count; i++) {
+        size_t n = vm_param_size(job->trained.items[i]);
+        total += n;
+        json_array_append_new(trainable, json_pack("{s:s, s:I}", "name", job->trained.items[i]->name, "parameters", (json_int_t)n));
+    }
+    *out = json_pack("{s:s, s:s, s:O, s:o, s:I, s:O}", "vmoer", vmoer_version(), "kind", job->stage, "config", job->config, "trainable", trainable,
+                     "parameters", (json_int_t)total, "history", r->history);
+    return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+}
+
+static vmoer_status save_result(run *r) {
+    json_t *record;
+    VM_TRY(record_of(r, &record));
+    vmoer_status status = r->job->save(r->job->context, record);
+    json_decref(record);
+    return status;
+}
+
+static vmoer_status save_checkpoint(run *r) {
+    json_t *meta = json_pack("{s:O, s:I, s:f, s:O}", "config", r->job->config, "step", (json_int_t)r->step, "best_nll", r->best_nll, "history", r->history);
+    if (!meta) return vm_error(VMOER_ERROR_MEMORY, "no memory for a checkpoint");
+    vmoer_status status = vm_checkpoint_save(r->checkpoint, r->optimizer, meta);
+    json_decref(meta);
+    return status;
+}
+
+static vmoer_status resume(run *r) {
+    json_t *meta;
+    VM_TRY(vm_checkpoint_load(r->checkpoint, r->optimizer, r->job->config, &meta));
+    r->step = (uint64_t)json_integer_value(json_object_get(meta, "step"));
+    r->best_nll = json_number_value(json_object_get(meta, "best_nll"));
+    json_decref(r->history);
+    r->history = json_incref(json_object_get(meta, "history"));
+    json_decref(meta);
+    if (!json_is_array(r->history) || r->step > r->total) return vm_error(VMOER_ERROR_FORMAT, "%s: step or history is not valid", r->checkpoint);
+    vm_log(r->hooks, "goes on after step %llu of %llu", (unsigned long long)r->step, (unsigned long long)r->total);
+    return vm_model_refresh(r->job->model, r->job->pool);
+}
+
+/* A look at the held-out part; writes the result if it is the best so far. */
+static vmoer_status look(run *r, const vm_loss *l, double rate, double norm) {
+    json_t *heldout;
+    VM_TRY(vm_train_look(r->job, &heldout));
+    double nll = json_number_value(json_object_get(heldout, "nll"));
+    vm_log(r->hooks, "step %llu: loss %.4f ce %.4f kl %.4f; held out: acc %.4f nll %.4f ece %.4f", (unsigned long long)r->step, l->loss, l->ce, l->kl,
+           json_number_value(json_object_get(heldout, "acc")), nll, json_number_value(json_object_get(heldout, "ece")));
+    json_t *entry = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "step", (json_int_t)r->step, "epoch",
+                              (double)r->step / r->steps_per_epoch, "loss", l->loss, "ce", l->ce, "kl", l->kl, "kl_sum", l->kl_sum, "lr", rate, "grad_norm",
+                              norm, "heldout", heldout);
+    if (!entry || json_array_append_new(r->history, entry) != 0) return vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+    if (!r->job->params->keep_best || !(nll < r->best_nll)) return VMOER_OK;
+    r->best_nll = nll;
+    return save_result(r);
+}
+
+static vmoer_status train(run *r) {
+    const vmoer_train_params *t = r->job->params;
+    int n = (int)r->job->train->n, every = t->evaluate_every > 0 ? t->evaluate_every : r->steps_per_epoch;
+    while (r->step < r->total) {
+        int epoch = (int)(r->step / (uint64_t)r->steps_per_epoch), first = (int)(r->step % (uint64_t)r->steps_per_epoch) * t->batch_size;
+        int count = n - first < t->batch_size ? n - first : t->batch_size;
+        vm_loss loss;
+        double norm, rate = t->learning_rate * vm_schedule_linear(r->step, r->total, t->warmup);
+        char note[64];
+        order_epoch(r, epoch);
+        VM_TRY_IN(vm_objective_step(&r->job->objective, r->job->train, r->order + first, count, r->step, &loss), "step %llu", (unsigned long long)r->step);
+        VM_TRY_IN(vm_optimizer_step(r->optimizer, r->job->pool, rate, &norm), "step %llu", (unsigned long long)r->step);
+        VM_TRY(vm_model_refresh(r->job->model, r->job->pool));
+        r->step++;
+        bool last = r->step == r->total;
+        if (last || r->step % (uint64_t)every == 0) VM_TRY(look(r, &loss, rate, norm));
+        if (last || r->step % (uint64_t)every == 0 || r->step % CHECKPOINT_STEPS == 0) VM_TRY(save_checkpoint(r));
+        snprintf(note, sizeof note, "loss %.3f ce %.3f kl %.3f", loss.loss, loss.ce, loss.kl);
+        vmoer_status status = vm_progress(r->hooks, r->job->stage, r->step, r->total, note);
+        if (status != VMOER_OK) {
+            VM_TRY(save_checkpoint(r));
+            return status;
+        }
+    }
+    return r->job->params->keep_best ? VMOER_OK : save_result(r);
+}
+
+vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record) {
+    const vmoer_train_params *t = job->params;
+    if (t->batch_size < 1 || t->batch_size > 4096) return vm_error(VMOER_ERROR_ARGUMENT, "batch size %d, must be 1 to 4096", t->batch_size);
+    if (t->epochs < 0 || t->steps < 0 || (t->epochs == 0 && t->steps == 0)) return vm_error(VMOER_ERROR_ARGUMENT, "nothing to do: epochs and steps are 0");
+    if (job->train->n == 0 || job->heldout->n == 0) return vm_error(VMOER_ERROR_DATA, "no questions to train on, or none held out");
+    run r = {.job = job, .hooks = hooks, .order_epoch = -1, .best_nll = 1e300}; /* JSON has no infinity */
+    vmoer_status status = VMOER_OK;
+    r.steps_per_epoch = (int)((job->train->n + (size_t)t->batch_size - 1) / (size_t)t->batch_size);
+    r.total = t->steps > 0 ? (uint64_t)t->steps : (uint64_t)t->epochs * (uint64_t)r.steps_per_epoch;
+    r.history = json_array();
+    r.order = vm_calloc(job->train->n, sizeof *r.order);
+    if (!r.order || !r.history) {
+        status = vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", job->train->n);
+        goto done;
+    }
+    vm_optimizer_options options = vm_optimizer_options_default();
+    options.weight_decay = t->weight_decay;
+    options.clip = t->clip;
+    VM_GOTO(vm_make_dirs(t->output_path));
+    VM_GOTO(vm_path_join(r.checkpoint, sizeof r.checkpoint, t->output_path, "checkpoint.safetensors"));
+    VM_GOTO(vm_optimizer_create(&job->trained, &options, NULL, &r.optimizer));
+    VM_GOTO(vm_model_refresh(job->model, job->pool));
+    if (t->resume && vm_file_exists(r.checkpoint)) VM_GOTO(resume(&r));
+    VM_GOTO(train(&r));
+    VM_GOTO(record_of(&r, record));
+done:
+    vm_optimizer_free(r.optimizer);
+    vm_free(r.order);
+    json_decref(r.history);
+    return status;
+}

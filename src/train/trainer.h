@@ -1,0 +1,31 @@
+/* trainer.h: the training loop that fine-tuning and calibration share: epochs over shuffled questions, AdamW, warm-up and linear decay, looks at the
+ * held-out part, checkpoints that survive kill -9. The same seed gives the same bytes, stopped and resumed or not. */
+#ifndef VM_TRAIN_TRAINER_H
+#define VM_TRAIN_TRAINER_H
+
+#include "base/json.h"
+#include "train/objective.h"
+#include "vmoer/vmoer.h"
+
+typedef struct vm_train_job {
+    const vmoer_train_params *params;
+    json_t *config;              /* every setting that decides the result: a checkpoint with another one is refused */
+    const char *stage;           /* for progress: "finetune" */
+    vm_objective objective;
+    vm_model *model;
+    vm_pool *pool;
+    vm_param_list trained;
+    const vm_examples *train, *heldout;
+    vm_pass_options predict;     /* how the held-out part is answered */
+    /* Writes what is trained now to its final place; called for the best look (keep_best) or at the end. */
+    vmoer_status (*save)(void *context, const json_t *record);
+    void *context;
+} vm_train_job;
+
+/* *record: {"kind", "config", "trainable", "parameters", "history"}, docs/FORMATS.md; owned by the caller. */
+vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record);
+
+/* ACC, NLL and ECE of the held-out part, as a JSON object. */
+vmoer_status vm_train_look(const vm_train_job *job, json_t **out);
+
+#endif
