@@ -1,0 +1,108 @@
+/* fuzz_tokenizer.c: a vocabulary nobody vouches for, and any text under it. The input is a GGUF, then 0xff, then the
+ * text; without a GGUF the text is encoded under a small vocabulary made here. Encoding valid UTF-8 must work, its ids
+ * must be in range, and decode to the text where the vocabulary has every byte. */
+#include "base/memory.h"
+#include "io/tokenizer.h"
+#include "io/unicode.h"
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void try_text(const vm_tokenizer *t, const char *text, size_t length, bool round_trip) {
+    size_t bad;
+    bool valid = vm_utf8_valid(text, length, &bad);
+    for (int special = 0; special < 2; special++) {
+        vm_ids ids = {0};
+        char *back;
+        size_t back_length;
+        if ((vm_tokenizer_encode(t, text, length, special, &ids) == VMOER_OK) != valid) abort();
+        for (size_t i = 0; i < ids.count; i++) {
+            if (!vm_tokenizer_piece(t, ids.ids[i])) abort();
+        }
+        if (vm_tokenizer_decode(t, ids.ids, ids.count, true, &back, &back_length) != VMOER_OK) abort();
+        if (valid && round_trip && (back_length != length || memcmp(back, text, length) != 0)) abort();
+        vm_free(back);
+        vm_ids_free(&ids);
+    }
+}
+
+/* ---- the small vocabulary: every byte, a few merges, two special tokens; written as a GGUF ---- */
+typedef struct buffer {
+    uint8_t bytes[16384];
+    size_t size;
+} buffer;
+
+static void put(buffer *b, const void *data, size_t size) {
+    memcpy(b->bytes + b->size, data, size);
+    b->size += size;
+}
+static void put_u32(buffer *b, uint32_t v) { put(b, &v, 4); }
+static void put_u64(buffer *b, uint64_t v) { put(b, &v, 8); }
+static void put_text(buffer *b, const char *s) {
+    put_u64(b, strlen(s));
+    put(b, s, strlen(s));
+}
+static void put_array(buffer *b, const char *key, uint32_t type, uint64_t n) {
+    put_text(b, key);
+    put_u32(b, VM_GGUF_ARRAY);
+    put_u32(b, type);
+    put_u64(b, n);
+}
+static void put_string(buffer *b, const char *key, const char *value) {
+    put_text(b, key);
+    put_u32(b, VM_GGUF_STRING);
+    put_text(b, value);
+}
+
+static vm_tokenizer *small_tokenizer(void) {
+    static buffer b;
+    static const char *const made[] = {"aa", "aaaa", "Ġa", "ab", "aba", "<x>", "<x>y"}; /* Ġ is the space */
+    static const char *const merges[] = {"a a", "aa aa", "Ġ a", "a b", "ab a"};
+    put(&b, "GGUF", 4);
+    put_u32(&b, 3);
+    put_u64(&b, 0);
+    put_u64(&b, 5);
+    put_string(&b, "tokenizer.ggml.model", "gpt2");
+    put_string(&b, "tokenizer.ggml.pre", "smollm");
+    put_array(&b, "tokenizer.ggml.tokens", VM_GGUF_STRING, 256 + 7);
+    for (int byte = 0, next = 256; byte < 256; byte++) {
+        bool itself = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+        int code = itself ? byte : next++;
+        char text[3] = {(char)code, 0, 0};
+        if (code >= 0x80) text[0] = (char)(0xc0 | code >> 6), text[1] = (char)(0x80 | (code & 0x3f));
+        put_text(&b, text);
+    }
+    for (int i = 0; i < 7; i++) put_text(&b, made[i]);
+    put_array(&b, "tokenizer.ggml.token_type", VM_GGUF_I32, 256 + 7);
+    for (int i = 0; i < 256 + 7; i++) put_u32(&b, i < 256 + 5 ? 1 : i == 256 + 5 ? 3 : 4);
+    put_array(&b, "tokenizer.ggml.merges", VM_GGUF_STRING, 5);
+    for (int i = 0; i < 5; i++) put_text(&b, merges[i]);
+    vm_gguf *g;
+    vm_tokenizer *t;
+    if (vm_gguf_open_memory(b.bytes, b.size, "small", &g) != VMOER_OK || vm_tokenizer_from_gguf(g, &t) != VMOER_OK) abort();
+    vm_gguf_free(g);
+    return t;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static vm_tokenizer *small;
+    if (!small) small = small_tokenizer();
+    if (size < 4 || memcmp(data, "GGUF", 4) != 0) {
+        try_text(small, (const char *)data, size, true);
+        return 0;
+    }
+    const uint8_t *cut = memrchr(data, 0xff, size);
+    size_t gguf_size = cut ? (size_t)(cut - data) : size;
+    const char *text = cut ? (const char *)cut + 1 : "some text aaaa 12";
+    size_t length = cut ? size - gguf_size - 1 : strlen(text);
+    vm_gguf *g;
+    vm_tokenizer *t;
+    if (vm_gguf_open_memory(data, gguf_size, "fuzz", &g) != VMOER_OK) return 0;
+    if (vm_tokenizer_from_gguf(g, &t) == VMOER_OK) {
+        try_text(t, text, length, false);
+        vm_tokenizer_free(t);
+    }
+    vm_gguf_free(g);
+    return 0;
+}
