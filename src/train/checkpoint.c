@@ -68,7 +68,7 @@ static vmoer_status config_differs(const char *key, const json_t *now, const jso
     return status;
 }
 
-/* The first setting, by name, that is not the same in both; objects in objects are gone through too. */
+/* An error for the first setting that is not the same in both; objects in objects are gone through too. */
 static vmoer_status compare_config(json_t *now, json_t *then) {
     json_t *all = json_object(), *other;
     const char *key;
