@@ -14,7 +14,7 @@
 
 enum {
     PANEL = VM_GEMM_PANEL,
-    BLOCK_ROWS = 256,
+    BLOCK_ROWS = VM_GEMM_BLOCK_ROWS,
     BLOCK_BYTES = 512 << 10,   /* packed A stays in a second-level cache of 1 MB beside two panels */
     SPLIT_ROWS = 64,           /* below this the panels are read too often for the rows they serve */
     TASKS_PER_THREAD = 4,      /* enough that the last task to end is short */
@@ -236,7 +236,8 @@ static void gemm_task(void *context, int task, int worker) {
         int first_of_block = task - group;
         if (run->packed[worker] != first_of_block) {
             source s = {b->type, b->k, job->a, job->a_m_stride, job->a_k_stride, job->m_index, job->k_index};
-            destination d = {a, PANEL * stride, 1, stride, false};
+            bool tiles = run->kernels->a_tiles[b->type];
+            destination d = {a, PANEL * stride, tiles ? PANEL : 1, tiles ? PANEL : stride, false};
             pack_source(run->kernels, &s, first_row, rows, &d);
             run->packed[worker] = first_of_block;
         }

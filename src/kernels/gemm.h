@@ -1,7 +1,8 @@
 /* gemm.h: what an ISA gives to the GEMM driver (gemm.c). Private to kernels/.
  *
  * Operands are packed in 32-bit words: a word is one f32, or two bf16 neighbours along k (the first in the low half).
- *   A, a block of rows:  [rows, 16-padded][a_stride words], rows plain, k padded with zeros to a whole 16 words
+ *   A, a block of rows:  [rows, 16-padded][a_stride words], rows plain, k padded with zeros to a whole 16 words; or as
+ *                        tiles: [strips of 16 rows][a_stride / 16][16 rows][16 words]
  *   B, a panel:          [words][16 columns]; for bf16 the words are padded with zeros to a multiple of 16
  * so that one layout serves scalar code, FMA with a broadcast of A's word, vdpbf16ps, and the tiles of AMX
  * (16 rows x 16 words of A times 16 words x 16 columns of B). */
@@ -10,7 +11,10 @@
 
 #include "kernels/kernels.h"
 
-enum { VM_GEMM_PANEL = 16 }; /* columns of a panel, and words of a block side */
+enum {
+    VM_GEMM_PANEL = 16,      /* columns of a panel, and words of a block side */
+    VM_GEMM_BLOCK_ROWS = 256 /* most rows of a block */
+};
 
 /* One block of up to 16 x 16 words to pack. A line is a run of consecutive source elements:
  * along k (line j is row j of A or column j of B) or across k (line l is the slice of all rows or columns at depth l). */
@@ -29,8 +33,8 @@ typedef struct vm_pack_block {
 
 /* C[m, n] = (accumulate ? C : 0) + A B for one packed block of rows and some panels. */
 typedef struct vm_gemm_block {
-    int m, n, words;
-    const uint32_t *a; /* [m, 16-padded][a_stride] */
+    int m, n, words; /* m <= VM_GEMM_BLOCK_ROWS */
+    const uint32_t *a; /* [m, 16-padded][a_stride], plain or as tiles */
     size_t a_stride;   /* words, >= words rounded up to 16 */
     const uint32_t *b; /* [panels][panel_words] */
     size_t panel_words;
@@ -40,7 +44,8 @@ typedef struct vm_gemm_block {
 } vm_gemm_block;
 
 typedef struct vm_gemm_kernels {
-    int rows[2]; /* by vm_compute: rows of one register tile; row blocks are cut at multiples of it */
+    bool a_tiles[2]; /* by vm_compute: A is wanted as tiles */
+    int rows[2];     /* rows of one register tile; row blocks are cut at multiples of it */
     void (*pack)(const vm_pack_block *block);
     void (*multiply[2])(const vm_gemm_block *block); /* by vm_compute */
 } vm_gemm_kernels;

@@ -1,10 +1,23 @@
-/* gemm_amx.c: bf16 products by TMUL: 32 x 32 sums in four tiles of 16 x 16, two tiles of A, two of B. */
+/* gemm_amx.c: bf16 products by TMUL: 32 x 32 sums in four tiles of 16 x 16, two tiles of A, two of B.
+ *
+ * Sums leave the tiles for a small buffer in the first-level cache; from there vector stores carry them to C between the
+ * steps of the next 32 x 32 sums, where they cost nothing. Storing tiles into C straight would stall on every cache miss.
+ * The same steps fetch the next panels into the second-level cache. A depth whose two panels exceed the first-level cache is
+ * gone through in passes; sums wait in f32 between them, so the passes do not show in the result. */
 #include "kernels/gemm.h"
 
 #include <immintrin.h>
-#include <string.h>
 
-enum { SIDE = 32, TILE_BYTES = 64 };
+enum {
+    TILE = 16,
+    SIDE = 2 * TILE,
+    TILE_WORDS = TILE * TILE,
+    TILE_BYTES = 64, /* of a row */
+    STRIPS = VM_GEMM_BLOCK_ROWS / SIDE,
+    PASS_STEPS = 20, /* 2 KB of B a step: 40 of the 48 KB of first-level cache */
+    LINE_WORDS = 16,
+    MAX_FETCH = 8 /* lines a step; more would crowd out the products' own loads */
+};
 
 /* Palette 1: eight tiles of 16 rows x 64 bytes. Static, since compilers do not see that ldtilecfg reads all of it. */
 static const struct {
@@ -14,77 +27,129 @@ static const struct {
 } tile_config __attribute__((aligned(64))) = {
     .palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 
-/* Sums of 32 (or 16, if one is true) rows and columns into c, which has room for them, rows ldc apart.
+/* What is done beside the products. */
+typedef struct aside {
+    /* Sums on their way to C */
+    const float *side; /* [rows][SIDE] */
+    float *c;          /* [rows, columns] */
+    size_t ldc;
+    int rows; /* left */
+    __mmask16 low, high; /* columns */
+    bool accumulate;
+    int rows_per_step;
+    /* Panels on their way to the cache */
+    const uint32_t *fetch, *fetch_end;
+    int fetch_per_step; /* lines */
+} aside;
+
+static inline void carry_row(aside *s) {
+    __m512 x = _mm512_load_ps(s->side), y = _mm512_maskz_load_ps(s->high, s->side + TILE);
+    if (s->accumulate) {
+        x = _mm512_add_ps(_mm512_maskz_loadu_ps(s->low, s->c), x);
+        y = _mm512_add_ps(_mm512_maskz_loadu_ps(s->high, s->c + TILE), y);
+    }
+    _mm512_mask_storeu_ps(s->c, s->low, x);
+    _mm512_mask_storeu_ps(s->c + TILE, s->high, y);
+    s->side += SIDE;
+    s->c += s->ldc;
+    s->rows--;
+}
+
+static inline void step_aside(aside *s) {
+    for (int i = 0; i < s->rows_per_step && s->rows > 0; i++) carry_row(s);
+    for (int i = 0; i < s->fetch_per_step && s->fetch < s->fetch_end; i++, s->fetch += LINE_WORDS)
+        _mm_prefetch((const char *)s->fetch, _MM_HINT_T1);
+}
+
+/* The products of `steps` pairs of tiles along k added to the sums of 32 (or 16, if one is false) rows and columns in side;
+ * first: there are none yet. a and b: the first tiles of two strips, whose tiles along k follow each other. B is read again
+ * for every strip of A and stays in the first-level cache; A passes by it, hence the streaming load.
  * Tiles: 0..3 sums (row-major), 4 and 5 A, 6 and 7 B. */
-#define SUMS(name, rows2, columns2)                                                                          \
-    static void name(const vm_gemm_block *g, const uint32_t *a, const uint32_t *b, float *c, size_t ldc) {   \
-        const uint32_t *a2 = a + 16 * g->a_stride, *b2 = b + g->panel_words;                                 \
-        long stride = (long)(g->a_stride * sizeof *a);                                                       \
-        _tile_zero(0);                                                                                       \
-        if (columns2) _tile_zero(1);                                                                         \
-        if (rows2) _tile_zero(2);                                                                            \
-        if (rows2 && columns2) _tile_zero(3);                                                                \
-        for (int w = 0; w < g->words; w += 16) {                                                             \
-            _tile_loadd(6, b, TILE_BYTES);                                                                   \
-            _tile_loadd(4, a, stride);                                                                       \
-            _tile_dpbf16ps(0, 4, 6);                                                                         \
-            if (columns2) {                                                                                  \
-                _tile_loadd(7, b2, TILE_BYTES);                                                              \
-                _tile_dpbf16ps(1, 4, 7);                                                                     \
-            }                                                                                                \
-            if (rows2) {                                                                                     \
-                _tile_loadd(5, a2, stride);                                                                  \
-                _tile_dpbf16ps(2, 5, 6);                                                                     \
-                if (columns2) _tile_dpbf16ps(3, 5, 7);                                                       \
-            }                                                                                                \
-            a += 16, a2 += 16, b += 256, b2 += 256;                                                          \
-        }                                                                                                    \
-        long row = (long)(ldc * sizeof *c);                                                                  \
-        _tile_stored(0, c, row);                                                                             \
-        if (columns2) _tile_stored(1, c + 16, row);                                                          \
-        if (rows2) _tile_stored(2, c + 16 * ldc, row);                                                       \
-        if (rows2 && columns2) _tile_stored(3, c + 16 * ldc + 16, row);                                      \
+#define SUMS(name, rows2, columns2)                                                                                      \
+    static void name(const vm_gemm_block *g, const uint32_t *a, const uint32_t *b, int steps, bool first, float *side,   \
+                     aside *s) {                                                                                         \
+        const uint32_t *a2 = a + TILE * g->a_stride, *b2 = b + g->panel_words;                                           \
+        const long row = SIDE * sizeof(float);                                                                           \
+        if (first) {                                                                                                     \
+            _tile_zero(0);                                                                                               \
+            if (columns2) _tile_zero(1);                                                                                 \
+            if (rows2) _tile_zero(2);                                                                                    \
+            if (rows2 && columns2) _tile_zero(3);                                                                        \
+        } else {                                                                                                         \
+            _tile_loadd(0, side, row);                                                                                   \
+            if (columns2) _tile_loadd(1, side + TILE, row);                                                              \
+            if (rows2) _tile_loadd(2, side + TILE * SIDE, row);                                                          \
+            if (rows2 && columns2) _tile_loadd(3, side + TILE * SIDE + TILE, row);                                       \
+        }                                                                                                                \
+        for (int i = 0; i < steps; i++) {                                                                                \
+            _tile_loadd(6, b, TILE_BYTES);                                                                               \
+            _tile_stream_loadd(4, a, TILE_BYTES);                                                                        \
+            _tile_dpbf16ps(0, 4, 6);                                                                                     \
+            if (columns2) {                                                                                              \
+                _tile_loadd(7, b2, TILE_BYTES);                                                                          \
+                _tile_dpbf16ps(1, 4, 7);                                                                                 \
+            }                                                                                                            \
+            if (rows2) {                                                                                                 \
+                _tile_stream_loadd(5, a2, TILE_BYTES);                                                                   \
+                _tile_dpbf16ps(2, 5, 6);                                                                                 \
+                if (columns2) _tile_dpbf16ps(3, 5, 7);                                                                   \
+            }                                                                                                            \
+            step_aside(s);                                                                                               \
+            a += TILE_WORDS, a2 += TILE_WORDS, b += TILE_WORDS, b2 += TILE_WORDS;                                        \
+        }                                                                                                                \
+        _tile_stored(0, side, row);                                                                                      \
+        if (columns2) _tile_stored(1, side + TILE, row);                                                                 \
+        if (rows2) _tile_stored(2, side + TILE * SIDE, row);                                                             \
+        if (rows2 && columns2) _tile_stored(3, side + TILE * SIDE + TILE, row);                                          \
     }
 SUMS(sums_16_16, false, false)
 SUMS(sums_16_32, false, true)
 SUMS(sums_32_16, true, false)
 SUMS(sums_32_32, true, true)
 
-/* c[rows, columns] from side[.., SIDE]. */
-static void store_part(const float *side, float *c, size_t ldc, int rows, int columns, bool accumulate) {
-    __mmask16 low = columns >= 16 ? 0xffff : (__mmask16)((1u << columns) - 1);
-    __mmask16 high = columns >= 32 ? 0xffff : columns <= 16 ? 0 : (__mmask16)((1u << (columns - 16)) - 1);
-    for (int i = 0; i < rows; i++, side += SIDE, c += ldc) {
-        __m512 x = _mm512_loadu_ps(side), y = _mm512_loadu_ps(side + 16);
-        if (accumulate) {
-            x = _mm512_add_ps(_mm512_maskz_loadu_ps(low, c), x);
-            if (high) y = _mm512_add_ps(_mm512_maskz_loadu_ps(high, c + 16), y);
-        }
-        _mm512_mask_storeu_ps(c, low, x);
-        if (high) _mm512_mask_storeu_ps(c + 16, high, y);
-    }
-}
+static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+static __mmask16 first(int n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 
 void vm_gemm_bf16_amx(const vm_gemm_block *g) {
     __asm__ volatile("" ::: "memory"); /* what tiles load must have been stored: the intrinsics do not say so */
     _tile_loadconfig(&tile_config);
-    float side[SIDE * SIDE] __attribute__((aligned(64)));
-    memset(side, 0, sizeof side);
+    float sides[STRIPS][SIDE * SIDE] __attribute__((aligned(64)));
+    int strips = ceil_div(g->m, SIDE), panels = ceil_div(g->n, TILE), all_steps = g->words / TILE;
+    int passes = all_steps > 0 ? ceil_div(all_steps, PASS_STEPS) : 1, pass_steps = ceil_div(all_steps, passes);
+    const uint32_t *end = g->b + (size_t)panels * g->panel_words;
+    aside s = {.ldc = g->ldc, .accumulate = g->accumulate, .rows_per_step = pass_steps > 0 ? ceil_div(SIDE, pass_steps) : 0};
+    int fetch = all_steps > 0 ? ceil_div((int)(2 * g->panel_words / LINE_WORDS), strips * all_steps) : 0;
+    s.fetch_per_step = fetch < MAX_FETCH ? fetch : MAX_FETCH;
+    int turn = 0;
     for (int j = 0; j < g->n; j += SIDE) {
-        const uint32_t *b = g->b + (size_t)(j / VM_GEMM_PANEL) * g->panel_words;
+        const uint32_t *b = g->b + (size_t)(j / TILE) * g->panel_words;
         int columns = g->n - j < SIDE ? g->n - j : SIDE;
-        for (int i = 0; i < g->m; i += SIDE) {
-            const uint32_t *a = g->a + (size_t)i * g->a_stride;
-            int rows = g->m - i < SIDE ? g->m - i : SIDE;
-            float *c = g->c + (size_t)i * g->ldc + j;
-            bool direct = rows == SIDE && columns == SIDE && !g->accumulate;
-            if (direct) sums_32_32(g, a, b, c, g->ldc);
-            else if (rows > 16 && columns > 16) sums_32_32(g, a, b, side, SIDE);
-            else if (rows > 16) sums_32_16(g, a, b, side, SIDE);
-            else if (columns > 16) sums_16_32(g, a, b, side, SIDE);
-            else sums_16_16(g, a, b, side, SIDE);
-            if (!direct) store_part(side, c, g->ldc, rows, columns, g->accumulate);
+        s.fetch = b + 2 * g->panel_words;
+        s.fetch_end = s.fetch < end ? s.fetch + 2 * g->panel_words : s.fetch;
+        for (int pass = 0; pass < passes; pass++) {
+            int step = pass * pass_steps, steps = all_steps - step < pass_steps ? all_steps - step : pass_steps;
+            for (int strip = 0; strip < strips; strip++) {
+                int i = strip * SIDE, rows = g->m - i < SIDE ? g->m - i : SIDE;
+                const uint32_t *a_step = g->a + (size_t)i * g->a_stride + (size_t)step * TILE_WORDS;
+                const uint32_t *b_step = b + (size_t)step * TILE_WORDS;
+                /* A side is written at the end of a pass, when the one before it has gone to C. With one pass two take turns. */
+                float *side = sides[passes > 1 ? strip : turn];
+                turn = !turn;
+                if (rows > TILE && columns > TILE) sums_32_32(g, a_step, b_step, steps, pass == 0, side, &s);
+                else if (rows > TILE) sums_32_16(g, a_step, b_step, steps, pass == 0, side, &s);
+                else if (columns > TILE) sums_16_32(g, a_step, b_step, steps, pass == 0, side, &s);
+                else sums_16_16(g, a_step, b_step, steps, pass == 0, side, &s);
+                if (pass < passes - 1) continue;
+                while (s.rows > 0) carry_row(&s);
+                s.side = side;
+                s.c = g->c + (size_t)i * g->ldc + j;
+                s.rows = rows;
+                s.low = first(columns);
+                s.high = first(columns - TILE);
+            }
         }
     }
+    while (s.rows > 0) carry_row(&s);
     _tile_release();
 }
