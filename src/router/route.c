@@ -41,7 +41,7 @@ static void run_tokens(void *context, int task, int worker) {
     const token_loop *loop = context;
     int begin = loop->first + task * TOKEN_BLOCK;
     int end = begin + TOKEN_BLOCK < loop->last ? begin + TOKEN_BLOCK : loop->last;
-    float *scratch = loop->c->scratch + (size_t)worker * loop->c->scratch_floats;
+    float *scratch = loop->c->scratch ? loop->c->scratch + (size_t)worker * loop->c->scratch_floats : NULL;
     for (int t = begin; t < end; t++) loop->fn(loop->c, t, scratch);
 }
 

@@ -75,9 +75,11 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
 
 /* ---- inference ---- */
 /* p[T, N] by the chosen way; trace[T] = tr Sigma, trace_projected[T] = tr P Sigma P (either may be NULL; 0 without covariance).
- * MEAN: softmax(l_det + dmu); with zero heads the same bits as softmax(l_det) of the kernel table. CLOSED: p_k ~ 1 / sum_i exp(-(m_k - m_i) / sqrt(1 + pi/8 v_ki)),
- * v_ki = S_kk + S_ii - 2 S_ki, normalised over k. SAMPLE: mean of softmax over `samples` draws, antithetic pairs, from one fixed table of
- * draws a layer (N x samples, from seed and layer: docs/METHOD.md says why). Without covariance all three are MEAN. */
+ *   MEAN    softmax(l_det + dmu); with zero heads the same bits as softmax(l_det) of the kernel table
+ *   CLOSED  p_k ~ 1 / sum_i exp(-(m_k - m_i) / sqrt(1 + pi/8 v_ki)), v_ki = S_kk + S_ii - 2 S_ki, normalised over k
+ *   SAMPLE  mean of softmax over `samples` draws, antithetic pairs, from one fixed table of draws a layer (N x samples, from seed and
+ *           layer: docs/METHOD.md says why)
+ * Without covariance all three are MEAN. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, float *p, float *trace,
                              float *trace_projected);
 
