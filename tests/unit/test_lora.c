@@ -151,7 +151,8 @@ static int check_saved(const char *model, const char *targets) {
                 double moved = 0;
                 for (int i = 0; i < ROWS * l->out; i++) {
                     moved = fmax(moved, fabs((double)y[1][i] - (double)y[0][i]));
-                    if (!(fabsf(y[2][i] - y[1][i]) <= 1e-4f)) fail_msg("layer %d, %s, expert %d: %g, merged %g", layer, slots[0].module, e, (double)y[1][i], (double)y[2][i]);
+                    if (!(fabsf(y[2][i] - y[1][i]) <= 1e-4f))
+                        fail_msg("layer %d, %s, expert %d: %g, merged %g", layer, slots[0].module, e, (double)y[1][i], (double)y[2][i]);
                 }
                 assert_true(moved == 0 || moved > 0.5);
                 changed += moved > 0;
