@@ -1,10 +1,12 @@
-/* adapter.c: LoRA adapters as PEFT stores them. The contract is adapter.h; the layout was learnt from PEFT 0.21 (docs/ORACLES.md):
+/* adapter.c: LoRA adapters as PEFT stores them. The contract is adapter.h; the layout was learnt from PEFT 0.21
+ * (docs/ORACLES.md):
  *
  *   base_model.model.<module>.lora_A.weight [r, in], .lora_B.weight [rows, r]      W += s B A
- *   s = alpha / r (use_rslora: alpha / sqrt(r)), r and alpha replaced by rank_pattern and alpha_pattern where a key matches
+ *   s = alpha / r (use_rslora: alpha / sqrt(r)); a key of rank_pattern, alpha_pattern that matches replaces r, alpha
  *
- * Routers and routed experts are bare parameters in transformers 5, not modules, and PEFT reaches them by target_parameters: `bare` knows
- * them. A stack of N experts has one pair, A [N r, in] with experts outermost and B [rows, r N] with experts innermost. */
+ * Routers and routed experts are bare parameters in transformers 5, not modules, and PEFT reaches them by
+ * target_parameters: `bare` knows them. A stack of N experts has one pair, A [N r, in] with experts outermost and B
+ * [rows, r N] with experts innermost. */
 #include "model/adapter.h"
 
 #include "base/dtype.h"
@@ -48,8 +50,8 @@ struct vm_adapter {
 
 /* ---- names ---- */
 
-/* What we call a module and is a bare parameter. Two parameters of one container nest their adapters in the order the container defines
- * them: the first one's are under base_layer when `outer` is a target too. */
+/* What we call a module and is a bare parameter. Two parameters of one container nest their adapters in the order the
+ * container defines them: the first one's are under base_layer when `outer` is a target too. */
 static const struct {
     const char *module, *container, *parameter, *outer;
 } bare[] = {
@@ -61,11 +63,11 @@ enum { N_BARE = sizeof bare / sizeof bare[0] };
 
 /* How PEFT knows a module. */
 typedef struct peft_name {
-    int bare;               /* index in `bare`, -1: an ordinary module */
-    int layer;              /* length of what precedes the name in its layer: "model.layers.3." */
-    char stem[MAX_NAME];    /* tensors are stem + ".lora_A.weight" */
-    char key[MAX_NAME];     /* what targets and patterns are matched against */
-    char outer[MAX_NAME];   /* key of the parameter that nests this one; "" if none */
+    int bare;             /* index in `bare`, -1: an ordinary module */
+    int layer;            /* length of what precedes the name in its layer: "model.layers.3." */
+    char stem[MAX_NAME];  /* tensors are stem + ".lora_A.weight" */
+    char key[MAX_NAME];   /* what targets and patterns are matched against */
+    char outer[MAX_NAME]; /* key of the parameter that nests this one; "" if none */
 } peft_name;
 
 /* `text` ends with `end`, at its start or after a dot. */
@@ -85,7 +87,8 @@ static int layer_part(const char *module) {
 static vmoer_status name_module(const char *module, peft_name *out) {
     *out = (peft_name){.bare = -1, .layer = layer_part(module)};
     /* Room for what is added to either name. */
-    if (strlen(module) > MAX_NAME - 64) return vm_error(VMOER_ERROR_LIMIT, "module name of %zu bytes is too long", strlen(module));
+    if (strlen(module) > MAX_NAME - 64)
+        return vm_error(VMOER_ERROR_LIMIT, "module name of %zu bytes is too long", strlen(module));
     for (int i = 0; i < N_BARE; i++)
         if (ends_with(module, bare[i].module)) out->bare = i;
     if (out->bare < 0) {
@@ -97,7 +100,8 @@ static vmoer_status name_module(const char *module, peft_name *out) {
     const char *container = bare[out->bare].container;
     snprintf(out->stem, sizeof out->stem, "%s%.*s%s", prefix, parent, module, container);
     snprintf(out->key, sizeof out->key, "%.*s%s.%s", parent, module, container, bare[out->bare].parameter);
-    if (bare[out->bare].outer) snprintf(out->outer, sizeof out->outer, "%.*s%s.%s", parent, module, container, bare[out->bare].outer);
+    if (bare[out->bare].outer)
+        snprintf(out->outer, sizeof out->outer, "%.*s%s.%s", parent, module, container, bare[out->bare].outer);
     return VMOER_OK;
 }
 
@@ -114,29 +118,44 @@ static vmoer_status config_error(const char *key, const char *what) {
 
 /* null, false, "", [] and {}: what PEFT writes for a feature that is off. */
 static bool is_off(const json_t *value) {
-    return !value || json_is_null(value) || json_is_false(value) || (json_is_string(value) && !json_string_length(value)) ||
-           (json_is_array(value) && !json_array_size(value)) || (json_is_object(value) && !json_object_size(value));
+    return !value || json_is_null(value) || json_is_false(value) ||
+           (json_is_string(value) && !json_string_length(value)) || (json_is_array(value) && !json_array_size(value)) ||
+           (json_is_object(value) && !json_object_size(value));
 }
 
 /* Features that change what an adapter computes, or train more than A and B. */
 static vmoer_status check_features(const json_t *config) {
     static const char *const refused[] = {
-        "use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "layer_replication", "trainable_token_indices",
-        "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "velora_config", "corda_config", "lora_ga_config",
+        "use_dora",
+        "use_qalora",
+        "use_bdlora",
+        "lora_bias",
+        "modules_to_save",
+        "layer_replication",
+        "trainable_token_indices",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
+        "velora_config",
+        "corda_config",
+        "lora_ga_config",
     };
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         if (!is_off(json_object_get(config, refused[i])))
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"%s\" is set; only plain LoRA is supported", config_file, refused[i]);
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"%s\" is set; only plain LoRA is supported", config_file,
+                            refused[i]);
     const json_t *bias = json_object_get(config, "bias");
     if (bias && !json_is_null(bias) && (!json_is_string(bias) || strcmp(json_string_value(bias), "none") != 0))
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"bias\" is not \"none\"; only plain LoRA is supported", config_file);
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"bias\" is not \"none\"; only plain LoRA is supported",
+                        config_file);
     /* The others change the base weights too, so that A and B alone do not say what was learnt. */
     const json_t *init = json_object_get(config, "init_lora_weights");
     const char *text = json_string_value(init);
     if (init && !json_is_null(init) && !json_is_boolean(init) &&
         !(text && (strcmp(text, "gaussian") == 0 || strcmp(text, "orthogonal") == 0 || strcmp(text, "eva") == 0)))
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"init_lora_weights\" is %.32s, which changes the base weights", config_file,
-                        text ? text : "neither a boolean nor a name");
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"init_lora_weights\" is %.32s, which changes the base weights",
+                        config_file, text ? text : "neither a boolean nor a name");
     return VMOER_OK;
 }
 
@@ -144,7 +163,8 @@ static vmoer_status check_rank(const char *key, const json_t *value) {
     if (!json_is_integer(value)) return config_error(key, "is not an integer");
     json_int_t rank = json_integer_value(value);
     if (rank < 1 || rank > MAX_RANK)
-        return vm_error(VMOER_ERROR_LIMIT, "%s: \"%s\": rank %lld is outside 1..%d", config_file, key, (long long)rank, MAX_RANK);
+        return vm_error(VMOER_ERROR_LIMIT, "%s: \"%s\": rank %lld is outside 1..%d", config_file, key, (long long)rank,
+                        MAX_RANK);
     return VMOER_OK;
 }
 
@@ -153,9 +173,10 @@ static vmoer_status check_alpha(const char *key, const json_t *value) {
     return fabs(json_number_value(value)) <= 1e9 ? VMOER_OK : config_error(key, "is no sensible scale");
 }
 
-/* Keys of a pattern are regular expressions to PEFT, but in practice names or endings of names; anything else is refused, since a
- * pattern read wrongly would scale weights wrongly. A leading ^ asks for the whole name. */
-static vmoer_status check_pattern(const json_t *config, const char *name, vmoer_status (*check)(const char *, const json_t *)) {
+/* Keys of a pattern are regular expressions to PEFT, but in practice names or endings of names; anything else is
+ * refused, since a pattern read wrongly would scale weights wrongly. A leading ^ asks for the whole name. */
+static vmoer_status check_pattern(const json_t *config, const char *name,
+                                  vmoer_status (*check)(const char *, const json_t *)) {
     json_t *pattern = json_object_get(config, name);
     if (is_off(pattern)) return VMOER_OK;
     if (!json_is_object(pattern)) return config_error(name, "is not an object");
@@ -164,7 +185,8 @@ static vmoer_status check_pattern(const json_t *config, const char *name, vmoer_
     json_object_foreach(pattern, key, value) {
         const char *plain = key + (key[0] == '^');
         if (!*plain || strpbrk(plain, "^$*+?()[]{}|\\"))
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"%s\": \"%.80s\" is not a plain name", config_file, name, key);
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"%s\": \"%.80s\" is not a plain name", config_file, name,
+                            key);
         VM_TRY_IN(check(key, value), "%s", name);
     }
     return VMOER_OK;
@@ -175,11 +197,13 @@ static vmoer_status parse_config(vm_adapter *a) {
     if (!json_is_object(config)) return vm_error(VMOER_ERROR_FORMAT, "%s: not an object", config_file);
     const char *type = json_string_value(json_object_get(config, "peft_type"));
     if (!type) return config_error("peft_type", "is not a string");
-    if (strcmp(type, "LORA") != 0) return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"peft_type\" is \"%.32s\", not \"LORA\"", config_file, type);
+    if (strcmp(type, "LORA") != 0)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: \"peft_type\" is \"%.32s\", not \"LORA\"", config_file, type);
     VM_TRY(check_features(config));
 
     const json_t *rank = json_object_get(config, "r"), *alpha = json_object_get(config, "lora_alpha");
-    const json_t *rslora = json_object_get(config, "use_rslora"), *targets = json_object_get(config, "target_parameters");
+    const json_t *rslora = json_object_get(config, "use_rslora"),
+                 *targets = json_object_get(config, "target_parameters");
     VM_TRY(check_rank("r", rank));
     VM_TRY(check_alpha("lora_alpha", alpha));
     VM_TRY(check_pattern(config, "rank_pattern", check_rank));
@@ -189,8 +213,9 @@ static vmoer_status parse_config(vm_adapter *a) {
         size_t i;
         json_t *target;
         if (!json_is_array(targets)) return config_error("target_parameters", "is not an array");
-        json_array_foreach(targets, i, target)
+        json_array_foreach(targets, i, target) {
             if (!json_is_string(target)) return config_error("target_parameters", "holds what is not a string");
+        }
     }
     a->rank = (int)json_integer_value(rank);
     a->alpha = json_number_value(alpha);
@@ -201,8 +226,9 @@ static vmoer_status parse_config(vm_adapter *a) {
 static bool is_target_parameter(const vm_adapter *a, const char *key) {
     size_t i;
     json_t *target;
-    json_array_foreach(json_object_get(a->config, "target_parameters"), i, target)
+    json_array_foreach(json_object_get(a->config, "target_parameters"), i, target) {
         if (ends_with(key, json_string_value(target))) return true;
+    }
     return false;
 }
 
@@ -210,8 +236,9 @@ static bool is_target_parameter(const vm_adapter *a, const char *key) {
 static const json_t *find_pattern(const vm_adapter *a, const char *name, const char *key) {
     const char *pattern;
     json_t *value;
-    json_object_foreach(json_object_get(a->config, name), pattern, value)
+    json_object_foreach(json_object_get(a->config, name), pattern, value) {
         if (pattern[0] == '^' ? strcmp(key, pattern + 1) == 0 : ends_with(key, pattern)) return value;
+    }
     return NULL;
 }
 
@@ -226,11 +253,14 @@ static bool float_type(const char *dtype, vm_dtype *out) {
 
 static vmoer_status check_tensor(const vm_st_tensor *t, vm_dtype *type) {
     if (!float_type(t->dtype, type))
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "tensor \"%.200s\" is %s; F32, F16 and BF16 are supported", t->name, t->dtype);
-    if (t->n_dims != 2) return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.200s\" has %d dimensions, not 2", t->name, t->n_dims);
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "tensor \"%.200s\" is %s; F32, F16 and BF16 are supported", t->name,
+                        t->dtype);
+    if (t->n_dims != 2)
+        return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.200s\" has %d dimensions, not 2", t->name, t->n_dims);
     for (int i = 0; i < 2; i++)
         if (t->shape[i] < 1 || t->shape[i] > INT_MAX)
-            return vm_error(VMOER_ERROR_LIMIT, "tensor \"%.200s\" has a dimension of %lld", t->name, (long long)t->shape[i]);
+            return vm_error(VMOER_ERROR_LIMIT, "tensor \"%.200s\" has a dimension of %lld", t->name,
+                            (long long)t->shape[i]);
     return VMOER_OK;
 }
 
@@ -254,9 +284,13 @@ static vmoer_status pair_tensors(vm_adapter *a) {
         /* The suffixes begin with a dot, which ends_with wants in front of what it is given. */
         bool is_a = ends_with(t->name, suffix_a + 1), is_b = ends_with(t->name, suffix_b + 1);
         if (strncmp(t->name, prefix, strlen(prefix)) != 0 || (!is_a && !is_b))
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "tensor \"%.200s\" is neither lora_A nor lora_B of a module", t->name);
-        const vm_st_tensor *other = is_a ? partner(a->file, t->name, suffix_a, suffix_b) : partner(a->file, t->name, suffix_b, suffix_a);
-        if (!other) return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.200s\" has no %s beside it", t->name, is_a ? "lora_B" : "lora_A");
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "tensor \"%.200s\" is neither lora_A nor lora_B of a module",
+                            t->name);
+        const vm_st_tensor *other =
+            is_a ? partner(a->file, t->name, suffix_a, suffix_b) : partner(a->file, t->name, suffix_b, suffix_a);
+        if (!other)
+            return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.200s\" has no %s beside it", t->name,
+                            is_a ? "lora_B" : "lora_A");
         if (!is_a) continue;
         pair *p = &a->pairs[a->n_pairs];
         p->a = t;
@@ -264,8 +298,8 @@ static vmoer_status pair_tensors(vm_adapter *a) {
         VM_TRY(check_tensor(p->a, &p->a_type));
         VM_TRY(check_tensor(p->b, &p->b_type));
         if (t->shape[0] != other->shape[1])
-            return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.200s\" has %lld rows, lora_B beside it %lld columns", t->name,
-                            (long long)t->shape[0], (long long)other->shape[1]);
+            return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.200s\" has %lld rows, lora_B beside it %lld columns",
+                            t->name, (long long)t->shape[0], (long long)other->shape[1]);
         a->n_pairs++;
     }
     if (!a->n_pairs) return vm_error(VMOER_ERROR_FORMAT, "no tensors");
@@ -299,8 +333,10 @@ vmoer_status vm_adapter_open(const char *dir, vm_adapter **out) {
     vm_adapter *a = vm_calloc(1, sizeof *a);
     if (!a) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", dir);
     vmoer_status status = open_files(a, dir);
-    if (status == VMOER_OK) *out = a;
-    else vm_adapter_free(a);
+    if (status == VMOER_OK)
+        *out = a;
+    else
+        vm_adapter_free(a);
     return status;
 }
 
@@ -341,7 +377,8 @@ static vmoer_status find_pair(const vm_adapter *a, const char *module, pair **ou
     if (*name.outer && is_target_parameter(a, name.outer)) name_nest(&name);
     *out = find_stem(a, name.stem);
     if (!*out) return VMOER_OK;
-    const json_t *rank_value = find_pattern(a, "rank_pattern", name.key), *alpha_value = find_pattern(a, "alpha_pattern", name.key);
+    const json_t *rank_value = find_pattern(a, "rank_pattern", name.key),
+                 *alpha_value = find_pattern(a, "alpha_pattern", name.key);
     *rank = rank_value ? (int)json_integer_value(rank_value) : a->rank;
     double alpha = alpha_value ? json_number_value(alpha_value) : a->alpha;
     *scale = (float)(alpha / (a->rslora ? sqrt(*rank) : *rank));
@@ -350,7 +387,8 @@ static vmoer_status find_pair(const vm_adapter *a, const char *module, pair **ou
 
 static vmoer_status check_shape(const vm_st_tensor *t, int64_t rows, int64_t columns) {
     if (t->shape[0] == rows && t->shape[1] == columns) return VMOER_OK;
-    return vm_error(VMOER_ERROR_MISMATCH, "adapter tensor \"%.200s\" is [%lld, %lld], the model and its rank need [%lld, %lld]", t->name,
+    return vm_error(VMOER_ERROR_MISMATCH,
+                    "adapter tensor \"%.200s\" is [%lld, %lld], the model and its rank need [%lld, %lld]", t->name,
                     (long long)t->shape[0], (long long)t->shape[1], (long long)rows, (long long)columns);
 }
 
@@ -360,11 +398,14 @@ static vmoer_status read_elements(const vm_st_tensor *t, vm_dtype type, size_t a
     vm_dtype_block(type, &elements, &bytes);
     vm_dequantize(type, t->data + at * bytes, n, out);
     for (size_t i = 0; i < n; i++)
-        if (!isfinite(out[i])) return vm_error(VMOER_ERROR_NUMERIC, "adapter tensor \"%.200s\": element %zu is not finite", t->name, at + i);
+        if (!isfinite(out[i]))
+            return vm_error(VMOER_ERROR_NUMERIC, "adapter tensor \"%.200s\": element %zu is not finite", t->name,
+                            at + i);
     return VMOER_OK;
 }
 
-/* w += scale * B A with expert `expert`'s A and B out of a stack of `n`. Plain loops in one order: a merged model is the same on every machine. */
+/* w += scale * B A with expert `expert`'s A and B out of a stack of `n`. Plain loops in one order: a merged model is
+ * the same on every machine. */
 static vmoer_status merge(const pair *p, int expert, int n, int rank, float scale, int rows, int in, float *w) {
     size_t width = (size_t)in;
     float *a = vm_malloc((size_t)rank * width, sizeof *a), *delta = vm_malloc(width, sizeof *delta);
@@ -393,7 +434,8 @@ vmoer_status vm_adapter_merge(vm_adapter *a, const char *module, int rows, int i
     return vm_adapter_merge_expert(a, module, 0, 1, rows, in, w);
 }
 
-vmoer_status vm_adapter_merge_expert(vm_adapter *a, const char *module, int expert, int n_experts, int rows, int in, float *w) {
+vmoer_status vm_adapter_merge_expert(vm_adapter *a, const char *module, int expert, int n_experts, int rows, int in,
+                                     float *w) {
     pair *p;
     int rank;
     float scale;
@@ -408,7 +450,8 @@ vmoer_status vm_adapter_merge_expert(vm_adapter *a, const char *module, int expe
 vmoer_status vm_adapter_check_used(const vm_adapter *a) {
     for (size_t i = 0; i < a->n_pairs; i++)
         if (!atomic_load_explicit(&a->pairs[i].used, memory_order_relaxed))
-            return vm_error(VMOER_ERROR_MISMATCH, "adapter %s: the model has no place for tensor \"%.200s\"", a->name, a->pairs[i].a->name);
+            return vm_error(VMOER_ERROR_MISMATCH, "adapter %s: the model has no place for tensor \"%.200s\"", a->name,
+                            a->pairs[i].a->name);
     return VMOER_OK;
 }
 
@@ -417,8 +460,9 @@ vmoer_status vm_adapter_check_used(const vm_adapter *a) {
 static bool holds(const json_t *array, const char *text) {
     size_t i;
     json_t *value;
-    json_array_foreach(array, i, value)
+    json_array_foreach(array, i, value) {
         if (strcmp(json_string_value(value), text) == 0) return true;
+    }
     return false;
 }
 
@@ -436,7 +480,8 @@ static vmoer_status check_values(const char *name, const float *values, size_t n
 
 /* The tensors of a module. Experts are stacked as in the head comment; a plain module is a stack of one. */
 static vmoer_status put_module(vm_st_writer *w, const char *stem, const char *dtype, const vm_adapter_module *m) {
-    size_t n = m->n_experts ? (size_t)m->n_experts : 1, rank = (size_t)m->rank, in = (size_t)m->in, rows = (size_t)m->rows;
+    size_t n = m->n_experts ? (size_t)m->n_experts : 1, rank = (size_t)m->rank, in = (size_t)m->in,
+           rows = (size_t)m->rows;
     float largest = strcmp(dtype, "F16") == 0 ? 65504.0f : 3.4028235e38f;
     char name_a[MAX_NAME + 16], name_b[MAX_NAME + 16];
     snprintf(name_a, sizeof name_a, "%s%s", stem, suffix_a);
@@ -461,9 +506,10 @@ done:
     return status;
 }
 
-/* Targets are endings without the layer's number, as people write them. modules: names of modules; parameters: of bare parameters. */
-static vmoer_status collect_targets(const vm_adapter_info *info, const vm_adapter_module *modules, int n, json_t *targets, json_t *parameters,
-                                    json_t *ranks) {
+/* Targets are endings without the layer's number, as people write them. modules: names of modules; parameters: of bare
+ * parameters. */
+static vmoer_status collect_targets(const vm_adapter_info *info, const vm_adapter_module *modules, int n,
+                                    json_t *targets, json_t *parameters, json_t *ranks) {
     for (int i = 0; i < n; i++) {
         peft_name name;
         VM_TRY(name_module(modules[i].module, &name));
@@ -476,7 +522,8 @@ static vmoer_status collect_targets(const vm_adapter_info *info, const vm_adapte
     return VMOER_OK;
 }
 
-static vmoer_status save_weights(const char *dir, const vm_adapter_info *info, const vm_adapter_module *modules, int n, const json_t *parameters) {
+static vmoer_status save_weights(const char *dir, const vm_adapter_info *info, const vm_adapter_module *modules, int n,
+                                 const json_t *parameters) {
     char path[PATH_MAX];
     VM_TRY(vm_path_join(path, sizeof path, dir, weights_file));
     vm_st_writer *w = vm_st_writer_create();
@@ -497,16 +544,19 @@ done:
     return status;
 }
 
-static vmoer_status save_config(const char *dir, const vm_adapter_info *info, json_t *targets, json_t *parameters, json_t *ranks) {
+static vmoer_status save_config(const char *dir, const vm_adapter_info *info, json_t *targets, json_t *parameters,
+                                json_t *ranks) {
     char path[PATH_MAX];
     VM_TRY(vm_path_join(path, sizeof path, dir, config_file));
     /* Integral for readers that take an integer only. */
-    json_t *alpha = info->alpha == rint(info->alpha) && fabs(info->alpha) < 1e9 ? json_integer((json_int_t)info->alpha) : json_real(info->alpha);
-    json_t *config = json_pack("{s:s, s:s, s:s, s:s, s:i, s:o, s:f, s:b, s:b, s:b, s:b, s:b, s:O, s:O, s:O, s:{}, s:n}", "peft_type", "LORA",
-                               "task_type", "CAUSAL_LM", "bias", "none", "base_model_name_or_path", info->base_name, "r", info->rank, "lora_alpha",
-                               alpha, "lora_dropout", 0.0, "inference_mode", 1, "init_lora_weights", 1, "fan_in_fan_out", 0, "use_rslora", 0,
-                               "use_dora", 0, "target_modules", targets, "target_parameters", parameters, "rank_pattern", ranks,
-                               "alpha_pattern", "modules_to_save");
+    json_t *alpha = info->alpha == rint(info->alpha) && fabs(info->alpha) < 1e9 ? json_integer((json_int_t)info->alpha)
+                                                                                : json_real(info->alpha);
+    json_t *config =
+        json_pack("{s:s, s:s, s:s, s:s, s:i, s:o, s:f, s:b, s:b, s:b, s:b, s:b, s:O, s:O, s:O, s:{}, s:n}", "peft_type",
+                  "LORA", "task_type", "CAUSAL_LM", "bias", "none", "base_model_name_or_path", info->base_name, "r",
+                  info->rank, "lora_alpha", alpha, "lora_dropout", 0.0, "inference_mode", 1, "init_lora_weights", 1,
+                  "fan_in_fan_out", 0, "use_rslora", 0, "use_dora", 0, "target_modules", targets, "target_parameters",
+                  parameters, "rank_pattern", ranks, "alpha_pattern", "modules_to_save");
     if (!config) return vm_error(VMOER_ERROR_ARGUMENT, "%s: no memory, or the base model's name is not UTF-8", path);
     vmoer_status status = vm_json_save(path, config);
     json_decref(config);

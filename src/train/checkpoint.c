@@ -20,7 +20,9 @@ static float *part_data(const vm_optimizer *o, size_t i, int part) {
     return part == VALUE ? o->params.items[i]->value : part == FIRST_MOMENT ? o->m[i] : o->v[i];
 }
 
-static void tensor_name(char out[160], const vm_param *p, int part) { snprintf(out, 160, "%s/%s", part_names[part], p->name); }
+static void tensor_name(char out[160], const vm_param *p, int part) {
+    snprintf(out, 160, "%s/%s", part_names[part], p->name);
+}
 
 /* ---- saving ---- */
 
@@ -39,7 +41,8 @@ static vmoer_status put_state(vm_st_writer *w, const vm_optimizer *o) {
 static vmoer_status put_metadata(vm_st_writer *w, const vm_optimizer *o, const json_t *meta) {
     json_t *record = json_pack("{s:I, s:O}", "optimizer_step", (json_int_t)o->step, "meta", (json_t *)(uintptr_t)meta);
     char *line = record ? vm_json_line(record) : NULL;
-    vmoer_status status = line ? vm_st_writer_metadata(w, metadata_key, line) : vm_error(VMOER_ERROR_MEMORY, "no memory for a checkpoint");
+    vmoer_status status = line ? vm_st_writer_metadata(w, metadata_key, line)
+                               : vm_error(VMOER_ERROR_MEMORY, "no memory for a checkpoint");
     free(line);
     json_decref(record);
     return status;
@@ -60,9 +63,11 @@ done:
 /* ---- loading ---- */
 
 static vmoer_status config_differs(const char *key, const json_t *now, const json_t *then) {
-    char *a = now ? json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT) : NULL, *b = then ? json_dumps(then, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-    vmoer_status status = vm_error(VMOER_ERROR_MISMATCH, "resume: --%s differs from the checkpoint's: %.80s now, %.80s then", key,
-                                   a ? a : "absent", b ? b : "absent");
+    char *a = now ? json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT) : NULL,
+         *b = then ? json_dumps(then, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    vmoer_status status =
+        vm_error(VMOER_ERROR_MISMATCH, "resume: --%s differs from the checkpoint's: %.80s now, %.80s then", key,
+                 a ? a : "absent", b ? b : "absent");
     free(a);
     free(b);
     return status;
@@ -80,8 +85,10 @@ static vmoer_status compare_config(json_t *now, json_t *then) {
         if (status != VMOER_OK) break;
         value = json_object_get(now, key);
         other = json_object_get(then, key);
-        if (json_is_object(value) && json_is_object(other)) status = compare_config(value, other);
-        else if (!json_equal(value, other)) status = config_differs(key, value, other);
+        if (json_is_object(value) && json_is_object(other))
+            status = compare_config(value, other);
+        else if (!json_equal(value, other))
+            status = config_differs(key, value, other);
     }
     json_decref(all);
     return status;
@@ -95,9 +102,12 @@ static vmoer_status read_metadata(const vm_safetensors *file, const json_t *conf
     const json_t *count = json_object_get(record, "optimizer_step");
     json_t *inner = json_object_get(record, "meta"), *then = json_object_get(inner, "config");
     vmoer_status status = VMOER_OK;
-    if (!json_is_integer(count) || json_integer_value(count) < 0) status = vm_error(VMOER_ERROR_FORMAT, "\"optimizer_step\" is not an integer from 0");
-    else if (!json_is_object(then)) status = vm_error(VMOER_ERROR_FORMAT, "\"meta\" has no object \"config\"");
-    else status = compare_config((json_t *)(uintptr_t)config, then);
+    if (!json_is_integer(count) || json_integer_value(count) < 0)
+        status = vm_error(VMOER_ERROR_FORMAT, "\"optimizer_step\" is not an integer from 0");
+    else if (!json_is_object(then))
+        status = vm_error(VMOER_ERROR_FORMAT, "\"meta\" has no object \"config\"");
+    else
+        status = compare_config((json_t *)(uintptr_t)config, then);
     if (status == VMOER_OK) {
         *step = (uint64_t)json_integer_value(count);
         *meta = json_incref(inner);
@@ -112,7 +122,8 @@ static vmoer_status check_tensor(const vm_safetensors *file, const vm_param *p, 
     const vm_st_tensor *t = vm_safetensors_find(file, name);
     if (!t) return vm_error(VMOER_ERROR_MISMATCH, "resume: tensor \"%s\" is not in the checkpoint", name);
     if (strcmp(t->dtype, "F32") != 0 || t->n_dims != 2 || t->shape[0] != p->rows || t->shape[1] != p->cols)
-        return vm_error(VMOER_ERROR_MISMATCH, "resume: tensor \"%s\" is not F32 [%d, %d] in the checkpoint", name, p->rows, p->cols);
+        return vm_error(VMOER_ERROR_MISMATCH, "resume: tensor \"%s\" is not F32 [%d, %d] in the checkpoint", name,
+                        p->rows, p->cols);
     for (size_t i = 0; i < vm_param_size(p); i++) {
         float x;
         memcpy(&x, t->data + i * sizeof x, sizeof x);
@@ -126,8 +137,8 @@ static vmoer_status check_state(const vm_safetensors *file, const vm_optimizer *
     for (size_t i = 0; i < o->params.count; i++)
         for (int part = 0; part < N_PARTS; part++) VM_TRY(check_tensor(file, o->params.items[i], part));
     if (vm_safetensors_count(file) != N_PARTS * o->params.count)
-        return vm_error(VMOER_ERROR_MISMATCH, "resume: the checkpoint has %zu tensors, this run trains %zu", vm_safetensors_count(file),
-                        N_PARTS * o->params.count);
+        return vm_error(VMOER_ERROR_MISMATCH, "resume: the checkpoint has %zu tensors, this run trains %zu",
+                        vm_safetensors_count(file), N_PARTS * o->params.count);
     return VMOER_OK;
 }
 

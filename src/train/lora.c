@@ -12,9 +12,13 @@ enum { MAX_RANK = 4096 };
 
 /* ---- attaching ---- */
 
-static const struct { const char *name; unsigned sites; } known_targets[] = {
+static const struct {
+    const char *name;
+    unsigned sites;
+} known_targets[] = {
     {"attention", 1u << VM_SITE_QKV | 1u << VM_SITE_ATTENTION_OUT},
-    {"experts", 1u << VM_SITE_SHARED_IN | 1u << VM_SITE_SHARED_OUT | 1u << VM_SITE_EXPERT_IN | 1u << VM_SITE_EXPERT_OUT},
+    {"experts",
+     1u << VM_SITE_SHARED_IN | 1u << VM_SITE_SHARED_OUT | 1u << VM_SITE_EXPERT_IN | 1u << VM_SITE_EXPERT_OUT},
     {"router", 1u << VM_SITE_ROUTER},
 };
 
@@ -25,9 +29,11 @@ static vmoer_status parse_targets(const char *targets, unsigned *out) {
         size_t length = strcspn(p, ",");
         unsigned sites = 0;
         for (size_t i = 0; i < sizeof known_targets / sizeof known_targets[0]; i++)
-            if (strlen(known_targets[i].name) == length && strncmp(known_targets[i].name, p, length) == 0) sites = known_targets[i].sites;
+            if (strlen(known_targets[i].name) == length && strncmp(known_targets[i].name, p, length) == 0)
+                sites = known_targets[i].sites;
         if (!sites)
-            return vm_error(VMOER_ERROR_ARGUMENT, "LoRA target \"%.*s\" is not attention, experts or router", (int)(length < 80 ? length : 80), p);
+            return vm_error(VMOER_ERROR_ARGUMENT, "LoRA target \"%.*s\" is not attention, experts or router",
+                            (int)(length < 80 ? length : 80), p);
         *out |= sites;
         p += length;
         if (!*p) return VMOER_OK;
@@ -44,11 +50,14 @@ typedef struct attach_context {
 
 static int count_experts(const vm_model *m, const vm_slot *slot) { return slot->per_expert ? m->config.n_experts : 1; }
 
-static vmoer_status attach_slot(const attach_context *c, int layer, vm_site site, int index, const vm_slot *slot, int expert) {
+static vmoer_status attach_slot(const attach_context *c, int layer, vm_site site, int index, const vm_slot *slot,
+                                int expert) {
     char name[128];
     vm_linear *l = vm_model_linear(c->m, layer, site, expert);
-    if (slot->per_expert) snprintf(name, sizeof name, "%.95s.%d", slot->module, expert);
-    else snprintf(name, sizeof name, "%.95s", slot->module);
+    if (slot->per_expert)
+        snprintf(name, sizeof name, "%.95s.%d", slot->module, expert);
+    else
+        snprintf(name, sizeof name, "%.95s", slot->module);
     vm_lora *lora;
     VM_TRY(vm_linear_add_lora(l, name, slot->row, slot->rows, c->rank, c->scale, &lora));
     /* The stream is the tensor's place in the model, so that its values do not depend on what else is attached. */
@@ -56,7 +65,8 @@ static vmoer_status attach_slot(const attach_context *c, int layer, vm_site site
     stream = stream * (uint32_t)count_experts(c->m, slot) + (uint32_t)expert;
     vm_rng rng = vm_rng_start(c->seed, VM_RNG_INIT, stream);
     double bound = 1 / sqrt(l->in);
-    for (size_t i = 0; i < vm_param_size(&lora->a); i++) lora->a.value[i] = (float)(bound * (2 * vm_rng_uniform(&rng) - 1));
+    for (size_t i = 0; i < vm_param_size(&lora->a); i++)
+        lora->a.value[i] = (float)(bound * (2 * vm_rng_uniform(&rng) - 1));
     return VMOER_OK;
 }
 
@@ -76,14 +86,17 @@ vmoer_status vm_lora_attach(vm_model *m, const char *targets, int rank, double a
     unsigned sites;
     int attached = 0;
     VM_TRY(parse_targets(targets, &sites));
-    if (rank < 1 || rank > MAX_RANK) return vm_error(VMOER_ERROR_ARGUMENT, "LoRA rank %d is outside 1..%d", rank, MAX_RANK);
+    if (rank < 1 || rank > MAX_RANK)
+        return vm_error(VMOER_ERROR_ARGUMENT, "LoRA rank %d is outside 1..%d", rank, MAX_RANK);
     if (!isfinite(alpha)) return vm_error(VMOER_ERROR_ARGUMENT, "LoRA alpha %g is not a finite number", alpha);
-    if (m->backward_from != 0) return vm_error(VMOER_ERROR_ARGUMENT, "LoRA needs a model loaded with its whole backward pass");
+    if (m->backward_from != 0)
+        return vm_error(VMOER_ERROR_ARGUMENT, "LoRA needs a model loaded with its whole backward pass");
     attach_context c = {.m = m, .rank = rank, .scale = (float)(alpha / rank), .seed = seed, .pool = pool};
     for (int layer = 0; layer < m->config.n_layers; layer++)
         for (int site = 0; site < VM_SITE_COUNT; site++)
             if (sites >> site & 1) VM_TRY(attach_site(&c, layer, (vm_site)site, &attached));
-    if (!attached) return vm_error(VMOER_ERROR_ARGUMENT, "the model has nothing that LoRA targets \"%.80s\" name", targets);
+    if (!attached)
+        return vm_error(VMOER_ERROR_ARGUMENT, "the model has nothing that LoRA targets \"%.80s\" name", targets);
     m->first_trained = 0;
     return VMOER_OK;
 }
@@ -112,19 +125,26 @@ static vmoer_status collect_slot(collection *c, const vm_model *m, int layer, vm
     const vm_lora *first = find_lora(m, layer, site, slot, 0);
     if (!first) return VMOER_OK;
     int n = count_experts(m, slot);
-    const float **a = vm_arena_alloc(c->arena, (size_t)n, sizeof *a), **b = vm_arena_alloc(c->arena, (size_t)n, sizeof *b);
+    const float **a = vm_arena_alloc(c->arena, (size_t)n, sizeof *a),
+                **b = vm_arena_alloc(c->arena, (size_t)n, sizeof *b);
     const char *module = vm_arena_strndup(c->arena, slot->module, strlen(slot->module));
     if (!a || !b || !module || !vm_grow((void **)&c->items, &c->capacity, (size_t)c->n + 1, sizeof *c->items))
         return vm_error(VMOER_ERROR_MEMORY, "no memory for the adapter's modules");
     for (int e = 0; e < n; e++) {
         const vm_lora *lora = find_lora(m, layer, site, slot, e);
-        if (!lora || lora->rank != first->rank) return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: the experts have LoRA of different ranks", module);
+        if (!lora || lora->rank != first->rank)
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: the experts have LoRA of different ranks", module);
         a[e] = lora->a.value;
         b[e] = lora->b.value;
     }
     if (c->n == 0) c->scale = first->scale;
-    c->items[c->n++] = (vm_adapter_module){.module = module, .rows = first->b.rows, .in = first->a.cols, .rank = first->rank,
-                                           .n_experts = slot->per_expert ? n : 0, .a = a, .b = b};
+    c->items[c->n++] = (vm_adapter_module){.module = module,
+                                           .rows = first->b.rows,
+                                           .in = first->a.cols,
+                                           .rank = first->rank,
+                                           .n_experts = slot->per_expert ? n : 0,
+                                           .a = a,
+                                           .b = b};
     return VMOER_OK;
 }
 
@@ -149,8 +169,11 @@ vmoer_status vm_lora_save(const vm_model *m, const char *dir, const char *dtype)
     vmoer_status status;
     if (!c.arena) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", dir);
     VM_GOTO(collect(&c, m));
-    vm_adapter_info info = {.base_name = m->config.name, .base_fingerprint = m->fingerprint, .rank = c.items[0].rank,
-                            .alpha = recover_alpha(c.scale, c.items[0].rank), .dtype = dtype};
+    vm_adapter_info info = {.base_name = m->config.name,
+                            .base_fingerprint = m->fingerprint,
+                            .rank = c.items[0].rank,
+                            .alpha = recover_alpha(c.scale, c.items[0].rank),
+                            .dtype = dtype};
     status = vm_adapter_save(dir, &info, c.items, c.n);
 done:
     vm_arena_free(c.arena);

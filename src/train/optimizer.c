@@ -1,4 +1,5 @@
-/* optimizer.c: see optimizer.h. Sums over chunks are taken in double and in order; everything else is element by element. */
+/* optimizer.c: see optimizer.h. Sums over chunks are taken in double and in order; everything else is element by
+ * element. */
 #include "train/optimizer.h"
 
 #include "base/memory.h"
@@ -22,10 +23,12 @@ vm_optimizer_options vm_optimizer_options_default(void) {
 static vmoer_status check_options(const vm_optimizer_options *o) {
     if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1))
         return vm_error(VMOER_ERROR_ARGUMENT, "AdamW: betas %g and %g must lie in [0, 1)", o->beta1, o->beta2);
-    if (!(o->epsilon > 0 && o->epsilon < INFINITY)) return vm_error(VMOER_ERROR_ARGUMENT, "AdamW: epsilon %g must be positive", o->epsilon);
+    if (!(o->epsilon > 0 && o->epsilon < INFINITY))
+        return vm_error(VMOER_ERROR_ARGUMENT, "AdamW: epsilon %g must be positive", o->epsilon);
     if (!(o->weight_decay >= 0 && o->weight_decay < INFINITY))
         return vm_error(VMOER_ERROR_ARGUMENT, "weight decay %g must be from 0", o->weight_decay);
-    if (!(o->clip >= 0 && o->clip < INFINITY)) return vm_error(VMOER_ERROR_ARGUMENT, "clipping norm %g must be from 0", o->clip);
+    if (!(o->clip >= 0 && o->clip < INFINITY))
+        return vm_error(VMOER_ERROR_ARGUMENT, "clipping norm %g must be from 0", o->clip);
     return VMOER_OK;
 }
 
@@ -46,7 +49,8 @@ static vmoer_status make_state(vm_optimizer *o) {
         o->v[i] = vm_calloc(size, sizeof *o->v[i]);
         if (!o->m[i] || !o->v[i]) return no_memory();
         for (size_t begin = 0; begin < size; begin += CHUNK)
-            o->chunks[o->n_chunks++] = (chunk){.param = i, .begin = begin, .n = size - begin < CHUNK ? size - begin : CHUNK};
+            o->chunks[o->n_chunks++] =
+                (chunk){.param = i, .begin = begin, .n = size - begin < CHUNK ? size - begin : CHUNK};
     }
     return VMOER_OK;
 }
@@ -57,12 +61,14 @@ static vmoer_status take_rates(vm_optimizer *o, const float *rates) {
     for (size_t i = 0; i < o->params.count; i++) {
         o->rates[i] = rates ? rates[i] : 1;
         if (!(o->rates[i] >= 0 && o->rates[i] < INFINITY))
-            return vm_error(VMOER_ERROR_ARGUMENT, "%s: factor %g on the learning rate must be from 0", o->params.items[i]->name, (double)o->rates[i]);
+            return vm_error(VMOER_ERROR_ARGUMENT, "%s: factor %g on the learning rate must be from 0",
+                            o->params.items[i]->name, (double)o->rates[i]);
     }
     return VMOER_OK;
 }
 
-vmoer_status vm_optimizer_create(const vm_param_list *params, const vm_optimizer_options *options, const float *rates, vm_optimizer **out) {
+vmoer_status vm_optimizer_create(const vm_param_list *params, const vm_optimizer_options *options, const float *rates,
+                                 vm_optimizer **out) {
     *out = NULL;
     VM_TRY(check_options(options));
     vm_optimizer *o = vm_calloc(1, sizeof *o);
@@ -109,7 +115,7 @@ static vmoer_status global_norm(vm_optimizer *o, vm_pool *pool, double *out) {
     double sum = 0;
     for (int i = 0; i < o->n_chunks; i++) {
         if (!isfinite(o->squares[i]))
-            return vm_error(VMOER_ERROR_NUMERIC, "step %llu: the gradient of %s is not finite", (unsigned long long)o->step,
+            return vm_error(VMOER_ERROR_NUMERIC, "the gradient of %s is not finite",
                             o->params.items[o->chunks[i].param]->name);
         sum += o->squares[i];
     }
@@ -134,9 +140,11 @@ static void step_task(void *context, int task, int worker) {
     double rate = s->learning_rate * (double)o->rates[c->param];
     const float b1 = (float)o->options.beta1, b2 = (float)o->options.beta2;
     const float r1 = (float)(1 - o->options.beta1), r2 = (float)(1 - o->options.beta2);
-    const float step = (float)(rate / s->correction1), root = (float)(1 / sqrt(s->correction2)), epsilon = (float)o->options.epsilon;
+    const float step = (float)(rate / s->correction1), root = (float)(1 / sqrt(s->correction2)),
+                epsilon = (float)o->options.epsilon;
     const float keep = p->decay ? (float)(1 - rate * o->options.weight_decay) : 1;
-    float *value = p->value + c->begin, *grad = p->grad + c->begin, *m = o->m[c->param] + c->begin, *v = o->v[c->param] + c->begin;
+    float *value = p->value + c->begin, *grad = p->grad + c->begin, *m = o->m[c->param] + c->begin,
+          *v = o->v[c->param] + c->begin;
     for (size_t i = 0; i < c->n; i++) {
         float g = s->scale * grad[i];
         m[i] = b1 * m[i] + r1 * g;

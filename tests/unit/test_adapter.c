@@ -1,5 +1,5 @@
-/* test_adapter.c: adapters against what PEFT makes of them (tools/golden_adapter.py), written ones against PEFT's own bytes, and files
- * that must be refused. */
+/* test_adapter.c: adapters against what PEFT makes of them (tools/golden_adapter.py), written ones against PEFT's own
+ * bytes, and files that must be refused. */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -59,7 +59,8 @@ static double worst_difference(const vm_st_tensor *expected, size_t at, size_t n
     return worst;
 }
 
-/* Merges every module of the golden file that belongs to `golden` out of the adapter `dir`; returns how many there were. */
+/* Merges every module of the golden file that belongs to `golden` out of the adapter `dir`; returns how many there
+ * were. */
 static int check_deltas(const char *golden, const char *dir, double tolerance) {
     char path[PATH_SIZE], start[64];
     golden_path(path, "adapter-deltas.safetensors");
@@ -79,7 +80,8 @@ static int check_deltas(const char *golden, const char *dir, double tolerance) {
         float *w = vm_malloc(size, sizeof *w);
         for (int e = 0; e < n; e++) {
             for (size_t k = 0; k < size; k++) w[k] = 1.5f; /* what was there must stay there */
-            vmoer_status status = stacked ? vm_adapter_merge_expert(a, module, e, n, rows, in, w) : vm_adapter_merge(a, module, rows, in, w);
+            vmoer_status status = stacked ? vm_adapter_merge_expert(a, module, e, n, rows, in, w)
+                                          : vm_adapter_merge(a, module, rows, in, w);
             if (status != VMOER_OK) fail_msg("%s", vm_error_text());
             for (size_t k = 0; k < size; k++) w[k] -= 1.5f;
             double worst = worst_difference(t, (size_t)e * size, size, w);
@@ -115,7 +117,8 @@ static void test_properties(void **state) {
     assert_int_equal(vm_sha256_file(file, hash), VMOER_OK);
     assert_string_equal(vm_adapter_fingerprint(a), hash);
     float w[32 * 32] = {0};
-    assert_int_equal(vm_adapter_merge(a, "model.layers.7.self_attn.q_proj", 32, 32, w), VMOER_OK); /* not in the adapter */
+    assert_int_equal(vm_adapter_merge(a, "model.layers.7.self_attn.q_proj", 32, 32, w),
+                     VMOER_OK); /* not in the adapter */
     for (int i = 0; i < 32 * 32; i++) assert_true(w[i] == 0);
     /* One merged, the others not. */
     assert_int_equal(vm_adapter_merge(a, "model.layers.0.self_attn.q_proj", 32, 32, w), VMOER_OK);
@@ -125,7 +128,9 @@ static void test_properties(void **state) {
     /* Wrong shapes name the tensor. */
     assert_int_equal(vm_adapter_merge(a, "model.layers.0.self_attn.k_proj", 32, 32, w), VMOER_ERROR_MISMATCH);
     assert_non_null(strstr(vm_error_text(), "layers.0.self_attn.k_proj.lora_B.weight"));
-    assert_int_equal(vm_adapter_merge_expert(a, "model.layers.0.block_sparse_moe.experts.gate_up_proj", 0, 4, 32, 32, w), VMOER_ERROR_MISMATCH);
+    assert_int_equal(
+        vm_adapter_merge_expert(a, "model.layers.0.block_sparse_moe.experts.gate_up_proj", 0, 4, 32, 32, w),
+        VMOER_ERROR_MISMATCH);
     assert_non_null(strstr(vm_error_text(), "experts.base_layer.lora_A.weight"));
     vm_adapter_free(a);
     vm_adapter_free(NULL);
@@ -135,7 +140,8 @@ static void test_properties(void **state) {
 
 enum { N_EXPERTS = 8, RANK = 4, MAX_MODULES = 32 };
 
-/* PEFT's pairs of tiny-moe-lora as modules to write; expert pointers are cut out of copies with the loops of the formula. */
+/* PEFT's pairs of tiny-moe-lora as modules to write; expert pointers are cut out of copies with the loops of the
+ * formula. */
 typedef struct modules {
     vm_adapter_module items[MAX_MODULES];
     char names[MAX_MODULES][128];
@@ -161,14 +167,19 @@ static void cut(modules *m, const vm_safetensors *file, int layer, const char *s
         m->b[m->n][e] = b_e;
     }
     snprintf(m->names[m->n], sizeof m->names[m->n], "model.layers.%d.%s", layer, module);
-    m->items[m->n] = (vm_adapter_module){.module = m->names[m->n], .rows = rows, .in = in, .rank = RANK, .n_experts = stacked ? n : 0,
-                                         .a = m->a[m->n], .b = m->b[m->n]};
+    m->items[m->n] = (vm_adapter_module){.module = m->names[m->n],
+                                         .rows = rows,
+                                         .in = in,
+                                         .rank = RANK,
+                                         .n_experts = stacked ? n : 0,
+                                         .a = m->a[m->n],
+                                         .b = m->b[m->n]};
     m->n++;
 }
 
 static void cut_all(modules *m, const vm_safetensors *file) {
-    static const char *const plain[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                        "shared_mlp.input_linear", "shared_mlp.output_linear"};
+    static const char *const plain[] = {"self_attn.q_proj", "self_attn.k_proj",        "self_attn.v_proj",
+                                        "self_attn.o_proj", "shared_mlp.input_linear", "shared_mlp.output_linear"};
     m->n = 0;
     m->arena = vm_arena_create();
     for (int layer = 0; layer < 2; layer++) {
@@ -199,7 +210,8 @@ static void test_save(void **state) {
     assert_int_equal(vm_safetensors_open(path, &peft), VMOER_OK);
     static modules m;
     cut_all(&m, peft);
-    vm_adapter_info info = {.base_name = "tiny-moe", .base_fingerprint = "0123abcd", .rank = RANK, .alpha = 8, .dtype = "F32"};
+    vm_adapter_info info = {
+        .base_name = "tiny-moe", .base_fingerprint = "0123abcd", .rank = RANK, .alpha = 8, .dtype = "F32"};
     if (vm_adapter_save(scratch, &info, m.items, m.n) != VMOER_OK) fail_msg("%s", vm_error_text());
 
     /* The same tensors, bit for bit. */
@@ -222,9 +234,12 @@ static void test_save(void **state) {
     char text[512];
     assert_int_equal(vm_json_load(path, &config), VMOER_OK);
     joined(json_object_get(config, "target_modules"), text, sizeof text);
-    assert_string_equal(text, "self_attn.k_proj self_attn.o_proj self_attn.q_proj self_attn.v_proj shared_mlp.input_linear shared_mlp.output_linear ");
+    assert_string_equal(text, "self_attn.k_proj self_attn.o_proj self_attn.q_proj self_attn.v_proj "
+                              "shared_mlp.input_linear shared_mlp.output_linear ");
     joined(json_object_get(config, "target_parameters"), text, sizeof text);
-    assert_string_equal(text, "block_sparse_moe.experts.down_proj block_sparse_moe.experts.gate_up_proj block_sparse_moe.router.weight ");
+    assert_string_equal(
+        text,
+        "block_sparse_moe.experts.down_proj block_sparse_moe.experts.gate_up_proj block_sparse_moe.router.weight ");
     assert_string_equal(json_string_value(json_object_get(config, "base_model_name_or_path")), "tiny-moe");
     json_decref(config);
 
@@ -246,7 +261,8 @@ static void test_save(void **state) {
     assert_int_equal(vm_adapter_merge(a, m.names[0], 32, 32, w), VMOER_OK);
     for (int o = 0; o < 32; o++)
         for (int i = 0; i < 32; i++)
-            for (int j = 0; j < 2; j++) expected[o * 32 + i] += 4 * m.b[0][0][o * 2 + j] * m.a[0][0][j * 32 + i]; /* alpha / 2 */
+            for (int j = 0; j < 2; j++)
+                expected[o * 32 + i] += 4 * m.b[0][0][o * 2 + j] * m.a[0][0][j * 32 + i]; /* alpha / 2 */
     for (int i = 0; i < 32 * 32; i++) assert_float_equal(w[i], expected[i], 1e-6);
     vm_adapter_free(a);
 
@@ -282,7 +298,9 @@ static void write_tensors(const tensor *tensors, int n, const float *values) {
     vm_st_writer *w = vm_st_writer_create();
     for (int i = 0; i < n; i++) {
         int64_t shape[] = {tensors[i].rows, tensors[i].columns};
-        assert_int_equal(vm_st_writer_raw(w, tensors[i].name, tensors[i].dtype, 4, tensors[i].columns ? 2 : 1, shape, values), VMOER_OK);
+        assert_int_equal(
+            vm_st_writer_raw(w, tensors[i].name, tensors[i].dtype, 4, tensors[i].columns ? 2 : 1, shape, values),
+            VMOER_OK);
     }
     assert_int_equal(vm_st_writer_save(w, path), VMOER_OK);
     vm_st_writer_free(w);
@@ -302,7 +320,11 @@ static void expect(vmoer_status code, const char *part) {
 
 static void test_bad_configs(void **state) {
     (void)state;
-    static const struct { const char *text; vmoer_status code; const char *part; } cases[] = {
+    static const struct {
+        const char *text;
+        vmoer_status code;
+        const char *part;
+    } cases[] = {
         {"", VMOER_ERROR_FORMAT, "adapter_config.json"},
         {"[]", VMOER_ERROR_FORMAT, "not an object"},
         {"{\"r\": 2, \"lora_alpha\": 4}", VMOER_ERROR_FORMAT, "peft_type"},
@@ -345,11 +367,19 @@ static void test_bad_configs(void **state) {
 
 static void test_bad_tensors(void **state) {
     (void)state;
-    static const struct { tensor tensors[3]; int n; vmoer_status code; const char *part; } cases[] = {
+    static const struct {
+        tensor tensors[3];
+        int n;
+        vmoer_status code;
+        const char *part;
+    } cases[] = {
         {{{"", "", 0, 0}}, 0, VMOER_ERROR_FORMAT, "no tensors"},
         {{{M ".lora_A.weight", "F32", 2, 3}}, 1, VMOER_ERROR_FORMAT, "has no lora_B"},
         {{{M ".lora_B.weight", "F32", 5, 2}}, 1, VMOER_ERROR_FORMAT, "has no lora_A"},
-        {{{M ".lora_A.weight", "F32", 2, 3}, {M ".lora_B.weight", "F32", 5, 1}}, 2, VMOER_ERROR_FORMAT, M ".lora_A.weight"},
+        {{{M ".lora_A.weight", "F32", 2, 3}, {M ".lora_B.weight", "F32", 5, 1}},
+         2,
+         VMOER_ERROR_FORMAT,
+         M ".lora_A.weight"},
         {{{M ".lora_A.weight", "I32", 2, 3}, {M ".lora_B.weight", "F32", 5, 2}}, 2, VMOER_ERROR_UNSUPPORTED, "I32"},
         {{{M ".lora_A.weight", "F32", 2, 0}, {M ".lora_B.weight", "F32", 5, 2}}, 2, VMOER_ERROR_FORMAT, "dimensions"},
         {{{"base_model.model.m.lora_embedding_A", "F32", 2, 3}}, 1, VMOER_ERROR_UNSUPPORTED, "lora_embedding_A"},
@@ -401,8 +431,8 @@ static void test_truncated_config(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_deltas),       cmocka_unit_test(test_properties),  cmocka_unit_test(test_save),
-        cmocka_unit_test(test_bad_configs),  cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_truncated_config),
+        cmocka_unit_test(test_deltas),      cmocka_unit_test(test_properties),  cmocka_unit_test(test_save),
+        cmocka_unit_test(test_bad_configs), cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_truncated_config),
     };
     return cmocka_run_group_tests_name("adapter", tests, make_scratch, remove_scratch);
 }

@@ -1,5 +1,5 @@
-/* test_checkpoint.c: a run that stops and goes on gives the bytes of one that does not; wrong checkpoints are refused and change nothing; a
- * process killed while it saves leaves a whole checkpoint. */
+/* test_checkpoint.c: a run that stops and goes on gives the bytes of one that does not; wrong checkpoints are refused
+ * and change nothing; a process killed while it saves leaves a whole checkpoint. */
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -21,7 +21,10 @@
 #include <cmocka.h>
 
 enum { N = 3 };
-static const struct { const char *name; int rows, cols; } shapes[N] = {{"a.lora_A.weight", 8, 37}, {"a.lora_B.weight", 19, 8}, {"norm", 1, 5}};
+static const struct {
+    const char *name;
+    int rows, cols;
+} shapes[N] = {{"a.lora_A.weight", 8, 37}, {"a.lora_B.weight", 19, 8}, {"norm", 1, 5}};
 
 static char scratch[1024], path[1200];
 
@@ -101,11 +104,13 @@ static void assert_same(const run *a, const run *b) {
 }
 
 static json_t *make_config(double learning_rate) {
-    return json_pack("{s:f, s:i, s:{s:s}}", "learning_rate", learning_rate, "seed", 3, "questions", "tasks", "openbookqa");
+    return json_pack("{s:f, s:i, s:{s:s}}", "learning_rate", learning_rate, "seed", 3, "questions", "tasks",
+                     "openbookqa");
 }
 
 static json_t *make_meta(int step) {
-    return json_pack("{s:o, s:i, s:[f, f], s:f}", "config", make_config(1e-4), "step", step, "history", 0.1, 1.0 / 3, "best_nll", 1.2345678901234567);
+    return json_pack("{s:o, s:i, s:[f, f], s:f}", "config", make_config(1e-4), "step", step, "history", 0.1, 1.0 / 3,
+                     "best_nll", 1.2345678901234567);
 }
 
 static vmoer_status save(const run *r) {
@@ -158,7 +163,8 @@ static void expect(run *r, vmoer_status code, const char *part) {
     json_t *meta;
     run_start(&untouched);
     vmoer_status status = load(r, 1e-4, &meta);
-    if (status != code || !strstr(vm_error_text(), part)) fail_msg("wanted %d and \"%s\", got %d and \"%s\"", (int)code, part, (int)status, vm_error_text());
+    if (status != code || !strstr(vm_error_text(), part))
+        fail_msg("wanted %d and \"%s\", got %d and \"%s\"", (int)code, part, (int)status, vm_error_text());
     assert_null(meta);
     assert_same(r, &untouched);
     run_end(&untouched);
@@ -176,32 +182,51 @@ static void test_other_config(void **state) {
     assert_non_null(strstr(vm_error_text(), "resume: --learning_rate differs from the checkpoint's: 0.0005"));
     assert_null(meta);
     assert_int_equal(r.o->step, 0);
-    static const struct { const char *config, *part; } cases[] = {
+    static const struct {
+        const char *config, *part;
+    } cases[] = {
         {"{\"learning_rate\": 0.0001, \"seed\": 3, \"questions\": {\"tasks\": \"sciq\"}}", "--tasks differs"},
-        {"{\"learning_rate\": 0.0001, \"questions\": {\"tasks\": \"openbookqa\"}}", "--seed differs from the checkpoint's: absent now, 3 then"},
-        {"{\"learning_rate\": 0.0001, \"seed\": 3, \"clip\": 1, \"questions\": {\"tasks\": \"openbookqa\"}}", "--clip differs"},
+        {"{\"learning_rate\": 0.0001, \"questions\": {\"tasks\": \"openbookqa\"}}",
+         "--seed differs from the checkpoint's: absent now, 3 then"},
+        {"{\"learning_rate\": 0.0001, \"seed\": 3, \"clip\": 1, \"questions\": {\"tasks\": \"openbookqa\"}}",
+         "--clip differs"},
         {"{\"learning_rate\": 0.0001, \"seed\": 3, \"questions\": 1}", "--questions differs"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(vm_json_parse(cases[i].config, strlen(cases[i].config), "config", &config), VMOER_OK);
         assert_int_equal(vm_checkpoint_load(path, r.o, config, &meta), VMOER_ERROR_MISMATCH);
-        if (!strstr(vm_error_text(), cases[i].part)) fail_msg("\"%s\" is not in \"%s\"", cases[i].part, vm_error_text());
+        if (!strstr(vm_error_text(), cases[i].part))
+            fail_msg("\"%s\" is not in \"%s\"", cases[i].part, vm_error_text());
         json_decref(config);
     }
     run_end(&r);
     run_end(&other);
 }
 
-typedef enum spoil { NOTHING, NO_META, BAD_META, NO_CONFIG, BAD_STEP, MISSING, EXTRA, SHAPE, TYPE, NOT_FINITE, NEGATIVE } spoil;
+typedef enum spoil {
+    NOTHING,
+    NO_META,
+    BAD_META,
+    NO_CONFIG,
+    BAD_STEP,
+    MISSING,
+    EXTRA,
+    SHAPE,
+    TYPE,
+    NOT_FINITE,
+    NEGATIVE
+} spoil;
 
 /* The checkpoint of a fresh run with one thing wrong. */
 static void write_spoiled(const run *r, spoil what) {
     vm_st_writer *w = vm_st_writer_create();
     json_t *meta = make_meta(0);
     if (what == NO_CONFIG) json_object_del(meta, "config");
-    json_t *record = json_pack("{s:o, s:o}", "optimizer_step", what == BAD_STEP ? json_string("0") : json_integer(0), "meta", meta);
+    json_t *record =
+        json_pack("{s:o, s:o}", "optimizer_step", what == BAD_STEP ? json_string("0") : json_integer(0), "meta", meta);
     char *line = vm_json_line(record);
-    if (what != NO_META) assert_int_equal(vm_st_writer_metadata(w, "vmoer.checkpoint", what == BAD_META ? "{\"meta\"" : line), VMOER_OK);
+    if (what != NO_META)
+        assert_int_equal(vm_st_writer_metadata(w, "vmoer.checkpoint", what == BAD_META ? "{\"meta\"" : line), VMOER_OK);
     for (int i = 0; i < N; i++)
         for (int part = 0; part < 3; part++) {
             char name[160];
@@ -214,9 +239,11 @@ static void write_spoiled(const run *r, spoil what) {
             if (last && what == NEGATIVE) values[3] = -1e-9f;
             if (i == 0 && what == SHAPE) shape[0] = shapes[i].cols, shape[1] = shapes[i].rows;
             snprintf(name, sizeof name, "%s/%s", part == 0 ? "value" : part == 1 ? "m" : "v", shapes[i].name);
-            assert_int_equal(vm_st_writer_f32(w, name, i == 1 && what == TYPE ? "F16" : "F32", 2, shape, values), VMOER_OK);
+            assert_int_equal(vm_st_writer_f32(w, name, i == 1 && what == TYPE ? "F16" : "F32", 2, shape, values),
+                             VMOER_OK);
         }
-    if (what == EXTRA) assert_int_equal(vm_st_writer_f32(w, "value/b", "F32", 1, (const int64_t[]){1}, &(float){1}), VMOER_OK);
+    if (what == EXTRA)
+        assert_int_equal(vm_st_writer_f32(w, "value/b", "F32", 1, (const int64_t[]){1}, &(float){1}), VMOER_OK);
     assert_int_equal(vm_st_writer_save(w, path), VMOER_OK);
     vm_st_writer_free(w);
     json_decref(record);
@@ -225,7 +252,11 @@ static void write_spoiled(const run *r, spoil what) {
 
 static void test_refused(void **state) {
     (void)state;
-    static const struct { spoil what; vmoer_status code; const char *part; } cases[] = {
+    static const struct {
+        spoil what;
+        vmoer_status code;
+        const char *part;
+    } cases[] = {
         {NO_META, VMOER_ERROR_FORMAT, "not a checkpoint"},
         {BAD_META, VMOER_ERROR_FORMAT, "vmoer.checkpoint: line 1"},
         {NO_CONFIG, VMOER_ERROR_FORMAT, "config"},

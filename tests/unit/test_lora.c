@@ -1,5 +1,5 @@
-/* test_lora.c: LoRA attached to the tiny models: names, shapes and start values; what is saved, merged into the weights, gives the outputs that the
- * attached LoRA gives. */
+/* test_lora.c: LoRA attached to the tiny models: names, shapes and start values; what is saved, merged into the
+ * weights, gives the outputs that the attached LoRA gives. */
 #include "base/json.h"
 #include "base/rng.h"
 #include "base/status.h"
@@ -67,10 +67,16 @@ static void test_attach(void **state) {
     assert_int_equal(vm_model_params(some, &few), VMOER_OK);
     assert_int_equal(few.count, 2 * 2);
     assert_int_equal(list.count, 2 * 2 * (3 + 1 + 1 + 1 + 1 + 8 + 8)); /* layers, A and B, sites */
-    static const struct { const char *module; int in, rows; } modules[] = {
-        {"model.layers.0.self_attn.q_proj", 32, 32},          {"model.layers.1.self_attn.v_proj", 32, 16},
-        {"model.layers.1.self_attn.o_proj", 32, 32},          {"model.layers.0.shared_mlp.input_linear", 32, 64},
-        {"model.layers.0.block_sparse_moe.router", 32, 8},    {"model.layers.1.block_sparse_moe.experts.gate_up_proj.7", 32, 32},
+    static const struct {
+        const char *module;
+        int in, rows;
+    } modules[] = {
+        {"model.layers.0.self_attn.q_proj", 32, 32},
+        {"model.layers.1.self_attn.v_proj", 32, 16},
+        {"model.layers.1.self_attn.o_proj", 32, 32},
+        {"model.layers.0.shared_mlp.input_linear", 32, 64},
+        {"model.layers.0.block_sparse_moe.router", 32, 8},
+        {"model.layers.1.block_sparse_moe.experts.gate_up_proj.7", 32, 32},
         {"model.layers.1.block_sparse_moe.experts.down_proj.0", 16, 32},
     };
     for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {
@@ -81,7 +87,8 @@ static void test_attach(void **state) {
         const vm_param *b = find(&list, name);
         assert_true(a->rows == 4 && a->cols == modules[i].in && b->rows == modules[i].rows && b->cols == 4);
     }
-    /* A is uniform in +-1/sqrt(in): over all of them the mean is 0 and the mean square bound^2 / 3. B is 0. No two A are the same. */
+    /* A is uniform in +-1/sqrt(in): over all of them the mean is 0 and the mean square bound^2 / 3. B is 0. No two A
+     * are the same. */
     double sum = 0, squares = 0;
     size_t count = 0;
     for (size_t i = 0; i < list.count; i++) {
@@ -94,7 +101,8 @@ static void test_attach(void **state) {
             if (is_a) count++;
         }
         for (size_t j = 0; is_a && j < i; j++)
-            assert_false(strstr(list.items[j]->name, "lora_A") && list.items[j]->cols == p->cols && memcmp(list.items[j]->value, p->value, 64) == 0);
+            assert_false(strstr(list.items[j]->name, "lora_A") && list.items[j]->cols == p->cols &&
+                         memcmp(list.items[j]->value, p->value, 64) == 0);
     }
     assert_float_equal(sum / (double)count, 0, 4 / sqrt(3.0 * (double)count));
     assert_float_equal(squares / (double)count, 1.0 / 3, 4 * 0.3 / sqrt((double)count));
@@ -116,7 +124,8 @@ static void project(const vm_linear *l, const float *x, int m, float *y) {
     vm_arena_free(scratch_memory);
 }
 
-/* Gives every B values, saves, loads with the adapter merged and compares every projection; returns how many were changed by LoRA. */
+/* Gives every B values, saves, loads with the adapter merged and compares every projection; returns how many were
+ * changed by LoRA. */
 static int check_saved(const char *model, const char *targets) {
     enum { ROWS = 3, WIDEST = 128 };
     vm_model *plain = load(model, NULL, -1), *trained = load(model, NULL, 0);
@@ -125,7 +134,8 @@ static int check_saved(const char *model, const char *targets) {
     assert_int_equal(vm_model_params(trained, &list), VMOER_OK);
     for (size_t i = 0; i < list.count; i++) {
         vm_rng rng = vm_rng_start(9, VM_RNG_INIT, (uint32_t)i);
-        for (size_t k = 0; strstr(list.items[i]->name, "lora_B") && k < vm_param_size(list.items[i]); k++) list.items[i]->value[k] = vm_rng_normal(&rng);
+        for (size_t k = 0; strstr(list.items[i]->name, "lora_B") && k < vm_param_size(list.items[i]); k++)
+            list.items[i]->value[k] = vm_rng_normal(&rng);
     }
     vm_free(list.items);
     assert_int_equal(vm_model_refresh(trained, NULL), VMOER_OK);
@@ -152,7 +162,8 @@ static int check_saved(const char *model, const char *targets) {
                 for (int i = 0; i < ROWS * l->out; i++) {
                     moved = fmax(moved, fabs((double)y[1][i] - (double)y[0][i]));
                     if (!(fabsf(y[2][i] - y[1][i]) <= 1e-4f))
-                        fail_msg("layer %d, %s, expert %d: %g, merged %g", layer, slots[0].module, e, (double)y[1][i], (double)y[2][i]);
+                        fail_msg("layer %d, %s, expert %d: %g, merged %g", layer, slots[0].module, e, (double)y[1][i],
+                                 (double)y[2][i]);
                 }
                 assert_true(moved == 0 || moved > 0.5);
                 changed += moved > 0;
@@ -182,7 +193,8 @@ static void test_save(void **state) {
 static void test_refused(void **state) {
     (void)state;
     vm_model *m = load("tiny-llama.gguf", NULL, 0), *forward = load("tiny-llama.gguf", NULL, -1);
-    static const char *const bad[] = {"", "attention,", ",attention", "attention,mlp", "Attention", "attention experts"};
+    static const char *const bad[] = {"",          "attention,",       ",attention", "attention,mlp",
+                                      "Attention", "attention experts"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_int_equal(vm_lora_attach(m, bad[i], 4, 8, 0, NULL), VMOER_ERROR_ARGUMENT);
         assert_non_null(strstr(vm_error_text(), "LoRA target"));

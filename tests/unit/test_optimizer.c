@@ -1,4 +1,5 @@
-/* test_optimizer.c: AdamW against PyTorch's numbers (tools/golden_optimizer.py), closed forms, threads, and gradients that are no numbers. */
+/* test_optimizer.c: AdamW against PyTorch's numbers (tools/golden_optimizer.py), closed forms, threads, and gradients
+ * that are no numbers. */
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/status.h"
@@ -27,7 +28,8 @@ static void param_free(vm_param *p) {
     vm_free(p->grad);
 }
 
-static void read_golden(const vm_safetensors *file, const char *name, const char *part, size_t at, size_t n, float *out) {
+static void read_golden(const vm_safetensors *file, const char *name, const char *part, size_t at, size_t n,
+                        float *out) {
     char full[64];
     snprintf(full, sizeof full, "%s%s", name, part);
     const vm_st_tensor *t = vm_safetensors_find(file, full);
@@ -59,7 +61,8 @@ static void test_pytorch(void **state) {
         float rate, norm, expected[64];
         read_golden(file, "rates", "", step, 1, &rate);
         read_golden(file, "norms", "", step, 1, &norm);
-        for (int i = 0; i < 3; i++) read_golden(file, p[i].name, ".grads", step * vm_param_size(&p[i]), vm_param_size(&p[i]), p[i].grad);
+        for (int i = 0; i < 3; i++)
+            read_golden(file, p[i].name, ".grads", step * vm_param_size(&p[i]), vm_param_size(&p[i]), p[i].grad);
         double got;
         assert_int_equal(vm_optimizer_step(o, NULL, (double)rate, &got), VMOER_OK);
         assert_true(fabs(got - (double)norm) <= 1e-6 * (double)norm);
@@ -67,7 +70,8 @@ static void test_pytorch(void **state) {
             read_golden(file, p[i].name, ".values", step * vm_param_size(&p[i]), vm_param_size(&p[i]), expected);
             for (size_t k = 0; k < vm_param_size(&p[i]); k++) {
                 double e = (double)expected[k], off = fabs(e - (double)p[i].value[k]);
-                if (!(off <= 1e-6 * fmax(fabs(e), 0.1))) fail_msg("step %zu, %s[%zu]: %.9g, PyTorch %.9g", step, p[i].name, k, (double)p[i].value[k], e);
+                if (!(off <= 1e-6 * fmax(fabs(e), 0.1)))
+                    fail_msg("step %zu, %s[%zu]: %.9g, PyTorch %.9g", step, p[i].name, k, (double)p[i].value[k], e);
                 assert_true(p[i].grad[k] == 0);
             }
         }
@@ -78,7 +82,8 @@ static void test_pytorch(void **state) {
     vm_safetensors_free(file);
 }
 
-/* A constant gradient g moves every step by lr g / (|g| + eps) = lr sign(g): the bias corrections cancel exactly. Decay alone is geometric. */
+/* A constant gradient g moves every step by lr g / (|g| + eps) = lr sign(g): the bias corrections cancel exactly. Decay
+ * alone is geometric. */
 static void test_closed_forms(void **state) {
     (void)state;
     vm_param p[2];
@@ -177,7 +182,8 @@ static void test_options(void **state) {
         if (i == 2) options.epsilon = 0;
         if (i == 3) options.weight_decay = -1;
         if (i == 4) options.clip = INFINITY;
-        assert_int_equal(vm_optimizer_create(&list, &options, i == 5 ? (const float[]){-1} : NULL, &o), VMOER_ERROR_ARGUMENT);
+        assert_int_equal(vm_optimizer_create(&list, &options, i == 5 ? (const float[]){-1} : NULL, &o),
+                         VMOER_ERROR_ARGUMENT);
         assert_null(o);
     }
     param_free(&p);
