@@ -11,7 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_item(const vm_item *item) {
     size_t bad;
-    if (item->n_choices < 2 || item->n_choices > VM_MAX_CHOICES || item->answer < 0 || item->answer >= item->n_choices) abort();
+    if (item->n_choices < 2 || item->n_choices > VM_MAX_CHOICES || item->answer < 0 || item->answer >= item->n_choices)
+        abort();
     if (!*item->id || !*item->stem || !vm_utf8_valid(item->stem, strlen(item->stem), &bad)) abort();
     for (int c = 0; c < item->n_choices; c++) {
         if (!*item->choices[c] || !vm_utf8_valid(item->choices[c], strlen(item->choices[c]), &bad)) abort();

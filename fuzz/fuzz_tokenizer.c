@@ -80,7 +80,8 @@ static vm_tokenizer *small_tokenizer(void) {
     for (int i = 0; i < 5; i++) put_text(&b, merges[i]);
     vm_gguf *g;
     vm_tokenizer *t;
-    if (vm_gguf_open_memory(b.bytes, b.size, "small", &g) != VMOER_OK || vm_tokenizer_from_gguf(g, &t) != VMOER_OK) abort();
+    if (vm_gguf_open_memory(b.bytes, b.size, "small", &g) != VMOER_OK || vm_tokenizer_from_gguf(g, &t) != VMOER_OK)
+        abort();
     vm_gguf_free(g);
     return t;
 }

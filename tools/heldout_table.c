@@ -1,6 +1,6 @@
-/* heldout_table.c: prints the table of docs/HELDOUT.md: how close the held-out questions, the test questions and a random
- * part of the training questions are to their nearest training question. Not installed; docs/HELDOUT.md has the command.
- * Usage: heldout_table DATA TASK... */
+/* heldout_table.c: prints the table of docs/HELDOUT.md: how close the held-out questions, the test questions and a
+ * random part of the training questions are to their nearest training question. Not installed; docs/HELDOUT.md has the
+ * command. Usage: heldout_table DATA TASK... */
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/status.h"
@@ -25,7 +25,8 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void row(const char *task, const char *name, const vm_item *const *queries, size_t n, const vm_item *const *pool, size_t m) {
+static void row(const char *task, const char *name, const vm_item *const *queries, size_t n, const vm_item *const *pool,
+                size_t m) {
     float *s = vm_malloc(n + 1, sizeof *s);
     if (!s || vm_heldout_similarity(queries, n, pool, m, s) != VMOER_OK) die();
     double mean = 0, close = 0;
@@ -43,10 +44,12 @@ static void row(const char *task, const char *name, const vm_item *const *querie
 
 int main(int argc, char **argv) {
     if (argc < 3) return fprintf(stderr, "usage: heldout_table DATA TASK...\n"), 2;
-    printf("| task | from -> to | n | pool | mean | 10%% | 25%% | 50%% | 75%% | 90%% | 95%% | 99%% | >= 1/2 |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+    printf("| task | from -> to | n | pool | mean | 10%% | 25%% | 50%% | 75%% | 90%% | 95%% | 99%% | >= 1/2 "
+           "|\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     for (int t = 2; t < argc; t++) {
         vm_dataset *train, *held, *test;
-        if (vm_dataset_load(argv[1], argv[t], VM_SPLIT_TRAIN, &train) != VMOER_OK || vm_dataset_load(argv[1], argv[t], VM_SPLIT_HELDOUT, &held) != VMOER_OK ||
+        if (vm_dataset_load(argv[1], argv[t], VM_SPLIT_TRAIN, &train) != VMOER_OK ||
+            vm_dataset_load(argv[1], argv[t], VM_SPLIT_HELDOUT, &held) != VMOER_OK ||
             vm_dataset_load(argv[1], argv[t], VM_SPLIT_TEST, &test) != VMOER_OK)
             die();
         size_t n = vm_dataset_count(held), m = vm_dataset_count(train);

@@ -1,6 +1,7 @@
 /* tokenize_stream.c: our tokenizer as a filter, for the comparison in tools/golden_tokens.py. Not installed.
  * Usage: tokenize_stream MODEL.gguf
- * Input: records of u32 length, u8 parse_special, text. Output: records of u32 count, i32 ids; count 2^32 - 1: refused. */
+ * Input: records of u32 length, u8 parse_special, text. Output: records of u32 count, i32 ids; count 2^32 - 1: refused.
+ */
 #include "base/memory.h"
 #include "base/status.h"
 #include "io/tokenizer.h"

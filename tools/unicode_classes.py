@@ -47,6 +47,7 @@ print(f"""/* unicode_classes.h: made by tools/unicode_classes.py from tokenizers
 
 #include <stdint.h>
 
+/* clang-format off */
 static const uint32_t class_runs[{len(starts)}] = {{""")
 line = "   "
 for s in starts:

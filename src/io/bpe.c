@@ -51,8 +51,8 @@ bool vm_merges_add(vm_merges *m, int32_t left, int32_t right, int32_t result) {
 
 /* ---- one piece ---- */
 typedef struct vm_bpe_symbol {
-    int32_t id;               /* -1: merged into the symbol before it */
-    int32_t previous, next;   /* indices; -1 at the ends */
+    int32_t id;             /* -1: merged into the symbol before it */
+    int32_t previous, next; /* indices; -1 at the ends */
 } vm_bpe_symbol;
 
 void vm_bpe_free(vm_bpe *b) {

@@ -10,15 +10,23 @@
 
 /* Sorted. Function words, and the verbs of exam English ("which would most likely ...") that say nothing of a topic. */
 static const char *const stop_words[] = {
-    "about", "above", "after", "again", "all", "also", "an", "and", "any", "are", "aren", "as", "at", "be", "because", "been", "being", "below", "best",
-    "between", "both", "but", "by", "can", "cannot", "could", "couldn", "did", "didn", "do", "does", "doesn", "doing", "don", "done", "down", "during",
-    "each", "either", "etc", "example", "few", "following", "for", "from", "further", "get", "gets", "getting", "had", "has", "hasn", "have", "haven",
-    "having", "he", "her", "here", "hers", "him", "his", "how", "if", "in", "into", "is", "isn", "it", "its", "just", "like", "likely", "made", "make",
-    "makes", "making", "many", "may", "me", "might", "more", "most", "much", "must", "my", "no", "none", "nor", "not", "of", "off", "often", "on", "one",
-    "only", "or", "other", "others", "our", "out", "over", "own", "part", "same", "see", "seen", "she", "should", "shouldn", "so", "some", "someone",
-    "something", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "thing", "things", "this", "those", "through", "to",
-    "too", "under", "until", "up", "upon", "use", "used", "uses", "using", "very", "was", "wasn", "way", "we", "were", "weren", "what", "when", "where",
-    "which", "while", "who", "whom", "whose", "why", "will", "with", "within", "without", "won", "would", "wouldn", "you", "your",
+    "about",   "above",   "after",     "again", "all",     "also",    "an",     "and",     "any",     "are",
+    "aren",    "as",      "at",        "be",    "because", "been",    "being",  "below",   "best",    "between",
+    "both",    "but",     "by",        "can",   "cannot",  "could",   "couldn", "did",     "didn",    "do",
+    "does",    "doesn",   "doing",     "don",   "done",    "down",    "during", "each",    "either",  "etc",
+    "example", "few",     "following", "for",   "from",    "further", "get",    "gets",    "getting", "had",
+    "has",     "hasn",    "have",      "haven", "having",  "he",      "her",    "here",    "hers",    "him",
+    "his",     "how",     "if",        "in",    "into",    "is",      "isn",    "it",      "its",     "just",
+    "like",    "likely",  "made",      "make",  "makes",   "making",  "many",   "may",     "me",      "might",
+    "more",    "most",    "much",      "must",  "my",      "no",      "none",   "nor",     "not",     "of",
+    "off",     "often",   "on",        "one",   "only",    "or",      "other",  "others",  "our",     "out",
+    "over",    "own",     "part",      "same",  "see",     "seen",    "she",    "should",  "shouldn", "so",
+    "some",    "someone", "something", "such",  "than",    "that",    "the",    "their",   "them",    "then",
+    "there",   "these",   "they",      "thing", "things",  "this",    "those",  "through", "to",      "too",
+    "under",   "until",   "up",        "upon",  "use",     "used",    "uses",   "using",   "very",    "was",
+    "wasn",    "way",     "we",        "were",  "weren",   "what",    "when",   "where",   "which",   "while",
+    "who",     "whom",    "whose",     "why",   "will",    "with",    "within", "without", "won",     "would",
+    "wouldn",  "you",     "your",
 };
 
 static int compare_word(const void *word, const void *entry) { return strcmp(word, *(const char *const *)entry); }
@@ -42,8 +50,10 @@ static size_t cut_suffixes(char *word, size_t n) {
     } else if (n > 3 && ends_with(word, n, "s") && !ends_with(word, n, "ss") && !ends_with(word, n, "us")) {
         n -= 1;
     }
-    if (n > 5 && ends_with(word, n, "ing")) n -= 3;
-    else if (n > 4 && ends_with(word, n, "ed")) n -= 2;
+    if (n > 5 && ends_with(word, n, "ing"))
+        n -= 3;
+    else if (n > 4 && ends_with(word, n, "ed"))
+        n -= 2;
     if (n > 4 && word[n - 1] == 'e') n -= 1;
     return n;
 }

@@ -68,7 +68,8 @@ vmoer_status vm_item_hash(const char *stem, const char *answer, uint64_t *out) {
 
 static vmoer_status check_text(const char *text, const char *what) {
     size_t length = strlen(text), bad;
-    if (!vm_utf8_valid(text, length, &bad)) return vm_error(VMOER_ERROR_DATA, "the %s is not UTF-8 at byte %zu", what, bad);
+    if (!vm_utf8_valid(text, length, &bad))
+        return vm_error(VMOER_ERROR_DATA, "the %s is not UTF-8 at byte %zu", what, bad);
     uint32_t code;
     for (size_t at = 0; at < length && vm_utf8_next(text, length, &at, &code);) {
         if (vm_unicode_classify(code) != VM_UNICODE_SPACE) return VMOER_OK;
@@ -87,7 +88,8 @@ vmoer_status vm_dataset_add(vm_dataset *d, const vm_item *item) {
     if (d->count >= MAX_ITEMS) return vm_error(VMOER_ERROR_LIMIT, "more than %d items", MAX_ITEMS);
     if (item->n_choices < 2 || item->n_choices > VM_MAX_CHOICES)
         return vm_error(VMOER_ERROR_DATA, "%d choices, 2 to %d are possible", item->n_choices, VM_MAX_CHOICES);
-    if (item->answer < 0 || item->answer >= item->n_choices) return vm_error(VMOER_ERROR_DATA, "answer %d of %d choices", item->answer, item->n_choices);
+    if (item->answer < 0 || item->answer >= item->n_choices)
+        return vm_error(VMOER_ERROR_DATA, "answer %d of %d choices", item->answer, item->n_choices);
     size_t bytes = strlen(item->id) + strlen(item->stem) + 2;
     VM_TRY(check_text(item->id, "id"));
     VM_TRY(check_text(item->stem, "question"));
@@ -99,7 +101,8 @@ vmoer_status vm_dataset_add(vm_dataset *d, const vm_item *item) {
     VM_TRY(vm_item_hash(item->stem, item->choices[item->answer], &kept.hash));
     char *to = vm_arena_alloc(d->arena, bytes, 1);
     void *grown = d->items;
-    if (!to || !vm_grow(&grown, &d->capacity, d->count + 1, sizeof *d->items)) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu items", d->count + 1);
+    if (!to || !vm_grow(&grown, &d->capacity, d->count + 1, sizeof *d->items))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu items", d->count + 1);
     d->items = grown;
     kept.id = copy(&to, item->id);
     kept.stem = copy(&to, item->stem);
@@ -126,15 +129,18 @@ typedef struct task_files {
 /* OpenBookQA: in the plain layout the official training questions are cut into train and dev; the official archive has
  * them whole in train. Either way the pool is the same 4,957 questions, and so is the held-out part. */
 static const task_files tasks[] = {
-    {"openbookqa", VM_DATASET_AI2,
+    {"openbookqa",
+     VM_DATASET_AI2,
      {{"openbookqa/%s.jsonl", "test", {"train", "dev"}},
       {"openbookqa/OpenBookQA-V1-Sep2018/Data/Main/%s.jsonl", "test", {"train"}},
       {"OpenBookQA-V1-Sep2018/Data/Main/%s.jsonl", "test", {"train"}}}},
-    {"arc_easy", VM_DATASET_AI2,
+    {"arc_easy",
+     VM_DATASET_AI2,
      {{"arc/ARC-Easy-%s.jsonl", "Test", {"Train"}},
       {"arc/ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-%s.jsonl", "Test", {"Train"}},
       {"ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-%s.jsonl", "Test", {"Train"}}}},
-    {"arc_challenge", VM_DATASET_AI2,
+    {"arc_challenge",
+     VM_DATASET_AI2,
      {{"arc/ARC-Challenge-%s.jsonl", "Test", {"Train"}},
       {"arc/ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-%s.jsonl", "Test", {"Train"}},
       {"ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-%s.jsonl", "Test", {"Train"}}}},
@@ -142,8 +148,11 @@ static const task_files tasks[] = {
     {"medmcqa", VM_DATASET_MEDMCQA, {{"medmcqa/%s.json", "dev", {"train"}}}},
 };
 /* Its training split is another kind of question, so it has test items only. */
-static const task_files mmlu = {"mmlu_", VM_DATASET_MMLU,
-                                {{"mmlu/test/%s_test.csv", "", {NULL}}, {"mmlu/data/test/%s_test.csv", "", {NULL}}, {"data/test/%s_test.csv", "", {NULL}}}};
+static const task_files mmlu = {"mmlu_",
+                                VM_DATASET_MMLU,
+                                {{"mmlu/test/%s_test.csv", "", {NULL}},
+                                 {"mmlu/data/test/%s_test.csv", "", {NULL}},
+                                 {"data/test/%s_test.csv", "", {NULL}}}};
 
 static vmoer_status find_task(const char *task, const task_files **out) {
     for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++) {
@@ -158,7 +167,9 @@ static vmoer_status find_task(const char *task, const task_files **out) {
         *out = &mmlu;
         return VMOER_OK;
     }
-    return vm_error(VMOER_ERROR_ARGUMENT, "no task \"%.60s\"; there are openbookqa, arc_easy, arc_challenge, sciq, medmcqa and mmlu_<subject>", task);
+    return vm_error(
+        VMOER_ERROR_ARGUMENT,
+        "no task \"%.60s\"; there are openbookqa, arc_easy, arc_challenge, sciq, medmcqa and mmlu_<subject>", task);
 }
 
 static vmoer_status place_path(char out[4096], const char *dir, const place *p, const char *file) {
@@ -178,7 +189,8 @@ static vmoer_status append_file(vm_dataset *d, vm_dataset_format format, const c
 }
 
 /* The first place that has the file; the error names all of them. */
-static vmoer_status find_place(const char *dir, const task_files *t, const char *subject, bool test, const place **out) {
+static vmoer_status find_place(const char *dir, const task_files *t, const char *subject, bool test,
+                               const place **out) {
     char path[4096], looked_for[1024] = "";
     for (int i = 0; i < MAX_PLACES && t->places[i].pattern; i++) {
         const char *file = t == &mmlu ? subject : test ? t->places[i].test : t->places[i].train[0];
@@ -197,7 +209,8 @@ static vmoer_status find_place(const char *dir, const task_files *t, const char 
 static vmoer_status keep_side(vm_dataset *d, bool held_out) {
     const vm_item **items = vm_malloc(d->count + 1, sizeof *items);
     bool *held = vm_calloc(d->count + 1, sizeof *held);
-    vmoer_status status = items && held ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory to split %zu items", d->count);
+    vmoer_status status =
+        items && held ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory to split %zu items", d->count);
     if (status == VMOER_OK) {
         for (size_t i = 0; i < d->count; i++) items[i] = &d->items[i];
         status = vm_heldout_split(items, d->count, held);
@@ -239,8 +252,10 @@ vmoer_status vm_dataset_load(const char *dir, const char *task, vm_split split, 
     }
     if (d->count == 0) status = vm_error(VMOER_ERROR_DATA, "%s: %s has no items", task, path);
 done:
-    if (status != VMOER_OK) vm_dataset_free(d);
-    else *out = d;
+    if (status != VMOER_OK)
+        vm_dataset_free(d);
+    else
+        *out = d;
     return status;
 }
 
@@ -249,8 +264,10 @@ vmoer_status vm_dataset_load_file(const char *path, vm_dataset **out) {
     VM_TRY(vm_dataset_create("file", &d));
     vmoer_status status = append_file(d, VM_DATASET_USER, path);
     if (status == VMOER_OK && d->count == 0) status = vm_error(VMOER_ERROR_DATA, "%s: no items", path);
-    if (status != VMOER_OK) vm_dataset_free(d);
-    else *out = d;
+    if (status != VMOER_OK)
+        vm_dataset_free(d);
+    else
+        *out = d;
     return status;
 }
 

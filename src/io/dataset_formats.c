@@ -37,7 +37,8 @@ static vmoer_status read_ai2(const json_t *object, vm_item *item) {
         VM_TRY(want_text(choice, "text", &item->choices[c]));
         VM_TRY(want_text(choice, "label", &labels[c]));
         for (size_t other = 0; other < c; other++) {
-            if (strcmp(labels[other], labels[c]) == 0) return vm_error(VMOER_ERROR_DATA, "two choices are labelled \"%.20s\"", labels[c]);
+            if (strcmp(labels[other], labels[c]) == 0)
+                return vm_error(VMOER_ERROR_DATA, "two choices are labelled \"%.20s\"", labels[c]);
         }
         if (strcmp(labels[c], key) == 0) item->answer = (int)c;
     }
@@ -52,7 +53,8 @@ static vmoer_status read_medmcqa(const json_t *object, vm_item *item) {
     item->n_choices = 4;
     const json_t *right = json_object_get(object, "cop");
     if (!json_is_integer(right)) return vm_error(VMOER_ERROR_FORMAT, "no integer \"cop\"");
-    if (json_integer_value(right) < 1 || json_integer_value(right) > 4) return vm_error(VMOER_ERROR_DATA, "\"cop\" is not 1 to 4");
+    if (json_integer_value(right) < 1 || json_integer_value(right) > 4)
+        return vm_error(VMOER_ERROR_DATA, "\"cop\" is not 1 to 4");
     item->answer = (int)json_integer_value(right) - 1;
     return VMOER_OK;
 }
@@ -70,7 +72,8 @@ static vmoer_status read_user(const json_t *object, vm_item *item) {
     }
     if (!json_is_integer(right)) return vm_error(VMOER_ERROR_FORMAT, "no integer \"answer\" (an index from 0)");
     json_int_t answer = json_integer_value(right);
-    if (answer < 0 || answer >= (json_int_t)n) return vm_error(VMOER_ERROR_DATA, "\"answer\" is not an index into the %zu choices", n);
+    if (answer < 0 || answer >= (json_int_t)n)
+        return vm_error(VMOER_ERROR_DATA, "\"answer\" is not an index into the %zu choices", n);
     item->answer = (int)answer;
     return VMOER_OK;
 }
@@ -100,10 +103,18 @@ static vmoer_status add_object(vm_dataset *d, vm_dataset_format format, const js
     vm_item item = {.id = optional_id(object, id)};
     if (!json_is_object(object)) return vm_error(VMOER_ERROR_FORMAT, "not a JSON object");
     switch (format) {
-    case VM_DATASET_AI2: VM_TRY(read_ai2(object, &item)); break;
-    case VM_DATASET_MEDMCQA: VM_TRY(read_medmcqa(object, &item)); break;
-    case VM_DATASET_USER: VM_TRY(read_user(object, &item)); break;
-    default: VM_TRY(read_sciq(object, &item)); break;
+    case VM_DATASET_AI2:
+        VM_TRY(read_ai2(object, &item));
+        break;
+    case VM_DATASET_MEDMCQA:
+        VM_TRY(read_medmcqa(object, &item));
+        break;
+    case VM_DATASET_USER:
+        VM_TRY(read_user(object, &item));
+        break;
+    default:
+        VM_TRY(read_sciq(object, &item));
+        break;
     }
     return vm_dataset_add(d, &item);
 }
@@ -115,12 +126,15 @@ static bool is_blank(const char *line, size_t length) {
     return true;
 }
 
-static vmoer_status parse_lines(vm_dataset *d, vm_dataset_format format, const char *data, size_t size, const char *where) {
+static vmoer_status parse_lines(vm_dataset *d, vm_dataset_format format, const char *data, size_t size,
+                                const char *where) {
     size_t number = 1;
     for (size_t start = 0, end; start < size; start = end + 1, number++) {
         const char *newline = memchr(data + start, '\n', size - start);
         end = newline ? (size_t)(newline - data) : size;
-        if (end - start > MAX_LINE) return vm_error(VMOER_ERROR_LIMIT, "%s:%zu: a line of %zu bytes, at most %d", where, number, end - start, MAX_LINE);
+        if (end - start > MAX_LINE)
+            return vm_error(VMOER_ERROR_LIMIT, "%s:%zu: a line of %zu bytes, at most %d", where, number, end - start,
+                            MAX_LINE);
         if (is_blank(data + start, end - start)) continue;
         char place[4200];
         snprintf(place, sizeof place, "%s:%zu", where, number);
@@ -133,7 +147,8 @@ static vmoer_status parse_lines(vm_dataset *d, vm_dataset_format format, const c
     return VMOER_OK;
 }
 
-static vmoer_status parse_list(vm_dataset *d, vm_dataset_format format, const char *data, size_t size, const char *where) {
+static vmoer_status parse_list(vm_dataset *d, vm_dataset_format format, const char *data, size_t size,
+                               const char *where) {
     json_t *list;
     VM_TRY(vm_json_parse(data, size, where, &list));
     vmoer_status status = VMOER_OK;
@@ -166,7 +181,8 @@ static vmoer_status read_record(csv *f, const char *fields[MMLU_FIELDS]) {
         f->at += quoted;
         for (; f->at < f->size; f->at++) {
             char c = f->data[f->at];
-            if (f->at - first > MAX_LINE) return vm_error(VMOER_ERROR_LIMIT, "a record of more than %d bytes", MAX_LINE);
+            if (f->at - first > MAX_LINE)
+                return vm_error(VMOER_ERROR_LIMIT, "a record of more than %d bytes", MAX_LINE);
             if (c == '\0') return vm_error(VMOER_ERROR_DATA, "a NUL byte");
             if (quoted && c == '"') {
                 closed = f->at + 1 >= f->size || f->data[f->at + 1] != '"';
@@ -201,7 +217,8 @@ static vmoer_status add_record(vm_dataset *d, csv *f, size_t line) {
     char id[96];
     snprintf(id, sizeof id, "%s-%zu", d->task, line);
     const char *key = fields[5];
-    if (key[0] < 'A' || key[0] > 'D' || key[1] != '\0') return vm_error(VMOER_ERROR_DATA, "the answer \"%.20s\" is not A, B, C or D", key);
+    if (key[0] < 'A' || key[0] > 'D' || key[1] != '\0')
+        return vm_error(VMOER_ERROR_DATA, "the answer \"%.20s\" is not A, B, C or D", key);
     vm_item item = {.id = id, .stem = fields[0], .n_choices = 4, .answer = key[0] - 'A'};
     memcpy(item.choices, fields + 1, 4 * sizeof *fields);
     return vm_dataset_add(d, &item);
@@ -220,7 +237,8 @@ static vmoer_status parse_csv(vm_dataset *d, const char *data, size_t size, cons
     return status;
 }
 
-vmoer_status vm_dataset_parse(vm_dataset *d, vm_dataset_format format, const char *data, size_t size, const char *where) {
+vmoer_status vm_dataset_parse(vm_dataset *d, vm_dataset_format format, const char *data, size_t size,
+                              const char *where) {
     if (format == VM_DATASET_MMLU) return parse_csv(d, data, size, where);
     if (format == VM_DATASET_SCIQ) return parse_list(d, format, data, size, where);
     return parse_lines(d, format, data, size, where);

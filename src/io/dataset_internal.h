@@ -27,6 +27,7 @@ vmoer_status vm_dataset_add(vm_dataset *d, const vm_item *item);
 /* The hash that vm_dataset_add gives an item. VMOER_ERROR_MEMORY only. */
 vmoer_status vm_item_hash(const char *stem, const char *answer, uint64_t *out);
 /* Appends every item of a file's bytes; `where` names the file in errors. */
-vmoer_status vm_dataset_parse(vm_dataset *d, vm_dataset_format format, const char *data, size_t size, const char *where);
+vmoer_status vm_dataset_parse(vm_dataset *d, vm_dataset_format format, const char *data, size_t size,
+                              const char *where);
 
 #endif

@@ -23,8 +23,8 @@ typedef struct word_index {
     posting *postings; /* [count], by word, then item */
     size_t count;
     const vm_word_set *sets; /* [n_items] */
-    uint32_t *common;  /* [n_items]: words shared with the current query; all 0 between queries */
-    size_t *touched;   /* [n_items]: the items with common > 0 */
+    uint32_t *common;        /* [n_items]: words shared with the current query; all 0 between queries */
+    size_t *touched;         /* [n_items]: the items with common > 0 */
 } word_index;
 
 static int compare_postings(const void *a, const void *b) {
@@ -46,7 +46,8 @@ static vmoer_status build_index(word_index *index, const vm_word_set *sets, size
     index->postings = vm_malloc(total + 1, sizeof *index->postings);
     index->common = vm_calloc(n + 1, sizeof *index->common);
     index->touched = vm_malloc(n + 1, sizeof *index->touched);
-    if (!index->postings || !index->common || !index->touched) return vm_error(VMOER_ERROR_MEMORY, "no memory to compare %zu items", n);
+    if (!index->postings || !index->common || !index->touched)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory to compare %zu items", n);
     for (size_t i = 0; i < n; i++) {
         for (size_t k = 0; k < sets[i].count; k++) index->postings[index->count++] = (posting){sets[i].words[k], i};
     }
@@ -58,8 +59,10 @@ static size_t first_posting(const word_index *index, uint64_t word) {
     size_t low = 0, high = index->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (index->postings[middle].word < word) low = middle + 1;
-        else high = middle;
+        if (index->postings[middle].word < word)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
@@ -69,7 +72,8 @@ static size_t count_common(word_index *index, const vm_word_set *query, size_t l
     size_t n_touched = 0;
     for (size_t k = 0; k < query->count; k++) {
         uint64_t word = query->words[k];
-        for (size_t p = first_posting(index, word); p < index->count && index->postings[p].word == word && index->postings[p].item < limit; p++) {
+        for (size_t p = first_posting(index, word);
+             p < index->count && index->postings[p].word == word && index->postings[p].item < limit; p++) {
             size_t item = index->postings[p].item;
             if (index->common[item]++ == 0) index->touched[n_touched++] = item;
         }
@@ -110,7 +114,8 @@ static int compare_keys(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* The smallest of many hashes is small: without this, large clusters would always come first. A bijection (splitmix64). */
+/* The smallest of many hashes is small: without this, large clusters would always come first. A bijection (splitmix64).
+ */
 static uint64_t stir(uint64_t x) {
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
     x = (x ^ x >> 27) * 0x94d049bb133111ebu;
@@ -137,7 +142,8 @@ static void choose(const vm_item *const *items, size_t n, size_t *parent, cluste
         held_out[i] = false;
     }
     for (size_t i = 0; i < n; i++) {
-        if (clusters[i].size > 0) clusters[n_clusters++] = (cluster){stir(clusters[i].key), clusters[i].root, clusters[i].size};
+        if (clusters[i].size > 0)
+            clusters[n_clusters++] = (cluster){stir(clusters[i].key), clusters[i].root, clusters[i].size};
     }
     qsort(clusters, n_clusters, sizeof *clusters, compare_keys);
     for (size_t c = 0; c < n_clusters && held < wanted; c++) {
@@ -155,7 +161,8 @@ vmoer_status vm_heldout_split(const vm_item *const *items, size_t n, bool *held_
     vmoer_status status = build_index(&index, sets, n);
     size_t *parent = vm_malloc(n + 1, sizeof *parent);
     cluster *clusters = vm_malloc(n + 1, sizeof *clusters);
-    if (status == VMOER_OK && (!parent || !clusters)) status = vm_error(VMOER_ERROR_MEMORY, "no memory to cluster %zu items", n);
+    if (status == VMOER_OK && (!parent || !clusters))
+        status = vm_error(VMOER_ERROR_MEMORY, "no memory to cluster %zu items", n);
     if (status == VMOER_OK) {
         for (size_t i = 0; i < n; i++) parent[i] = i;
         link_equal(items, n, parent, clusters);
@@ -169,7 +176,8 @@ vmoer_status vm_heldout_split(const vm_item *const *items, size_t n, bool *held_
     return status;
 }
 
-vmoer_status vm_heldout_similarity(const vm_item *const *queries, size_t n, const vm_item *const *pool, size_t m, float *out) {
+vmoer_status vm_heldout_similarity(const vm_item *const *queries, size_t n, const vm_item *const *pool, size_t m,
+                                   float *out) {
     vm_word_set *asked = NULL, *sets = NULL;
     word_index index = {0};
     vmoer_status status;

@@ -9,8 +9,8 @@ bool vm_pretokenizer_find(const char *name, size_t length, vm_pretokenizer *out)
         const char *name;
         vm_pretokenizer kind;
     } known[] = {
-        {"gpt2", VM_PRETOKENIZER_GPT2},       {"gpt-2", VM_PRETOKENIZER_GPT2},    {"default", VM_PRETOKENIZER_GPT2},
-        {"smollm", VM_PRETOKENIZER_SMOLLM},   {"refact", VM_PRETOKENIZER_SMOLLM}, {"starcoder", VM_PRETOKENIZER_SMOLLM},
+        {"gpt2", VM_PRETOKENIZER_GPT2},     {"gpt-2", VM_PRETOKENIZER_GPT2},    {"default", VM_PRETOKENIZER_GPT2},
+        {"smollm", VM_PRETOKENIZER_SMOLLM}, {"refact", VM_PRETOKENIZER_SMOLLM}, {"starcoder", VM_PRETOKENIZER_SMOLLM},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strlen(known[i].name) == length && memcmp(known[i].name, name, length) == 0) {
@@ -37,11 +37,16 @@ static seen look(const scanner *s, size_t at, size_t *next) {
     if (at >= s->length || !vm_utf8_next(s->text, s->length, next, &code)) return SEEN_END;
     bool isolates = s->kind == VM_PRETOKENIZER_SMOLLM;
     switch (vm_unicode_classify(code)) {
-    case VM_UNICODE_LETTER: return SEEN_LETTER;
-    case VM_UNICODE_SPACE: return SEEN_SPACE;
-    case VM_UNICODE_NUMBER: return isolates ? SEEN_END : SEEN_NUMBER;
-    case VM_UNICODE_NUMERIC: return isolates ? SEEN_END : SEEN_OTHER;
-    case VM_UNICODE_OTHER: break;
+    case VM_UNICODE_LETTER:
+        return SEEN_LETTER;
+    case VM_UNICODE_SPACE:
+        return SEEN_SPACE;
+    case VM_UNICODE_NUMBER:
+        return isolates ? SEEN_END : SEEN_NUMBER;
+    case VM_UNICODE_NUMERIC:
+        return isolates ? SEEN_END : SEEN_OTHER;
+    case VM_UNICODE_OTHER:
+        break;
     }
     return SEEN_OTHER;
 }
@@ -50,7 +55,8 @@ static seen look(const scanner *s, size_t at, size_t *next) {
 static size_t contraction(const char *p, size_t left) {
     if (left < 2 || p[0] != '\'') return 0;
     if (strchr("stmd", p[1]) && p[1] != '\0') return 2;
-    if (left >= 3 && (memcmp(p + 1, "re", 2) == 0 || memcmp(p + 1, "ve", 2) == 0 || memcmp(p + 1, "ll", 2) == 0)) return 3;
+    if (left >= 3 && (memcmp(p + 1, "re", 2) == 0 || memcmp(p + 1, "ve", 2) == 0 || memcmp(p + 1, "ll", 2) == 0))
+        return 3;
     return 0;
 }
 
@@ -62,7 +68,7 @@ size_t vm_pretokenize_next(vm_pretokenizer kind, const char *text, size_t length
 
     seen first = look(&s, at, &next);
     if (first == SEEN_END) return next > start ? next : length; /* an isolated digit */
-    if (text[at] == ' ') { /* one space goes with the word behind it */
+    if (text[at] == ' ') {                                      /* one space goes with the word behind it */
         size_t after;
         seen second = look(&s, next, &after);
         if (second != SEEN_SPACE && second != SEEN_END) {

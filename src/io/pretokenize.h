@@ -1,6 +1,7 @@
 /* pretokenize.h: cuts text into the pieces inside which BPE merges.
- * The gpt2 pattern is  's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ ; smollm first sets every
- * \p{N} apart and applies the pattern between them. Scanned by hand: every piece costs time linear in its length. */
+ * The gpt2 pattern is  's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ ; smollm first sets
+ * every \p{N} apart and applies the pattern between them. Scanned by hand: every piece costs time linear in its length.
+ */
 #ifndef VM_IO_PRETOKENIZE_H
 #define VM_IO_PRETOKENIZE_H
 

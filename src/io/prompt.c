@@ -1,5 +1,5 @@
-/* prompt.c: a question's text in each format, and its tokens. Every format goes the way of lm-evaluation-harness (0.4.x,
- * api/model.py, TemplateLM._encode_pair): a context's trailing white space moves to the continuation, context +
+/* prompt.c: a question's text in each format, and its tokens. Every format goes the way of lm-evaluation-harness
+ * (0.4.x, api/model.py, TemplateLM._encode_pair): a context's trailing white space moves to the continuation, context +
  * continuation is tokenized as one text, and what lies past the context's own tokens is the continuation's. */
 #include "io/prompt.h"
 
@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const format_names[] = {[VM_FORMAT_CLOZE] = "cloze", [VM_FORMAT_LETTER] = "letter", [VM_FORMAT_LM_EVAL] = "lm-eval"};
+static const char *const format_names[] = {
+    [VM_FORMAT_CLOZE] = "cloze", [VM_FORMAT_LETTER] = "letter", [VM_FORMAT_LM_EVAL] = "lm-eval"};
 
 vmoer_status vm_format_parse(const char *name, vm_format *out) {
     for (int f = 0; f < 3; f++) {
@@ -83,13 +84,21 @@ static void add_lettered_choices(text *t, const vm_item *item) {
 typedef enum lm_eval_task { TASK_OPENBOOKQA, TASK_ARC, TASK_MEDMCQA, TASK_MMLU } lm_eval_task;
 
 static vmoer_status find_lm_eval_task(const char *task, const vm_item *item, lm_eval_task *out) {
-    if (strcmp(task, "openbookqa") == 0) *out = TASK_OPENBOOKQA;
-    else if (strcmp(task, "arc_easy") == 0 || strcmp(task, "arc_challenge") == 0) *out = TASK_ARC;
-    else if (strcmp(task, "medmcqa") == 0) *out = TASK_MEDMCQA;
-    else if (strncmp(task, "mmlu_", 5) == 0 && task[5]) *out = TASK_MMLU;
+    if (strcmp(task, "openbookqa") == 0)
+        *out = TASK_OPENBOOKQA;
+    else if (strcmp(task, "arc_easy") == 0 || strcmp(task, "arc_challenge") == 0)
+        *out = TASK_ARC;
+    else if (strcmp(task, "medmcqa") == 0)
+        *out = TASK_MEDMCQA;
+    else if (strncmp(task, "mmlu_", 5) == 0 && task[5])
+        *out = TASK_MMLU;
     else if (strcmp(task, "sciq") == 0)
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "sciq: lm-eval's prompt starts with a supporting passage, which is not read here; use cloze or letter");
-    else return vm_error(VMOER_ERROR_UNSUPPORTED, "%.60s: lm-eval's prompt for this task is not known here; use cloze or letter", task);
+        return vm_error(
+            VMOER_ERROR_UNSUPPORTED,
+            "sciq: lm-eval's prompt starts with a supporting passage, which is not read here; use cloze or letter");
+    else
+        return vm_error(VMOER_ERROR_UNSUPPORTED,
+                        "%.60s: lm-eval's prompt for this task is not known here; use cloze or letter", task);
     if ((*out == TASK_MEDMCQA || *out == TASK_MMLU) && item->n_choices != 4)
         return vm_error(VMOER_ERROR_DATA, "%.60s: lm-eval's prompt has 4 choices, this item %d", task, item->n_choices);
     return VMOER_OK;
@@ -152,7 +161,8 @@ static vmoer_status encode(const vm_tokenizer *tokenizer, const char *bytes, siz
     out->count = 0;
     if (vm_tokenizer_adds_bos(tokenizer)) {
         void *grown = out->ids;
-        if (!vm_grow(&grown, &out->capacity, 1, sizeof *out->ids)) return vm_error(VMOER_ERROR_MEMORY, "no memory for a prompt");
+        if (!vm_grow(&grown, &out->capacity, 1, sizeof *out->ids))
+            return vm_error(VMOER_ERROR_MEMORY, "no memory for a prompt");
         out->ids = grown;
         out->ids[out->count++] = vm_tokenizer_bos(tokenizer);
     }
@@ -161,14 +171,16 @@ static vmoer_status encode(const vm_tokenizer *tokenizer, const char *bytes, siz
 
 static vmoer_status append(vm_ids *out, const int32_t *ids, size_t n) {
     void *grown = out->ids;
-    if (!vm_grow(&grown, &out->capacity, out->count + n, sizeof *out->ids)) return vm_error(VMOER_ERROR_MEMORY, "no memory for a prompt");
+    if (!vm_grow(&grown, &out->capacity, out->count + n, sizeof *out->ids))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for a prompt");
     out->ids = grown;
     memcpy(out->ids + out->count, ids, n * sizeof *ids);
     out->count += n;
     return VMOER_OK;
 }
 
-vmoer_status vm_prompt_build(const vm_tokenizer *t, const char *task, const vm_item *item, vm_format format, vm_prompt *out) {
+vmoer_status vm_prompt_build(const vm_tokenizer *t, const char *task, const vm_item *item, vm_format format,
+                             vm_prompt *out) {
     text written = {0};
     vm_ids all = {0}, whole = {0};
     bool letters;
@@ -179,7 +191,8 @@ vmoer_status vm_prompt_build(const vm_tokenizer *t, const char *task, const vm_i
     VM_GOTO(written.failed ? vm_error(VMOER_ERROR_MEMORY, "no memory for a prompt") : VMOER_OK);
     VM_GOTO(encode(t, written.bytes, stripped(written.bytes, context_length), &all));
     size_t n_context = all.count;
-    if (n_context == 0) VM_GOTO(vm_error(VMOER_ERROR_DATA, "item %s: the question has no token in this vocabulary", item->id));
+    if (n_context == 0)
+        VM_GOTO(vm_error(VMOER_ERROR_DATA, "item %s: the question has no token in this vocabulary", item->id));
     out->n_context = out->start[0] = (int)n_context;
     for (int c = 0; c < item->n_choices; c++) {
         char letter[2] = {(char)('A' + c), '\0'};
@@ -189,7 +202,8 @@ vmoer_status vm_prompt_build(const vm_tokenizer *t, const char *task, const vm_i
         add_string(&written, choice);
         VM_GOTO(written.failed ? vm_error(VMOER_ERROR_MEMORY, "no memory for a prompt") : VMOER_OK);
         VM_GOTO(encode(t, written.bytes, written.length, &whole));
-        if (whole.count <= n_context) VM_GOTO(vm_error(VMOER_ERROR_DATA, "item %s: choice %d has no token of its own", item->id, c));
+        if (whole.count <= n_context)
+            VM_GOTO(vm_error(VMOER_ERROR_DATA, "item %s: choice %d has no token of its own", item->id, c));
         VM_GOTO(append(&all, whole.ids + n_context, whole.count - n_context));
         out->start[c + 1] = (int)all.count;
         out->chars[c] = (int)vm_utf8_count(choice, strlen(choice));

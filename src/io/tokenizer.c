@@ -1,5 +1,5 @@
-/* tokenizer.c: the vocabulary of a GGUF, special tokens, encoding and decoding. What is inside a word is bpe.c's, what a
- * word is pretokenize.c's. A vocabulary is untrusted: everything encode and decode rely on is checked at creation. */
+/* tokenizer.c: the vocabulary of a GGUF, special tokens, encoding and decoding. What is inside a word is bpe.c's, what
+ * a word is pretokenize.c's. A vocabulary is untrusted: everything encode and decode rely on is checked at creation. */
 #include "io/tokenizer.h"
 
 #include "base/memory.h"
@@ -25,14 +25,14 @@ enum token_type { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_LAST = 
 struct vm_tokenizer {
     vm_pretokenizer pretokenizer;
     size_t size;
-    char *pieces;      /* the stored texts, NUL-terminated, one after the other */
-    size_t *piece_at;  /* [size + 1]: offsets into pieces */
-    char *bytes;       /* the texts' bytes */
-    size_t *bytes_at;  /* [size + 1]: offsets into bytes */
-    uint8_t *type;     /* [size]: enum token_type */
+    char *pieces;         /* the stored texts, NUL-terminated, one after the other */
+    size_t *piece_at;     /* [size + 1]: offsets into pieces */
+    char *bytes;          /* the texts' bytes */
+    size_t *bytes_at;     /* [size + 1]: offsets into bytes */
+    uint8_t *type;        /* [size]: enum token_type */
     int32_t byte_id[256]; /* -1: the vocabulary lacks this byte; such bytes vanish, as in Hugging Face's tokenizers */
     vm_merges merges;
-    int32_t *special;  /* [n_special]: control and user-defined tokens, by their text's bytes */
+    int32_t *special; /* [n_special]: control and user-defined tokens, by their text's bytes */
     size_t n_special;
     bool starts_special[256];
     int32_t bos, eos;
@@ -111,7 +111,8 @@ static vmoer_status want_array(const vm_gguf *g, const char *key, vm_gguf_type t
 static vmoer_status load_pieces(vm_tokenizer *t, const vm_gguf *g) {
     VM_TRY(want_array(g, KEY_TOKENS, VM_GGUF_STRING, &t->size));
     if (t->size == 0) return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": empty");
-    if (t->size > MAX_TOKENS) return vm_error(VMOER_ERROR_LIMIT, KEY_TOKENS ": %zu tokens, at most %d", t->size, MAX_TOKENS);
+    if (t->size > MAX_TOKENS)
+        return vm_error(VMOER_ERROR_LIMIT, KEY_TOKENS ": %zu tokens, at most %d", t->size, MAX_TOKENS);
     size_t total = 0, length;
     const char *text;
     for (size_t id = 0; id < t->size; id++) {
@@ -147,8 +148,7 @@ static vmoer_status load_types(vm_tokenizer *t, const vm_gguf *g) {
     vm_gguf_type element;
     size_t count;
     VM_TRY(vm_gguf_get_array(g, KEY_TYPES, &element, &count));
-    if (count != t->size)
-        return vm_error(VMOER_ERROR_FORMAT, KEY_TYPES ": %zu types for %zu tokens", count, t->size);
+    if (count != t->size) return vm_error(VMOER_ERROR_FORMAT, KEY_TYPES ": %zu types for %zu tokens", count, t->size);
     for (size_t id = 0; id < t->size; id++) {
         int32_t type;
         VM_TRY(vm_gguf_array_i32(g, KEY_TYPES, id, &type));
@@ -163,7 +163,8 @@ static bool is_added(const vm_tokenizer *t, int32_t id) {
     return t->type[id] == TYPE_CONTROL || t->type[id] == TYPE_USER;
 }
 
-/* The bytes each token stands for. Added tokens, and texts with a character that stands for no byte, mean themselves. */
+/* The bytes each token stands for. Added tokens, and texts with a character that stands for no byte, mean themselves.
+ */
 static void decode_pieces(vm_tokenizer *t) {
     int byte_of[STAND_INS];
     fill_stand_ins(byte_of);
@@ -203,7 +204,8 @@ static vmoer_status load_merges(vm_tokenizer *t, const vm_gguf *g, const id_tabl
         const char *space = memchr(text, ' ', length);
         size_t left = space ? (size_t)(space - text) : 0, right = space ? length - left - 1 : 0;
         if (left == 0 || right == 0 || memchr(space + 1, ' ', right)) {
-            status = vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu is not two tokens with a space between", rank);
+            status =
+                vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu is not two tokens with a space between", rank);
             goto done;
         }
         void *grown = joined;
@@ -218,7 +220,9 @@ static vmoer_status load_merges(vm_tokenizer *t, const vm_gguf *g, const id_tabl
         int32_t made = *find_text(table, joined, left + right);
         if (a < 0 || b < 0 || made < 0) {
             status = vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu: its %s is not in the vocabulary", rank,
-                              a < 0 ? "left part" : b < 0 ? "right part" : "result");
+                              a < 0   ? "left part"
+                              : b < 0 ? "right part"
+                                      : "result");
             goto done;
         }
         if (!vm_merges_add(&t->merges, a, b, made)) {
@@ -244,7 +248,8 @@ static vmoer_status collect_special(vm_tokenizer *t) {
         size_t length;
         const char *text = stored(t, id, &length);
         if (length > MAX_SPECIAL_BYTES)
-            return vm_error(VMOER_ERROR_LIMIT, KEY_TOKENS ": special token %d has %zu bytes, at most %d", id, length, MAX_SPECIAL_BYTES);
+            return vm_error(VMOER_ERROR_LIMIT, KEY_TOKENS ": special token %d has %zu bytes, at most %d", id, length,
+                            MAX_SPECIAL_BYTES);
         t->special[t->n_special++] = id;
         t->starts_special[(uint8_t)text[0]] = true;
     }
@@ -258,7 +263,8 @@ static vmoer_status load_id(const vm_tokenizer *t, const vm_gguf *g, const char 
     *out = -1;
     if (!vm_gguf_has_key(g, key)) return VMOER_OK;
     VM_TRY(vm_gguf_get_u32(g, key, &id));
-    if (id >= t->size) return vm_error(VMOER_ERROR_FORMAT, "%s: id %u, the vocabulary has %zu tokens", key, id, t->size);
+    if (id >= t->size)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: id %u, the vocabulary has %zu tokens", key, id, t->size);
     *out = (int32_t)id;
     return VMOER_OK;
 }
@@ -281,7 +287,8 @@ static vmoer_status check_kind(vm_tokenizer *t, const vm_gguf *g) {
     size_t length;
     VM_TRY(vm_gguf_get_string(g, "tokenizer.ggml.model", &name, &length));
     if (length != 4 || memcmp(name, "gpt2", 4) != 0)
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "tokenizer.ggml.model is \"%.*s\"; only \"gpt2\" (byte-level BPE) is known",
+        return vm_error(VMOER_ERROR_UNSUPPORTED,
+                        "tokenizer.ggml.model is \"%.*s\"; only \"gpt2\" (byte-level BPE) is known",
                         (int)(length < 64 ? length : 64), name);
     VM_TRY(vm_gguf_get_string(g, "tokenizer.ggml.pre", &name, &length));
     if (!vm_pretokenizer_find(name, length, &t->pretokenizer))
@@ -340,8 +347,10 @@ static vmoer_status append(vm_ids *out, int32_t id) {
 static size_t narrow(const vm_tokenizer *t, size_t low, size_t high, size_t depth, int byte) {
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if ((uint8_t)t->pieces[t->piece_at[t->special[middle]] + depth] < byte) low = middle + 1;
-        else high = middle;
+        if ((uint8_t)t->pieces[t->piece_at[t->special[middle]] + depth] < byte)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
@@ -380,7 +389,8 @@ static vmoer_status encode_plain(const vm_tokenizer *t, vm_bpe *bpe, const char 
     return VMOER_OK;
 }
 
-vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special, vm_ids *out) {
+vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special,
+                                 vm_ids *out) {
     if (length > MAX_TEXT) return vm_error(VMOER_ERROR_LIMIT, "a text of %zu bytes, at most %d", length, MAX_TEXT);
     size_t bad;
     if (!vm_utf8_valid(text, length, &bad)) return vm_error(VMOER_ERROR_DATA, "the text is not UTF-8 at byte %zu", bad);
@@ -408,7 +418,8 @@ done:
 /* ---- decoding and facts ---- */
 static bool in_range(const vm_tokenizer *t, int32_t id) { return id >= 0 && (size_t)id < t->size; }
 
-vmoer_status vm_tokenizer_decode(const vm_tokenizer *t, const int32_t *ids, size_t count, bool keep_special, char **text, size_t *length) {
+vmoer_status vm_tokenizer_decode(const vm_tokenizer *t, const int32_t *ids, size_t count, bool keep_special,
+                                 char **text, size_t *length) {
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
         if (!in_range(t, ids[i]))
@@ -432,8 +443,12 @@ vmoer_status vm_tokenizer_decode(const vm_tokenizer *t, const int32_t *ids, size
 }
 
 size_t vm_tokenizer_size(const vm_tokenizer *t) { return t->size; }
-const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id) { return in_range(t, id) ? t->pieces + t->piece_at[id] : NULL; }
-bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id) { return in_range(t, id) && t->type[id] == TYPE_CONTROL; }
+const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id) {
+    return in_range(t, id) ? t->pieces + t->piece_at[id] : NULL;
+}
+bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id) {
+    return in_range(t, id) && t->type[id] == TYPE_CONTROL;
+}
 int32_t vm_tokenizer_bos(const vm_tokenizer *t) { return t->bos; }
 int32_t vm_tokenizer_eos(const vm_tokenizer *t) { return t->eos; }
 bool vm_tokenizer_adds_bos(const vm_tokenizer *t) { return t->adds_bos; }

@@ -7,8 +7,10 @@ vm_unicode_class vm_unicode_classify(uint32_t code) {
     size_t low = 0, high = sizeof class_runs / sizeof *class_runs;
     while (high - low > 1) { /* class_runs[low] starts at or before code */
         size_t middle = low + (high - low) / 2;
-        if (class_runs[middle] >> 3 <= code) low = middle;
-        else high = middle;
+        if (class_runs[middle] >> 3 <= code)
+            low = middle;
+        else
+            high = middle;
     }
     return (vm_unicode_class)(class_runs[low] & 7);
 }

@@ -1,5 +1,6 @@
 /* unicode.h: UTF-8 as the tokenizer and the data sets need it: checked decoding and the character classes of the
- * pre-tokenizers. The tables are our own (tools/unicode_classes.py), so that no system library's version decides a token. */
+ * pre-tokenizers. The tables are our own (tools/unicode_classes.py), so that no system library's version decides a
+ * token. */
 #ifndef VM_IO_UNICODE_H
 #define VM_IO_UNICODE_H
 
@@ -9,10 +10,10 @@
 
 typedef enum vm_unicode_class {
     VM_UNICODE_OTHER = 0,
-    VM_UNICODE_LETTER,  /* \p{L} */
-    VM_UNICODE_NUMBER,  /* \p{N} */
-    VM_UNICODE_SPACE,   /* \s, the property White_Space */
-    VM_UNICODE_NUMERIC  /* OTHER to the pattern's older tables, yet isolated as a digit by the newer ones */
+    VM_UNICODE_LETTER, /* \p{L} */
+    VM_UNICODE_NUMBER, /* \p{N} */
+    VM_UNICODE_SPACE,  /* \s, the property White_Space */
+    VM_UNICODE_NUMERIC /* OTHER to the pattern's older tables, yet isolated as a digit by the newer ones */
 } vm_unicode_class;
 vm_unicode_class vm_unicode_classify(uint32_t code);
 

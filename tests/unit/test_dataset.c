@@ -21,8 +21,10 @@ static vmoer_status parse(vm_dataset_format format, const char *text, size_t siz
     memcpy(exact, text, size);
     vmoer_status status = vm_dataset_parse(d, format, exact, size, "made.here");
     free(exact);
-    if (status == VMOER_OK) *out = d;
-    else vm_dataset_free(d);
+    if (status == VMOER_OK)
+        *out = d;
+    else
+        vm_dataset_free(d);
     return status;
 }
 
@@ -32,7 +34,8 @@ static vm_dataset *parsed(vm_dataset_format format, const char *text) {
     return d;
 }
 
-static void assert_item(const vm_dataset *d, size_t i, const char *id, const char *stem, int n, int answer, const char *right) {
+static void assert_item(const vm_dataset *d, size_t i, const char *id, const char *stem, int n, int answer,
+                        const char *right) {
     const vm_item *item = vm_dataset_at(d, i);
     assert_non_null(item);
     assert_string_equal(item->id, id);
@@ -42,8 +45,9 @@ static void assert_item(const vm_dataset *d, size_t i, const char *id, const cha
     assert_string_equal(item->choices[answer], right);
 }
 
-#define AI2(stem, key) \
-    "{\"id\": \"q1\", \"fact1\": 5, \"question\": {\"stem\": \"" stem "\", \"choices\": [{\"text\": \"one\", \"label\": \"1\"}, {\"text\": \"tw\\u00f6\", \"label\": " \
+#define AI2(stem, key)                                                                               \
+    "{\"id\": \"q1\", \"fact1\": 5, \"question\": {\"stem\": \"" stem                                \
+    "\", \"choices\": [{\"text\": \"one\", \"label\": \"1\"}, {\"text\": \"tw\\u00f6\", \"label\": " \
     "\"2\"}, {\"text\": \"three\", \"label\": \"3\"}]}, \"answerKey\": \"" key "\"}"
 
 static void test_ai2(void **state) {
@@ -58,14 +62,16 @@ static void test_ai2(void **state) {
 
 static void test_medmcqa(void **state) {
     (void)state;
-    vm_dataset *d = parsed(VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"exp\":null,\"cop\":4,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"d\",\"choice_type\":\"multi\"}");
+    vm_dataset *d = parsed(VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"exp\":null,\"cop\":4,\"opa\":\"a\",\"opb\":\"b\","
+                                               "\"opc\":\"c\",\"opd\":\"d\",\"choice_type\":\"multi\"}");
     assert_item(d, 0, "task-1", "Q", 4, 3, "d");
     vm_dataset_free(d);
 }
 
 static void test_user(void **state) {
     (void)state;
-    vm_dataset *d = parsed(VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",\"y\"],\"answer\":0}\n{\"id\":\"mine\",\"question\":\"R\",\"choices\":[\"x\",\"y\"],\"answer\":1}\n");
+    vm_dataset *d = parsed(VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",\"y\"],\"answer\":0}\n{\"id\":"
+                                            "\"mine\",\"question\":\"R\",\"choices\":[\"x\",\"y\"],\"answer\":1}\n");
     assert_item(d, 0, "task-1", "Q", 2, 0, "x");
     assert_item(d, 1, "mine", "R", 2, 1, "y");
     vm_dataset_free(d);
@@ -78,7 +84,9 @@ static void test_sciq(void **state) {
     for (int i = 0; i < 24; i++) {
         size_t used = strlen(text);
         snprintf(text + used, sizeof text - used,
-                 "%s{\"question\":\"Q%d\",\"distractor3\":\"z\",\"distractor1\":\"x\",\"distractor2\":\"y\",\"correct_answer\":\"right\",\"support\":\"\"}", i ? ", " : "", i);
+                 "%s{\"question\":\"Q%d\",\"distractor3\":\"z\",\"distractor1\":\"x\",\"distractor2\":\"y\",\"correct_"
+                 "answer\":\"right\",\"support\":\"\"}",
+                 i ? ", " : "", i);
     }
     strcat(text, "]");
     vm_dataset *d = parsed(VM_DATASET_SCIQ, text), *again = parsed(VM_DATASET_SCIQ, text);
@@ -99,7 +107,9 @@ static void test_sciq(void **state) {
 
 static void test_csv(void **state) {
     (void)state;
-    vm_dataset *d = parsed(VM_DATASET_MMLU, "\"Say \"\"no\"\",\nor not?\",a,\"b, c\",5'6\" tall,d,B\r\nPlain?,1,2,3,\"4\",\"D\"\r\nLast?,1,2,3,4,A");
+    vm_dataset *d =
+        parsed(VM_DATASET_MMLU,
+               "\"Say \"\"no\"\",\nor not?\",a,\"b, c\",5'6\" tall,d,B\r\nPlain?,1,2,3,\"4\",\"D\"\r\nLast?,1,2,3,4,A");
     assert_int_equal(vm_dataset_count(d), 3);
     assert_item(d, 0, "task-1", "Say \"no\",\nor not?", 4, 1, "b, c");
     assert_string_equal(vm_dataset_at(d, 0)->choices[2], "5'6\" tall");
@@ -121,25 +131,45 @@ static void test_refused(void **state) {
         {VM_DATASET_AI2, AI2("  ", "1"), "question is empty", VMOER_ERROR_DATA},
         {VM_DATASET_AI2, AI2("a\\u0000b", "1"), "made.here:1", VMOER_ERROR_FORMAT},
         {VM_DATASET_AI2, AI2("a\\ud800b", "1"), "made.here:1", VMOER_ERROR_FORMAT},
-        {VM_DATASET_AI2, AI2("a\xff" "b", "1"), "made.here:1", VMOER_ERROR_FORMAT},
-        {VM_DATASET_AI2, "{\"question\": {\"stem\": \"s\", \"choices\": [{\"text\": \"a\", \"label\": \"A\"}, {\"text\": \"b\", \"label\": \"A\"}]}, \"answerKey\": \"A\"}",
+        {VM_DATASET_AI2,
+         AI2("a\xff"
+             "b",
+             "1"),
+         "made.here:1", VMOER_ERROR_FORMAT},
+        {VM_DATASET_AI2,
+         "{\"question\": {\"stem\": \"s\", \"choices\": [{\"text\": \"a\", \"label\": \"A\"}, {\"text\": \"b\", "
+         "\"label\": \"A\"}]}, \"answerKey\": \"A\"}",
          "two choices are labelled \"A\"", VMOER_ERROR_DATA},
-        {VM_DATASET_AI2, "{\"question\": {\"stem\": \"s\", \"choices\": [{\"text\": \"a\", \"label\": \"A\"}]}, \"answerKey\": \"A\"}", "1 choices", VMOER_ERROR_DATA},
+        {VM_DATASET_AI2,
+         "{\"question\": {\"stem\": \"s\", \"choices\": [{\"text\": \"a\", \"label\": \"A\"}]}, \"answerKey\": \"A\"}",
+         "1 choices", VMOER_ERROR_DATA},
         {VM_DATASET_AI2, "[1]", "not a JSON object", VMOER_ERROR_FORMAT},
-        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"cop\":0,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"d\"}", "\"cop\"", VMOER_ERROR_DATA},
-        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"cop\":5,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"d\"}", "\"cop\"", VMOER_ERROR_DATA},
-        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"d\"}", "\"cop\"", VMOER_ERROR_FORMAT},
-        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"cop\":1,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"\"}", "choice 3: the choice is empty", VMOER_ERROR_DATA},
-        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"cop\":1,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":null}", "\"opd\"", VMOER_ERROR_FORMAT},
-        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",\"y\"],\"answer\":2}", "\"answer\"", VMOER_ERROR_DATA},
-        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",\"y\"],\"answer\":-1}", "\"answer\"", VMOER_ERROR_DATA},
-        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",\"y\"],\"answer\":\"x\"}", "\"answer\"", VMOER_ERROR_FORMAT},
-        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",7],\"answer\":0}", "choice 1 is not a text", VMOER_ERROR_FORMAT},
+        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"cop\":0,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"d\"}",
+         "\"cop\"", VMOER_ERROR_DATA},
+        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"cop\":5,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"d\"}",
+         "\"cop\"", VMOER_ERROR_DATA},
+        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"d\"}", "\"cop\"",
+         VMOER_ERROR_FORMAT},
+        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"cop\":1,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":\"\"}",
+         "choice 3: the choice is empty", VMOER_ERROR_DATA},
+        {VM_DATASET_MEDMCQA, "{\"question\":\"Q\",\"cop\":1,\"opa\":\"a\",\"opb\":\"b\",\"opc\":\"c\",\"opd\":null}",
+         "\"opd\"", VMOER_ERROR_FORMAT},
+        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",\"y\"],\"answer\":2}", "\"answer\"",
+         VMOER_ERROR_DATA},
+        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",\"y\"],\"answer\":-1}", "\"answer\"",
+         VMOER_ERROR_DATA},
+        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",\"y\"],\"answer\":\"x\"}", "\"answer\"",
+         VMOER_ERROR_FORMAT},
+        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",7],\"answer\":0}", "choice 1 is not a text",
+         VMOER_ERROR_FORMAT},
         {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":\"xy\",\"answer\":0}", "\"choices\"", VMOER_ERROR_FORMAT},
-        {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\",\"15\",\"16\",\"17\"],\"answer\":0}",
+        {VM_DATASET_USER,
+         "{\"question\":\"Q\",\"choices\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
+         "\"13\",\"14\",\"15\",\"16\",\"17\"],\"answer\":0}",
          "17 choices", VMOER_ERROR_LIMIT},
         {VM_DATASET_SCIQ, "{}", "not a JSON list", VMOER_ERROR_FORMAT},
-        {VM_DATASET_SCIQ, "[{\"question\":\"q\",\"distractor1\":\"x\",\"distractor2\":\"y\",\"distractor3\":\"z\"}]", "item 1: no text \"correct_answer\"", VMOER_ERROR_FORMAT},
+        {VM_DATASET_SCIQ, "[{\"question\":\"q\",\"distractor1\":\"x\",\"distractor2\":\"y\",\"distractor3\":\"z\"}]",
+         "item 1: no text \"correct_answer\"", VMOER_ERROR_FORMAT},
         {VM_DATASET_MMLU, "Q?,1,2,3,4,A\n\"Q\n?\",1,2,3,4\nx", "made.here:2: 5 fields", VMOER_ERROR_FORMAT},
         {VM_DATASET_MMLU, "Q?,1,2,3,4,A,7\n", "more than 6", VMOER_ERROR_FORMAT},
         {VM_DATASET_MMLU, "\"Q\n?\",1,2,3,4,A\nQ?,1,2,3,4,E\n", "made.here:3: the answer \"E\"", VMOER_ERROR_DATA},
@@ -150,7 +180,8 @@ static void test_refused(void **state) {
     vm_dataset *d;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(parse(bad[i].format, bad[i].text, strlen(bad[i].text), &d), bad[i].status);
-        if (!strstr(vm_error_text(), bad[i].says) || !strstr(vm_error_text(), "made.here")) fail_msg("\"%s\" does not say \"%s\"", vm_error_text(), bad[i].says);
+        if (!strstr(vm_error_text(), bad[i].says) || !strstr(vm_error_text(), "made.here"))
+            fail_msg("\"%s\" does not say \"%s\"", vm_error_text(), bad[i].says);
     }
     assert_int_equal(parse(VM_DATASET_MMLU, "Q\0?,1,2,3,4,A\n", 14, &d), VMOER_ERROR_DATA);
     assert_non_null(strstr(vm_error_text(), "NUL"));
@@ -182,7 +213,8 @@ static void test_cuts(void **state) {
     char text[4096] = "";
     for (int i = 0; i < 20; i++) {
         size_t used = strlen(text);
-        snprintf(text + used, sizeof text - used, "{\"question\":\"Q%d\",\"choices\":[\"x\",\"y\"%s],\"answer\":0}\n", i < 18 ? i : 5, i % 4 ? "" : ",\"z\"");
+        snprintf(text + used, sizeof text - used, "{\"question\":\"Q%d\",\"choices\":[\"x\",\"y\"%s],\"answer\":0}\n",
+                 i < 18 ? i : 5, i % 4 ? "" : ",\"z\"");
     }
     vm_dataset *d = parsed(VM_DATASET_USER, text);
     assert_int_equal(vm_dataset_keep_choices(d, 2), 5);
@@ -251,9 +283,11 @@ static void test_layouts(void **state) {
     assert_item(d, 0, "q1", "archive", 3, 0, "one");
     vm_dataset_free(d);
     write_file("openbookqa/test.jsonl", AI2("plain", "1"));
-    write_file("openbookqa/train.jsonl", AI2("whales swim", "1") "\n" AI2("birds fly", "1") "\n" AI2("trees grow", "1") "\n" AI2("stones sink", "2"));
+    write_file("openbookqa/train.jsonl", AI2("whales swim", "1") "\n" AI2("birds fly", "1") "\n" AI2(
+                                             "trees grow", "1") "\n" AI2("stones sink", "2"));
     assert_int_equal(vm_dataset_load(folder, "openbookqa", VM_SPLIT_TRAIN, &d), VMOER_ERROR_IO); /* no dev.jsonl */
-    write_file("openbookqa/dev.jsonl", AI2("rivers flow", "3") "\n" AI2("clouds rain", "2") "\n" AI2("magnets pull", "3"));
+    write_file("openbookqa/dev.jsonl",
+               AI2("rivers flow", "3") "\n" AI2("clouds rain", "2") "\n" AI2("magnets pull", "3"));
     assert_int_equal(vm_dataset_load(folder, "openbookqa", VM_SPLIT_TEST, &d), VMOER_OK);
     assert_item(d, 0, "q1", "plain", 3, 0, "one");
     vm_dataset_free(d);
@@ -295,8 +329,12 @@ static void test_real_data(void **state) {
         vm_split split;
         size_t count, four; /* items, those with four choices */
     } known[] = {
-        {"openbookqa", VM_SPLIT_TEST, 500, 500},       {"openbookqa", VM_SPLIT_TRAIN, 4213, 4213}, {"openbookqa", VM_SPLIT_HELDOUT, 744, 744},
-        {"arc_easy", VM_SPLIT_TEST, 2376, 2365},       {"arc_challenge", VM_SPLIT_TEST, 1172, 1165}, {"medmcqa", VM_SPLIT_TEST, 4183, 4183},
+        {"openbookqa", VM_SPLIT_TEST, 500, 500},
+        {"openbookqa", VM_SPLIT_TRAIN, 4213, 4213},
+        {"openbookqa", VM_SPLIT_HELDOUT, 744, 744},
+        {"arc_easy", VM_SPLIT_TEST, 2376, 2365},
+        {"arc_challenge", VM_SPLIT_TEST, 1172, 1165},
+        {"medmcqa", VM_SPLIT_TEST, 4183, 4183},
         {"mmlu_professional_law", VM_SPLIT_TEST, 1534, 1534},
     };
     const char *dir = getenv("VMOER_DATA");
@@ -314,9 +352,10 @@ static void test_real_data(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ai2),     cmocka_unit_test(test_medmcqa), cmocka_unit_test(test_user), cmocka_unit_test(test_sciq),
-        cmocka_unit_test(test_csv),     cmocka_unit_test(test_refused), cmocka_unit_test(test_hash), cmocka_unit_test(test_cuts),
-        cmocka_unit_test(test_layouts), cmocka_unit_test(test_real_data),
+        cmocka_unit_test(test_ai2),       cmocka_unit_test(test_medmcqa), cmocka_unit_test(test_user),
+        cmocka_unit_test(test_sciq),      cmocka_unit_test(test_csv),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_hash),      cmocka_unit_test(test_cuts),    cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_real_data),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,11 +31,13 @@ static float similarity(const char *stem_a, const char *answer_a, const char *st
 static void test_similarity(void **state) {
     (void)state;
     assert_float_equal(similarity("The sun melts the ice", "water", "Melting ICE, the sun's!", "Water"), 1, 0);
-    assert_float_equal(similarity("frogs eat flies", "insects", "a frog in ponds", "swamp"), 1. / 6, 1e-6); /* frog | eat fly insect pond swamp */
-    assert_float_equal(similarity("what is the", "of it", "what is the", "of it"), 0, 0);               /* no content word */
-    assert_float_equal(similarity("glass", "gas", "glasses", "classes"), 1. / 3, 1e-6);                /* glass | gas class */
-    assert_float_equal(similarity("Étoile x", "filante", "étoile", "filante"), 1. / 3, 1e-6);          /* only ASCII is folded */
-    vm_item a = make("rivers carry sand", "erosion"), b = make("rivers carry boats", "trade"), c = make("rivers carry sand", "erosion");
+    assert_float_equal(similarity("frogs eat flies", "insects", "a frog in ponds", "swamp"), 1. / 6,
+                       1e-6); /* frog | eat fly insect pond swamp */
+    assert_float_equal(similarity("what is the", "of it", "what is the", "of it"), 0, 0);     /* no content word */
+    assert_float_equal(similarity("glass", "gas", "glasses", "classes"), 1. / 3, 1e-6);       /* glass | gas class */
+    assert_float_equal(similarity("Étoile x", "filante", "étoile", "filante"), 1. / 3, 1e-6); /* only ASCII is folded */
+    vm_item a = make("rivers carry sand", "erosion"), b = make("rivers carry boats", "trade"),
+            c = make("rivers carry sand", "erosion");
     const vm_item *pool[2] = {&b, &c}, *query = &a;
     float s;
     assert_int_equal(vm_heldout_similarity(&query, 1, pool, 2, &s), VMOER_OK);
@@ -53,7 +55,9 @@ static void make_topics(vm_item items[N]) {
         int topic = i / EACH;
         snprintf(stems[i], sizeof stems[i], "alpha%d beta%d gamma%d delta%d", topic, topic, topic, i);
         snprintf(answers[i], sizeof answers[i], "omega%d", topic);
-        if (topic == 0) snprintf(stems[i], sizeof stems[i], "what is it %.*s", i / 2, "????"), snprintf(answers[i], sizeof answers[i], "a");
+        if (topic == 0)
+            snprintf(stems[i], sizeof stems[i], "what is it %.*s", i / 2, "????"),
+                snprintf(answers[i], sizeof answers[i], "a");
         items[i] = make(stems[i], answers[i]);
     }
 }

@@ -17,7 +17,8 @@ static int open_tokenizer(void **state) {
     (void)state;
     char path[4096];
     vm_gguf *g;
-    snprintf(path, sizeof path, "%s/golden/vocab_smollm.gguf", getenv("VMOER_TESTS") ? getenv("VMOER_TESTS") : VMOER_TESTS_DIR);
+    snprintf(path, sizeof path, "%s/golden/vocab_smollm.gguf",
+             getenv("VMOER_TESTS") ? getenv("VMOER_TESTS") : VMOER_TESTS_DIR);
     if (vm_gguf_open(path, &g) != VMOER_OK || vm_tokenizer_from_gguf(g, &tokenizer) != VMOER_OK) return -1;
     vm_gguf_free(g);
     return 0;
@@ -38,7 +39,8 @@ static void assert_text(const int32_t *ids, int n, const char *expected) {
 }
 
 /* The context and the continuations of the first two choices. */
-static void assert_prompt(const char *task, const vm_item *item, vm_format format, const char *context, const char *first, const char *second) {
+static void assert_prompt(const char *task, const vm_item *item, vm_format format, const char *context,
+                          const char *first, const char *second) {
     vm_prompt p;
     if (vm_prompt_build(tokenizer, task, item, format, &p) != VMOER_OK) fail_msg("%s", vm_error_text());
     assert_int_equal(p.n_choices, item->n_choices);
@@ -51,21 +53,27 @@ static void assert_prompt(const char *task, const vm_item *item, vm_format forma
     assert_null(p.ids);
 }
 
-static const vm_item plants = {.id = "x", .stem = "What do plants need?", .n_choices = 4, .choices = {"light", "a café", "4 walls", "sleep"}};
+static const vm_item plants = {
+    .id = "x", .stem = "What do plants need?", .n_choices = 4, .choices = {"light", "a café", "4 walls", "sleep"}};
 
 static void test_our_formats(void **state) {
     (void)state;
-    assert_prompt("openbookqa", &plants, VM_FORMAT_CLOZE, "Question: What do plants need?\nAnswer:", " light", " a café");
-    assert_prompt("any", &plants, VM_FORMAT_LETTER, "Question: What do plants need?\nA. light\nB. a café\nC. 4 walls\nD. sleep\nAnswer:", " A", " B");
+    assert_prompt("openbookqa", &plants, VM_FORMAT_CLOZE, "Question: What do plants need?\nAnswer:", " light",
+                  " a café");
+    assert_prompt("any", &plants, VM_FORMAT_LETTER,
+                  "Question: What do plants need?\nA. light\nB. a café\nC. 4 walls\nD. sleep\nAnswer:", " A", " B");
 }
 
 static void test_lm_eval_formats(void **state) {
     (void)state;
     assert_prompt("openbookqa", &plants, VM_FORMAT_LM_EVAL, "What do plants need?", " light", " a café");
-    assert_prompt("arc_easy", &plants, VM_FORMAT_LM_EVAL, "Question: What do plants need?\nAnswer:", " light", " a café");
-    assert_prompt("arc_challenge", &plants, VM_FORMAT_LM_EVAL, "Question: What do plants need?\nAnswer:", " light", " a café");
+    assert_prompt("arc_easy", &plants, VM_FORMAT_LM_EVAL, "Question: What do plants need?\nAnswer:", " light",
+                  " a café");
+    assert_prompt("arc_challenge", &plants, VM_FORMAT_LM_EVAL, "Question: What do plants need?\nAnswer:", " light",
+                  " a café");
     assert_prompt("medmcqa", &plants, VM_FORMAT_LM_EVAL,
-                  "Question: What do plants need?\nChoices:\nA. light\nB. a café\nC. 4 walls\nD. sleep\nAnswer:", " A", " B");
+                  "Question: What do plants need?\nChoices:\nA. light\nB. a café\nC. 4 walls\nD. sleep\nAnswer:", " A",
+                  " B");
     vm_item wide = plants;
     wide.stem = "\n\x1c What do plants need?\xe3\x80\x80 ";
     assert_prompt("mmlu_professional_law", &wide, VM_FORMAT_LM_EVAL,
@@ -125,7 +133,8 @@ static void test_refused(void **state) {
     vm_prompt_free(&p);
     const char *const unknown[] = {"sciq", "file", "mmlu_", ""};
     for (int i = 0; i < 4; i++) {
-        assert_int_equal(vm_prompt_build(tokenizer, unknown[i], &plants, VM_FORMAT_LM_EVAL, &p), VMOER_ERROR_UNSUPPORTED);
+        assert_int_equal(vm_prompt_build(tokenizer, unknown[i], &plants, VM_FORMAT_LM_EVAL, &p),
+                         VMOER_ERROR_UNSUPPORTED);
         assert_non_null(strstr(vm_error_text(), "lm-eval's prompt"));
         assert_null(p.ids);
     }
@@ -145,8 +154,10 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_our_formats), cmocka_unit_test(test_lm_eval_formats), cmocka_unit_test(test_trailing_space), cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_no_injection), cmocka_unit_test(test_refused),        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_our_formats),    cmocka_unit_test(test_lm_eval_formats),
+        cmocka_unit_test(test_trailing_space), cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_no_injection),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
 }

@@ -62,7 +62,8 @@ static void compare_with_golden(const vm_tokenizer *t, const char *name, bool ro
         vm_ids ids = {0};
         assert_int_equal(vm_tokenizer_encode(t, text, length, special, &ids), VMOER_OK);
         while ((field = strtok_r(NULL, " \n", &rest))) {
-            if (n >= ids.count || ids.ids[n] != atoi(field)) fail_msg("%s line %zu: id %zu differs", name, lines + 1, n);
+            if (n >= ids.count || ids.ids[n] != atoi(field))
+                fail_msg("%s line %zu: id %zu differs", name, lines + 1, n);
             n++;
         }
         assert_int_equal(n, ids.count);
@@ -101,7 +102,8 @@ static void test_golden_model(void **state) {
     const char *model = getenv("VMOER_MODEL");
     if (!model || !vm_file_exists(model)) skip();
     vm_tokenizer *t = open_tokenizer(model);
-    compare_with_golden(t, "tokens_smollm2.txt", false); /* this vocabulary lacks 21 bytes, some of them in these texts */
+    compare_with_golden(t, "tokens_smollm2.txt",
+                        false); /* this vocabulary lacks 21 bytes, some of them in these texts */
     assert_int_equal(vm_tokenizer_size(t), 49152);
     vm_tokenizer_free(t);
 }
@@ -163,8 +165,9 @@ static void test_invalid_utf8(void **state) {
     static const struct {
         const char *text;
         size_t length;
-    } bad[] = {{"ab\x80", 3}, {"ab\xc3", 3}, {"ab\xc0\x80", 4}, {"ab\xed\xa0\x80", 5}, {"ab\xf4\x90\x80\x80", 6}, {"ab\xff", 3}, {"ab\xe2\x82", 4},
-               {"ab\xf0\x80\x80\x80", 6}, {"ab\xe0\x9f\xbf", 5}};
+    } bad[] = {
+        {"ab\x80", 3}, {"ab\xc3", 3},     {"ab\xc0\x80", 4},         {"ab\xed\xa0\x80", 5}, {"ab\xf4\x90\x80\x80", 6},
+        {"ab\xff", 3}, {"ab\xe2\x82", 4}, {"ab\xf0\x80\x80\x80", 6}, {"ab\xe0\x9f\xbf", 5}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         vm_ids ids = {0};
         assert_int_equal(vm_tokenizer_encode(t, bad[i].text, bad[i].length, false, &ids), VMOER_ERROR_DATA);
@@ -306,7 +309,8 @@ static vmoer_status load(const vocabulary *v, vm_tokenizer **out) {
 
 static void test_refused_vocabularies(void **state) {
     (void)state;
-    const vocabulary good = {"gpt2", "gpt2", TEXTS("a", "b", "ab", "<s>"), TEXTS("a b"), (int32_t[]){1, 1, 1, 3}, 4, 3, false};
+    const vocabulary good = {"gpt2", "gpt2", TEXTS("a", "b", "ab", "<s>"), TEXTS("a b"), (int32_t[]){1, 1, 1, 3}, 4,
+                             3,      false};
     vm_tokenizer *t;
     assert_int_equal(load(&good, &t), VMOER_OK);
     vm_ids ids = {0};
@@ -320,11 +324,11 @@ static void test_refused_vocabularies(void **state) {
     memset(endless, 'x', sizeof endless - 1);
     endless[sizeof endless - 1] = '\0';
 /* The good vocabulary with one member changed is refused with this code and these words. */
-#define BAD(code, words, ...)                                                                       \
-    do {                                                                                            \
-        vocabulary v = good;                                                                        \
-        v.__VA_ARGS__;                                                                              \
-        assert_int_equal(load(&v, &t), VMOER_ERROR_##code);                                         \
+#define BAD(code, words, ...)                                                                                \
+    do {                                                                                                     \
+        vocabulary v = good;                                                                                 \
+        v.__VA_ARGS__;                                                                                       \
+        assert_int_equal(load(&v, &t), VMOER_ERROR_##code);                                                  \
         if (!strstr(vm_error_text(), words)) fail_msg("\"%s\" does not say \"%s\"", vm_error_text(), words); \
     } while (0)
     BAD(UNSUPPORTED, "\"llama\"", model = "llama");
@@ -353,9 +357,15 @@ static void test_refused_vocabularies(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_tiny),  cmocka_unit_test(test_golden_model),   cmocka_unit_test(test_facts),
-        cmocka_unit_test(test_special_tokens), cmocka_unit_test(test_encode_appends), cmocka_unit_test(test_invalid_utf8),
-        cmocka_unit_test(test_long_piece),   cmocka_unit_test(test_pretokenizer),   cmocka_unit_test(test_refused_vocabularies),
+        cmocka_unit_test(test_golden_tiny),
+        cmocka_unit_test(test_golden_model),
+        cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_special_tokens),
+        cmocka_unit_test(test_encode_appends),
+        cmocka_unit_test(test_invalid_utf8),
+        cmocka_unit_test(test_long_piece),
+        cmocka_unit_test(test_pretokenizer),
+        cmocka_unit_test(test_refused_vocabularies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
