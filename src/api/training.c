@@ -1,0 +1,120 @@
+/* training.c: finetune and calibrate: model and questions in, an adapter or a router file out. */
+#include "api/internal.h"
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "base/status.h"
+#include "train/lora.h"
+
+#include <stdio.h>
+#include <string.h>
+
+vmoer_train_params vm_train_params_default(void) {
+    return (vmoer_train_params){.questions = {.tasks = "openbookqa"}, .epochs = 3, .batch_size = 16, .learning_rate = 1e-4, .warmup = 0.06, .clip = 1.0, .memory_gib = 2.0};
+}
+
+static vmoer_status load_part(vm_training *t, vmoer_split split, vm_examples *out) {
+    const vmoer_questions *q = &t->params->questions;
+    vm_dataset *d;
+    if (!q->tasks || strchr(q->tasks, ',')) return vm_error(VMOER_ERROR_ARGUMENT, "training takes one task (--tasks openbookqa)");
+    VM_TRY(vm_api_dataset(q, q->tasks, split, &d));
+    vmoer_status status = vm_examples_build(t->tokenizer, d, VM_FORMAT_CLOZE, out);
+    vm_dataset_free(d);
+    return status;
+}
+
+static vmoer_status open_training(const vmoer_train_params *p, int backward_from, bool train_all, bool swap, vm_training *t) {
+    if (!p->model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
+    if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
+    vm_adapter *adapter = NULL;
+    VM_TRY(vm_pool_create(p->threads, &t->pool));
+    if (p->adapter) {
+        VM_TRY(vm_adapter_open(p->adapter, &adapter));
+        snprintf(t->adapter_name, sizeof t->adapter_name, "%s", vm_adapter_name(adapter));
+        snprintf(t->adapter_fingerprint, sizeof t->adapter_fingerprint, "%s", vm_adapter_fingerprint(adapter));
+    }
+    vm_model_options o = {.compute = vm_api_compute(p->compute), .adapter = adapter, .backward_from = backward_from, .train_all = train_all};
+    vmoer_status status = vm_model_load(p->model, &o, t->pool, &t->model);
+    vm_adapter_free(adapter);
+    VM_TRY(status);
+    VM_TRY(vm_tokenizer_from_gguf(t->model->file, &t->tokenizer));
+    VM_TRY(vm_pass_create(t->model, t->pool, &t->pass));
+    VM_TRY(load_part(t, VMOER_SPLIT_TRAIN, swap ? &t->heldout : &t->train));
+    return load_part(t, VMOER_SPLIT_HELDOUT, swap ? &t->train : &t->heldout);
+}
+
+vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap, vm_training *t) {
+    memset(t, 0, sizeof *t);
+    t->params = params;
+    vmoer_status status = open_training(params, backward_from, train_all, swap, t);
+    if (status != VMOER_OK) vm_training_close(t);
+    return status;
+}
+
+void vm_training_close(vm_training *t) {
+    vm_examples_free(&t->train);
+    vm_examples_free(&t->heldout);
+    vm_pass_free(t->pass);
+    vm_tokenizer_free(t->tokenizer);
+    vm_model_free(t->model);
+    vm_pool_free(t->pool);
+    memset(t, 0, sizeof *t);
+}
+
+json_t *vm_training_config(const vm_training *t) {
+    const vmoer_train_params *p = t->params;
+    return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:i, s:b, s:s, s:i}", "base", t->model->fingerprint, "adapter",
+                     t->adapter_fingerprint, "tasks", p->questions.tasks, "seed", (json_int_t)p->seed, "epochs", p->epochs, "steps", p->steps, "batch_size",
+                     p->batch_size, "learning_rate", p->learning_rate, "warmup", p->warmup, "weight_decay", p->weight_decay, "clip", p->clip, "evaluate_every",
+                     p->evaluate_every, "keep_best", p->keep_best, "compute", vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32", "limit",
+                     p->questions.limit);
+}
+
+/* ---- finetune ---- */
+
+vmoer_finetune_params vmoer_finetune_params_default(void) {
+    return (vmoer_finetune_params){.train = vm_train_params_default(), .targets = "attention,experts", .rank = 8, .alpha = 16};
+}
+
+typedef struct finetune {
+    const vmoer_finetune_params *params;
+    vm_training *training;
+} finetune;
+
+static vmoer_status save_record(const char *dir, const json_t *record) {
+    char path[4096];
+    VM_TRY(vm_path_join(path, sizeof path, dir, "training.json"));
+    return vm_json_save(path, record);
+}
+
+static vmoer_status save_adapter(void *context, const json_t *record) {
+    finetune *f = context;
+    VM_TRY(vm_lora_save(f->training->model, f->params->train.output_path, "F16"));
+    return save_record(f->params->train.output_path, record);
+}
+
+vmoer_status vmoer_finetune(const vmoer_finetune_params *p, const vmoer_hooks *hooks, char **out_json) {
+    vm_training t;
+    json_t *config = NULL, *record = NULL;
+    vm_param_list trained = {NULL, 0};
+    VM_TRY(vm_training_open(&p->train, 0, false, false, &t));
+    vmoer_status status;
+    VM_GOTO(vm_lora_attach(t.model, p->targets, p->rank, p->alpha, p->train.seed, t.pool));
+    VM_GOTO(vm_model_params(t.model, &trained));
+    config = vm_training_config(&t);
+    json_object_set_new(config, "targets", json_string(p->targets));
+    json_object_set_new(config, "rank", json_integer(p->rank));
+    json_object_set_new(config, "alpha", json_real(p->alpha));
+    finetune context = {p, &t};
+    vm_train_job job = {.params = &p->train, .config = config, .stage = "finetune", .model = t.model, .pool = t.pool, .trained = trained,
+                        .train = &t.train, .heldout = &t.heldout, .save = save_adapter, .context = &context,
+                        .objective = {.pass = t.pass, .format = VM_FORMAT_CLOZE, .draws = 1, .seed = p->train.seed,
+                                      .memory = (size_t)(p->train.memory_gib * 1073741824.0)}};
+    VM_GOTO(vm_train_run(&job, hooks, &record));
+    status = vm_api_return_json(record, out_json);
+done:
+    vm_free(trained.items);
+    json_decref(config);
+    vm_training_close(&t);
+    return status;
+}
