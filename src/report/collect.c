@@ -1,0 +1,136 @@
+/* collect.c: the walk over the folder. */
+#include "report/collect.h"
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "base/status.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { MAX_ENTRIES = 100000, PATH_BYTES = 4096 };
+
+typedef struct walk {
+    vm_report_data *data;
+    const char *folder;
+    const vmoer_hooks *hooks;
+    size_t entries; /* looked at so far: a bound on the work a wrong folder makes */
+} walk;
+
+static size_t found(const vm_report_data *data) {
+    return data->n_runs + data->n_oods + data->n_trainings;
+}
+
+vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
+    char line[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    const char *kept = vm_arena_strndup(data->arena, line, strlen(line));
+    if (!kept || !vm_grow((void **)&data->notes, &data->capacity[3], data->n_notes + 1, sizeof *data->notes)) {
+        return vm_error(VMOER_ERROR_MEMORY, "report: out of memory");
+    }
+    data->notes[data->n_notes++] = kept;
+    return VMOER_OK;
+}
+
+/* What lies in one folder itself. */
+static vmoer_status read_folder(walk *w, const char *folder, const char *path) {
+    vm_report_data *data = w->data;
+    char file[PATH_BYTES];
+    size_t runs = data->n_runs;
+    VM_TRY(vm_path_join(file, sizeof file, folder, "results.json"));
+    bool results = vm_file_exists(file);
+    if (results) VM_TRY(vm_report_read_results(data, file, path));
+    VM_TRY(vm_path_join(file, sizeof file, folder, "samples.jsonl"));
+    bool samples = vm_file_exists(file);
+    if (samples && !results) VM_TRY(vm_report_note(data, "%s has samples but no results yet: an unfinished run, not shown.", path));
+    if (samples && data->n_runs > runs) VM_TRY(vm_report_read_samples(data, file));
+    VM_TRY(vm_path_join(file, sizeof file, folder, "training.json"));
+    if (vm_file_exists(file)) VM_TRY(vm_report_read_training(data, file, path));
+    if (found(data) > VM_REPORT_MAX_RUNS) {
+        return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d results; report on a smaller folder", w->folder, VM_REPORT_MAX_RUNS);
+    }
+    return vm_progress(w->hooks, "read", found(data), 0, path);
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Names of the sub-folders that are not hidden, sorted. Links are not followed: the walk stays inside. */
+static vmoer_status list_folders(walk *w, const char *folder, char ***out, size_t *out_count) {
+    char **names = NULL;
+    size_t count = 0, capacity = 0;
+    vmoer_status status = VMOER_OK;
+    DIR *dir = opendir(folder);
+    if (!dir) return vm_error(VMOER_ERROR_IO, "%s: %s", folder, strerror(errno));
+    for (struct dirent *entry = readdir(dir); entry; entry = readdir(dir)) {
+        struct stat info;
+        if (entry->d_name[0] == '.') continue;
+        if (++w->entries > MAX_ENTRIES) {
+            status = vm_error(VMOER_ERROR_LIMIT, "%s: more than %d files; report on a smaller folder", w->folder, MAX_ENTRIES);
+            break;
+        }
+        if (fstatat(dirfd(dir), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISDIR(info.st_mode)) continue;
+        char *name = vm_arena_strndup(w->data->arena, entry->d_name, strlen(entry->d_name));
+        if (!name || !vm_grow((void **)&names, &capacity, count + 1, sizeof *names)) {
+            status = vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", folder);
+            break;
+        }
+        names[count++] = name;
+    }
+    closedir(dir);
+    if (count > 0) qsort(names, count, sizeof *names, by_name);
+    *out = names;
+    *out_count = count;
+    return status;
+}
+
+static vmoer_status visit(walk *w, const char *folder, const char *path, int depth) {
+    VM_TRY(read_folder(w, folder, path));
+    if (depth == VM_REPORT_MAX_DEPTH) return VMOER_OK;
+    char **names = NULL;
+    size_t count = 0;
+    vmoer_status status;
+    VM_GOTO(list_folders(w, folder, &names, &count));
+    for (size_t i = 0; i < count; i++) {
+        char below[PATH_BYTES], shown[PATH_BYTES];
+        VM_GOTO(vm_path_join(below, sizeof below, folder, names[i]));
+        if (strcmp(path, ".") == 0) snprintf(shown, sizeof shown, "%s", names[i]);
+        else VM_GOTO(vm_path_join(shown, sizeof shown, path, names[i]));
+        VM_GOTO(visit(w, below, shown, depth + 1));
+    }
+done:
+    vm_free(names);
+    return status;
+}
+
+vmoer_status vm_report_collect(const char *folder, const vmoer_hooks *hooks, vm_report_data *out) {
+    *out = (vm_report_data){.arena = vm_arena_create(), .documents = json_array()};
+    if (!out->arena || !out->documents) return vm_error(VMOER_ERROR_MEMORY, "report: out of memory");
+    walk w = {.data = out, .folder = folder, .hooks = hooks};
+    VM_TRY(visit(&w, folder, ".", 0));
+    if (found(out) == 0) {
+        return vm_error(VMOER_ERROR_DATA, "%s: no results.json or training.json here or up to %d folders below", folder,
+                        VM_REPORT_MAX_DEPTH);
+    }
+    return VMOER_OK;
+}
+
+void vm_report_free(vm_report_data *data) {
+    vm_free(data->runs);
+    vm_free(data->oods);
+    vm_free(data->trainings);
+    vm_free(data->notes);
+    json_decref(data->documents);
+    vm_arena_free(data->arena);
+    *data = (vm_report_data){0};
+}
