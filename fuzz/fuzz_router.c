@@ -10,7 +10,7 @@ static void infer_one(const vm_router *r) {
     float *p = vm_calloc((size_t)c->n_experts, sizeof *p), trace, projected;
     vm_token_key key = {0};
     vm_route route = {.layer = c->layers[0], .n_tokens = 1, .u = u, .logits = logits, .tokens = &key, .sign = 1};
-    for (vm_inference way = VM_INFERENCE_MEAN; u && logits && p && way <= VM_INFERENCE_SAMPLE; way++) {
+    for (vm_inference way = VM_INFERENCE_MEAN; u && logits && p && way <= VM_INFERENCE_TILTED; way++) {
         vmoer_status status = vm_router_infer(r, NULL, &route, way, 3, p, &trace, &projected);
         if (status != VMOER_OK && status != VMOER_ERROR_NUMERIC && status != VMOER_ERROR_MEMORY) abort();
         for (int i = 0; status == VMOER_OK && i < c->n_experts; i++) {

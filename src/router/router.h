@@ -26,7 +26,7 @@ typedef struct vm_token_key {
     uint16_t position; /* in the sequence */
 } vm_token_key;
 
-typedef enum vm_inference { VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE } vm_inference;
+typedef enum vm_inference { VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE, VM_INFERENCE_TILTED } vm_inference;
 
 typedef struct vm_router_config {
     char kind[16];       /* "vglr-fc", "vglr-mf", "residual", "temperature" */
@@ -79,7 +79,9 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
  *   CLOSED  p_k ~ 1 / sum_i exp(-(m_k - m_i) / sqrt(1 + pi/8 v_ki)), v_ki = S_kk + S_ii - 2 S_ki, normalised over k
  *   SAMPLE  mean of softmax over `samples` draws, antithetic pairs, from one fixed table of draws a layer (N x samples, from seed and
  *           layer: docs/METHOD.md says why)
- * Without covariance all three are MEAN. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
+ *   TILTED  the solution of p = softmax(m + 1/2 diag S - S p): E softmax(l) exact to second order in S, no sampling noise; far nearer
+ *           to it than CLOSED (figures in docs/METHOD.md)
+ * Without covariance all are MEAN. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, float *p, float *trace,
                              float *trace_projected);
 

@@ -114,6 +114,42 @@ static void closed(const vm_token_context *c, const float *S, const float *diag,
     c->kernels->softmax(p, n);
 }
 
+/* out = Sigma p = L (L^T p), diag[N] = S_ii; returns the logit's variance under p, sum_k p_k S_kk - p' Sigma p. scratch[N]. */
+static float apply_covariance(const vm_token_context *c, const float *L, const float *diag, const float *p, float *out, float *scratch) {
+    int n = c->n;
+    if (is_full(c)) {
+        memset(scratch, 0, (size_t)n * sizeof *scratch);
+        for (int i = 0; i < n; i++) c->kernels->axpy(p[i], L + triangle(i), scratch, i + 1);
+        for (int i = 0; i < n; i++) out[i] = c->kernels->dot(L + triangle(i), scratch, i + 1);
+    } else {
+        for (int i = 0; i < n; i++) out[i] = diag[i] * p[i];
+    }
+    float variance = c->kernels->dot(p, diag, n) - c->kernels->dot(p, out, n);
+    return variance > 0.0f ? variance : 0.0f;
+}
+
+/* p = softmax(m + 1/2 diag Sigma - Sigma p) by damped steps. The map's Jacobian is -(diag p - p p') Sigma, its eigenvalues lie in [-V, 0] with
+ * V the trace, the variance above: the step 2/(2 + V) contracts by V/(2 + V) or better. p: m on entry. scratch[4N]. */
+static void tilted(const vm_token_context *c, const float *L, float *p, float *scratch) {
+    size_t n = (size_t)c->n;
+    float *m = scratch, *diag = scratch + n, *next = scratch + 2 * n, *product = scratch + 3 * n;
+    memcpy(m, p, n * sizeof *m);
+    for (int i = 0; i < c->n; i++) diag[i] = is_full(c) ? c->kernels->dot(L + triangle(i), L + triangle(i), i + 1) : L[i] * L[i];
+    c->kernels->softmax(p, c->n);
+    float change = 1.0f;
+    for (int step = 0; step < 50 && change > 1e-6f; step++) {
+        float damping = 2.0f / (2.0f + apply_covariance(c, L, diag, p, next, product));
+        for (size_t i = 0; i < n; i++) next[i] = m[i] + 0.5f * diag[i] - next[i];
+        c->kernels->softmax(next, c->n);
+        change = 0.0f;
+        for (size_t i = 0; i < n; i++) {
+            float move = damping * (next[i] - p[i]);
+            p[i] += move;
+            change = fmaxf(change, fabsf(move));
+        }
+    }
+}
+
 /* D[s, i] = (L eps_s)_i for the VM_DRAW_BLOCK draws E[N, VM_DRAW_BLOCK] of one block. */
 static void noise_block(const float *L, const float *E, int n, bool full, float *D) {
     for (int i = 0; i < n; i++) {
@@ -160,6 +196,8 @@ static void infer(const vm_token_context *c, vm_inference inference, float *raw,
         closed(c, full ? S : NULL, diag, p, scratch + c->n);
     } else if (inference == VM_INFERENCE_SAMPLE) {
         sample(c, raw, full, p, scratch);
+    } else if (inference == VM_INFERENCE_TILTED) {
+        tilted(c, raw, p, scratch);
     } else {
         c->kernels->softmax(p, c->n);
     }

@@ -368,17 +368,18 @@ static void test_no_noise_is_the_mean(void **state) {
         problem q = make_problem(r, 20, 1);
         float *mean_p = floats((size_t)(q.T * q.n));
         run_infer(&q, VM_INFERENCE_MEAN, 0, mean_p, NULL, NULL);
-        double last[2] = {1, 1};
-        for (int exponent = 1; exponent <= 8; exponent++) { /* shrinking Sigma shrinks both differences */
+        static const vm_inference ways[3] = {VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE, VM_INFERENCE_TILTED};
+        double last[3] = {1, 1, 1};
+        for (int exponent = 1; exponent <= 8; exponent++) { /* shrinking Sigma shrinks the differences */
             for (int i = 0; i < q.n; i++) r->layers[1].params[VM_SCALE_BIAS].value[kind == 0 ? i * (i + 3) / 2 : i] = (float)-exponent;
-            for (int way = 0; way < 2; way++) {
-                run_infer(&q, way == 0 ? VM_INFERENCE_CLOSED : VM_INFERENCE_SAMPLE, 32, q.p, NULL, NULL);
+            for (int way = 0; way < 3; way++) {
+                run_infer(&q, ways[way], 32, q.p, NULL, NULL);
                 double difference = largest_difference(q.p, mean_p, q.T * q.n);
                 assert_true(difference < fmax(last[way], 3e-7));
                 last[way] = difference;
             }
         }
-        assert_true(last[0] < 3e-7 && last[1] < 3e-7);
+        assert_true(last[0] < 3e-7 && last[1] < 3e-7 && last[2] < 3e-7);
         free(mean_p);
         free_problem(&q);
     }
@@ -404,7 +405,7 @@ static void test_fc_without_correlations_is_mf(void **state) {
     run_forward(&b);
     assert_true(largest_difference(a.p, b.p, 300) < 1e-6);
     assert_true(largest_difference(a.kl, b.kl, 30) < 1e-5);
-    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_SAMPLE; way++) {
+    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
         float trace[2][30], projected[2][30];
         run_infer(&a, way, 6, a.p, trace[0], projected[0]);
         run_infer(&b, way, 6, b.p, trace[1], projected[1]);
@@ -428,9 +429,10 @@ static void test_inference_is_the_mathematics(void **state) {
         shake(r, 0.1f);
         problem q = make_problem(r, 2, 1);
         doubles d = make_doubles(&q);
-        float closed[2 * N], sampled[2 * N], trace[2], projected[2];
+        float closed[2 * N], sampled[2 * N], tilted[2 * N], trace[2], projected[2];
         run_infer(&q, VM_INFERENCE_CLOSED, 0, closed, trace, projected);
         run_infer(&q, VM_INFERENCE_SAMPLE, 4096, sampled, NULL, NULL);
+        run_infer(&q, VM_INFERENCE_TILTED, 0, tilted, NULL, NULL);
         for (int t = 0; t < 2; t++) {
             double m[64], L[64 * 64], S[N][N], total = 0, all = 0, p[N], sum = 0, mc[N] = {0};
             truth_posterior(&d.k, d.u + t * q.dim, d.logits + t * N, m, L);
@@ -445,6 +447,13 @@ static void test_inference_is_the_mathematics(void **state) {
                 for (int i = 0; i < N; i++) inverse += exp(-(m[k] - m[i]) / sqrt(1 + acos(-1) / 8 * (S[k][k] + S[i][i] - 2 * S[k][i])));
                 sum += p[k] = 1 / inverse;
             }
+            double fixed[N];
+            for (int i = 0; i < N; i++) {
+                fixed[i] = m[i] + S[i][i] / 2;
+                for (int j = 0; j < N; j++) fixed[i] -= S[i][j] * tilted[t * N + j];
+            }
+            truth_softmax(fixed, N, fixed);
+            for (int i = 0; i < N; i++) assert_close(tilted[t * N + i], fixed[i], 3e-6, "tilted", (size_t)i);
             vm_rng rng = vm_rng_start(5, VM_RNG_TEXT, (uint32_t)t);
             for (int s = 0; s < DRAWS; s++) {
                 double eps[N], l[N], one[N];
@@ -456,6 +465,7 @@ static void test_inference_is_the_mathematics(void **state) {
             for (int k = 0; k < N; k++) {
                 assert_close(closed[t * N + k], p[k] / sum, 1e-5, "closed", (size_t)k);
                 assert_true(fabs(closed[t * N + k] - mc[k]) < 0.03); /* an approximation: docs/METHOD.md has its error */
+                assert_true(fabs(tilted[t * N + k] - mc[k]) < 0.005);
                 assert_true(fabs(sampled[t * N + k] - mc[k]) < 0.01);
             }
         }
@@ -553,7 +563,7 @@ static void test_threads_change_nothing(void **state) {
         for (int which = 0; which < one->params_per_layer; which++) {
             assert_same(one->layers[1].params[which].grad, many->layers[1].params[which].grad, (int)vm_param_size(&one->layers[1].params[which]));
         }
-        for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_SAMPLE; way++) {
+        for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
             float trace[2][131], projected[2][131];
             run_infer(&a, way, 5, a.p, trace[0], projected[0]);
             run_infer(&b, way, 5, b.p, trace[1], projected[1]);
@@ -575,7 +585,7 @@ static void test_batches_change_nothing(void **state) {
     shake(r, 0.1f);
     problem q = make_problem(r, T, 2);
     run_forward(&q);
-    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_SAMPLE; way++) {
+    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
         float *all = floats(T * N), trace[T], alone[N], alone_trace;
         run_infer(&q, way, 3, all, trace, NULL);
         for (int t = 0; t < T; t += 61) {
@@ -684,7 +694,7 @@ static void test_call_errors(void **state) {
     expect_status(vm_router_forward(r, NULL, &bad, q.p, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "draw");
     expect_status(vm_router_infer(r, NULL, &q.route, VM_INFERENCE_SAMPLE, 0, q.p, NULL, NULL), VMOER_ERROR_ARGUMENT, "samples");
     q.logits[2 * 6 + 3] = NAN;
-    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_SAMPLE; way++) {
+    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
         expect_status(vm_router_infer(r, NULL, &q.route, way, 4, q.p, NULL, NULL), VMOER_ERROR_NUMERIC, "token 2");
     }
     expect_status(vm_router_forward(r, NULL, &q.route, q.p, q.saved, q.kl), VMOER_ERROR_NUMERIC, "token 2");
