@@ -1,7 +1,7 @@
 /* bench_kernels.c: GFLOP/s of vm_gemm per ISA, type and shape beside the measured peak of the instruction it is made of, best of
  * N, one CSV line each. Packing of A is inside the time (it happens in every call), packing of B is not (weights are packed once;
  * the pack_* lines give its rate).
- *   bench_kernels [isa ...]        all tables of this CPU by default; BENCH_SECONDS: time a line may take (0.2) */
+ *   bench_kernels [isa or shape ...]   all of this CPU's by default; BENCH_SECONDS: time a line may take (0.2) */
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/threads.h"
@@ -286,6 +286,19 @@ static bool bench_rows(const vm_kernels *table) {
     return done;
 }
 
+/* Is `name` named, or nothing of its kind? */
+static bool wanted(const char *name, bool is_shape, int argc, char **argv) {
+    bool any = false;
+    for (int i = 1; i < argc; i++) {
+        bool names_shape = false;
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) names_shape = names_shape || strcmp(argv[i], shapes[s].what) == 0;
+        if (names_shape != is_shape) continue;
+        if (strcmp(argv[i], name) == 0) return true;
+        any = true;
+    }
+    return !any;
+}
+
 int main(int argc, char **argv) {
     const char *seconds = getenv("BENCH_SECONDS");
     if (seconds) seconds_a_line = atof(seconds);
@@ -295,9 +308,7 @@ int main(int argc, char **argv) {
     printf("isa,type,shape,jobs,m,n,k,gflops_1,of_peak_1,gflops_%d,of_peak_%d,speedup\n", vm_pool_threads(pools[1]), vm_pool_threads(pools[1]));
     bool done = true;
     for (int t = 0; t < n_tables; t++) {
-        bool wanted = argc == 1;
-        for (int i = 1; i < argc; i++) wanted = wanted || strcmp(argv[i], tables[t]->name) == 0;
-        if (!wanted) continue;
+        if (!wanted(tables[t]->name, false, argc, argv)) continue;
         vm_kernels_force(tables[t]);
         done = bench_rows(tables[t]) && done;
         for (int type = VM_COMPUTE_F32; type <= VM_COMPUTE_BF16; type++) {
@@ -305,6 +316,7 @@ int main(int argc, char **argv) {
             printf("# %s %s peak, GFLOP/s: one thread %.0f, all %.0f\n", tables[t]->name, type == VM_COMPUTE_F32 ? "f32" : "bf16", peaks[0], peaks[1]);
             done = bench_packing((vm_compute)type) && done;
             for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+                if (!wanted(shapes[s].what, true, argc, argv)) continue;
                 if (strcmp(tables[t]->name, "ref") == 0 && shapes[s].m * (double)shapes[s].n * shapes[s].k > 1e9) continue;
                 done = bench_shape(tables[t], (vm_compute)type, &shapes[s], peaks) && done;
             }

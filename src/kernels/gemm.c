@@ -50,7 +50,7 @@ typedef struct source {
     const int32_t *outer_index, *k_index; /* NULL: identity */
 } source;
 
-/* Where blocks go: the block of outer 16 * p and word w starts at p * outer_step + w * word_step, its rows `stride` apart. */
+/* Where words go: the block of outer 16 * p and word w starts at p * outer_step + w * word_step, its rows `stride` apart. */
 typedef struct destination {
     uint32_t *words;
     size_t outer_step, word_step, stride;
@@ -73,46 +73,72 @@ static void pack_at(const vm_gemm_kernels *kernels, const source *s, const desti
     kernels->pack(block);
 }
 
-/* Packs outer [first, first + count), k [0, s->k). */
-static void pack_source(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
-    int depth = s->type == VM_COMPUTE_BF16 ? 2 * PANEL : PANEL; /* k of one block */
-    vm_pack_block block = {.type = s->type, .by_word = d->by_word, .dst_stride = d->stride};
-    if (s->k_stride == 1 && !s->k_index) {
-        block.along_k = true;
+static int block_depth(vm_compute type) { return type == VM_COMPUTE_BF16 ? 2 * PANEL : PANEL; }
+
+/* Outer [first, first + count), whose neighbours are neighbours in memory. */
+static void pack_across(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
+    int depth = block_depth(s->type);
+    vm_pack_block block = {.type = s->type, .along_k = false, .by_word = d->by_word, .dst_stride = d->stride};
+    for (int l = 0; l < s->k; l += depth) {
+        block.lines = at_most(s->k - l, depth);
+        for (int j = 0; j < block.lines; j++) block.line[j] = s->data + k_offset(s, l + j);
         for (int i = 0; i < count; i += PANEL) {
-            block.lines = at_most(count - i, PANEL);
-            for (int j = 0; j < block.lines; j++) block.line[j] = outer_line(s, first + i + j);
-            for (int l = 0; l < s->k; l += depth) {
-                block.offset = (size_t)l;
-                block.valid = at_most(s->k - l, depth);
-                pack_at(kernels, s, d, &block, i, l);
-            }
+            block.offset = (size_t)(first + i);
+            block.valid = at_most(count - i, PANEL);
+            pack_at(kernels, s, d, &block, i, l);
         }
-    } else if (s->outer_stride == 1 && !s->outer_index) {
-        block.along_k = false;
+    }
+}
+
+static bool runs_across(const source *s) { return s->outer_stride == 1 && !s->outer_index; }
+static bool runs_along_k(const source *s) { return s->k_stride == 1 && !s->k_index; }
+
+/* Elements [l, l + n) of a line, collected into stage where they are not neighbours in memory. */
+static const float *line_part(const source *s, const float *line, int l, int n, float *stage) {
+    if (runs_along_k(s)) return line + l;
+    for (int x = 0; x < n; x++) stage[x] = line[k_offset(s, l + x)];
+    return stage;
+}
+
+/* Rows [first, first + count) of A. */
+static void pack_rows(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
+    if (runs_across(s)) {
+        pack_across(kernels, s, first, count, d);
+        return;
+    }
+    size_t step = PANEL * d->word_step;
+    for (int i = 0; i < count; i++) {
+        const float *line = outer_line(s, first + i);
+        uint32_t *dst = d->words + (size_t)(i / PANEL) * d->outer_step + (size_t)(i % PANEL) * d->stride;
+        if (runs_along_k(s)) {
+            kernels->pack_row(s->type, line, s->k, dst, step, i + 1 < count ? outer_line(s, first + i + 1) : NULL);
+            continue;
+        }
+        float stage[2 * PANEL];
+        int depth = block_depth(s->type);
+        for (int l = 0; l < s->k; l += depth, dst += step) {
+            int n = at_most(s->k - l, depth);
+            kernels->pack_row(s->type, line_part(s, line, l, n, stage), n, dst, step, NULL);
+        }
+    }
+}
+
+/* Columns [first, first + count) of B. */
+static void pack_columns(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
+    if (runs_across(s)) {
+        pack_across(kernels, s, first, count, d);
+        return;
+    }
+    float stage[PANEL][2 * PANEL];
+    int depth = block_depth(s->type);
+    vm_pack_block block = {.type = s->type, .along_k = true, .by_word = true, .dst_stride = d->stride};
+    for (int i = 0; i < count; i += PANEL) {
+        block.lines = at_most(count - i, PANEL);
         for (int l = 0; l < s->k; l += depth) {
-            block.lines = at_most(s->k - l, depth);
-            for (int j = 0; j < block.lines; j++) block.line[j] = s->data + k_offset(s, l + j);
-            for (int i = 0; i < count; i += PANEL) {
-                block.offset = (size_t)(first + i);
-                block.valid = at_most(count - i, PANEL);
-                pack_at(kernels, s, d, &block, i, l);
-            }
-        }
-    } else { /* no side runs through consecutive memory: collect each block first */
-        float stage[PANEL][2 * PANEL];
-        block.along_k = true;
-        for (int j = 0; j < PANEL; j++) block.line[j] = stage[j];
-        for (int i = 0; i < count; i += PANEL) {
-            block.lines = at_most(count - i, PANEL);
-            for (int l = 0; l < s->k; l += depth) {
-                block.valid = at_most(s->k - l, depth);
-                for (int j = 0; j < block.lines; j++) {
-                    const float *line = outer_line(s, first + i + j);
-                    for (int x = 0; x < block.valid; x++) stage[j][x] = line[k_offset(s, l + x)];
-                }
-                pack_at(kernels, s, d, &block, i, l);
-            }
+            block.valid = at_most(s->k - l, depth);
+            for (int j = 0; j < block.lines; j++)
+                block.line[j] = line_part(s, outer_line(s, first + i + j), l, block.valid, stage[j]);
+            pack_at(kernels, s, d, &block, i, l);
         }
     }
 }
@@ -131,7 +157,7 @@ static void panel_pack_task(void *context, int task, int worker) {
     int first = task * PANELS_PER_PACK_TASK;
     int count = at_most(p->n - first * PANEL, PANELS_PER_PACK_TASK * PANEL);
     destination d = {p->words + (size_t)first * p->panel_words, p->panel_words, PANEL, PANEL, true};
-    pack_source(p->kernels, &p->source, first * PANEL, count, &d);
+    pack_columns(p->kernels, &p->source, first * PANEL, count, &d);
 }
 
 void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, const float *src, size_t k_stride, size_t n_stride,
@@ -238,7 +264,7 @@ static void gemm_task(void *context, int task, int worker) {
             source s = {b->type, b->k, job->a, job->a_m_stride, job->a_k_stride, job->m_index, job->k_index};
             bool tiles = run->kernels->a_tiles[b->type];
             destination d = {a, PANEL * stride, tiles ? PANEL : 1, tiles ? PANEL : stride, false};
-            pack_source(run->kernels, &s, first_row, rows, &d);
+            pack_rows(run->kernels, &s, first_row, rows, &d);
             run->packed[worker] = first_of_block;
         }
     }

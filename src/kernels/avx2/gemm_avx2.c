@@ -17,13 +17,16 @@ static inline __m256i round_bf16(__m256 x) {
     return _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), nan);
 }
 
+/* x[0 .. 7], 0 from n on. */
+static inline __m256 load_some(const float *x, int n) {
+    if (n >= 8) return _mm256_loadu_ps(x);
+    return _mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+}
+
 /* Elements x .. x + 7 of a line, 0 outside. */
 static inline __m256 load(const vm_pack_block *p, int line, int x) {
     int n = line < p->lines ? p->valid - x : 0;
-    if (n <= 0) return _mm256_setzero_ps();
-    const float *from = p->line[line] + p->offset + x;
-    if (n >= 8) return _mm256_loadu_ps(from);
-    return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+    return n <= 0 ? _mm256_setzero_ps() : load_some(p->line[line] + p->offset + x, n);
 }
 
 /* Words of two rounded vectors: the first in the low half. */
@@ -31,19 +34,18 @@ static inline __m256i pair_words(__m256i low, __m256i high) {
     return _mm256_blend_epi16(_mm256_srli_epi32(low, 16), high, 0xaa);
 }
 
-/* v[i]: eight words x .. x + 7 of the lines (or pairs of lines) first + i. */
+/* 16 bf16 of two vectors that follow each other: neighbours make a word, so part them into even and odd first. */
+static inline __m256i narrow(__m256 a, __m256 b) {
+    __m256 even = _mm256_shuffle_ps(a, b, 0x88), odd = _mm256_shuffle_ps(a, b, 0xdd);
+    return _mm256_permute4x64_epi64(pair_words(round_bf16(even), round_bf16(odd)), 0xd8); /* shuffles work inside halves */
+}
+
+/* v[i]: eight words x .. x + 7 of the lines (or pairs of lines) line + i. */
 static inline void load_words(const vm_pack_block *p, int line, int x, __m256i v[8]) {
     for (int i = 0; i < 8; i++) {
-        if (p->type == VM_COMPUTE_F32) {
-            v[i] = _mm256_castps_si256(load(p, line + i, x));
-        } else if (p->along_k) { /* neighbours in a line make a word: part them into even and odd first */
-            __m256 a = load(p, line + i, 2 * x), b = load(p, line + i, 2 * x + 8);
-            __m256 even = _mm256_shuffle_ps(a, b, 0x88), odd = _mm256_shuffle_ps(a, b, 0xdd);
-            __m256i words = pair_words(round_bf16(even), round_bf16(odd));
-            v[i] = _mm256_permute4x64_epi64(words, 0xd8); /* the shuffles worked inside halves of the vector */
-        } else {
-            v[i] = pair_words(round_bf16(load(p, 2 * (line + i), x)), round_bf16(load(p, 2 * (line + i) + 1, x)));
-        }
+        if (p->type == VM_COMPUTE_F32) v[i] = _mm256_castps_si256(load(p, line + i, x));
+        else if (p->along_k) v[i] = narrow(load(p, line + i, 2 * x), load(p, line + i, 2 * x + 8));
+        else v[i] = pair_words(round_bf16(load(p, 2 * (line + i), x)), round_bf16(load(p, 2 * (line + i) + 1, x)));
     }
 }
 
@@ -77,6 +79,24 @@ static void pack(const vm_pack_block *p) {
             int row = turn ? x : line, column = turn ? line : x;
             for (int r = 0; r < 8 && row + r < p->rows; r++)
                 _mm256_storeu_si256((__m256i *)(p->dst + (size_t)(row + r) * p->dst_stride + column), v[r]);
+        }
+    }
+}
+
+static void pack_row(vm_compute type, const float *x, int n, uint32_t *dst, size_t step, const float *next) {
+    int depth = type == VM_COMPUTE_BF16 ? 32 : 16;
+    for (int l = 0; l < n; l += depth, dst += step) {
+        if (next) {
+            _mm_prefetch((const char *)(next + l), _MM_HINT_T0);
+            if (depth == 32 && l + 16 < n) _mm_prefetch((const char *)(next + l + 16), _MM_HINT_T0);
+        }
+        for (int half = 0; half < 2; half++) {
+            int at = l + half * depth / 2, left = n - at;
+            __m256i words;
+            if (left <= 0) words = _mm256_setzero_si256();
+            else if (type == VM_COMPUTE_F32) words = _mm256_castps_si256(load_some(x + at, left));
+            else words = narrow(load_some(x + at, left), left > 8 ? load_some(x + at + 8, left - 8) : _mm256_setzero_ps());
+            _mm256_store_si256((__m256i *)(dst + half * 8), words);
         }
     }
 }
@@ -175,4 +195,4 @@ static void multiply(const vm_gemm_block *g, const tile_fn *tiles) {
 static void multiply_f32(const vm_gemm_block *g) { multiply(g, tiles_f32); }
 static void multiply_bf16(const vm_gemm_block *g) { multiply(g, tiles_bf16); }
 
-const vm_gemm_kernels vm_gemm_avx2 = {.rows = {TILE_ROWS, TILE_ROWS}, .pack = pack, .multiply = {multiply_f32, multiply_bf16}};
+const vm_gemm_kernels vm_gemm_avx2 = {.rows = {TILE_ROWS, TILE_ROWS}, .pack = pack, .pack_row = pack_row, .multiply = {multiply_f32, multiply_bf16}};

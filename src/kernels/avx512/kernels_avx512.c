@@ -43,12 +43,11 @@ static inline float vec_maximum(vec v) {
 
 #include "kernels/elementwise.inc"
 
-static const vm_gemm_kernels gemm = {
-    .rows = {14, 12}, .pack = vm_gemm_pack_avx512, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_avx512}};
-static const vm_gemm_kernels gemm_bf16 = {
-    .rows = {14, 14}, .pack = vm_gemm_pack_avx512, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_avx512_bf16}};
+#define PACKING .pack = vm_gemm_pack_avx512, .pack_row = vm_gemm_pack_row_avx512
+static const vm_gemm_kernels gemm = {.rows = {14, 12}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_avx512}};
+static const vm_gemm_kernels gemm_bf16 = {.rows = {14, 14}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_avx512_bf16}};
 static const vm_gemm_kernels gemm_amx = {
-    .rows = {14, 32}, .a_tiles = {false, true}, .pack = vm_gemm_pack_avx512, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_amx}};
+    .a_tiles = {false, true}, .rows = {14, 32}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_amx}};
 
 const vm_kernels vm_kernels_avx512 = {.name = "avx512", .gemm = &gemm, ELEMENTWISE_TABLE};
 const vm_kernels vm_kernels_avx512_bf16 = {.name = "avx512", .gemm = &gemm_bf16, ELEMENTWISE_TABLE};

@@ -1,4 +1,4 @@
-/* pack_avx512.c: blocks of 16 x 16 words by whole vectors. The bits are those of ref/gemm_ref.c. */
+/* pack_avx512.c: rows, and blocks of 16 x 16 words, by whole vectors. The bits are those of ref/gemm_ref.c. */
 #include "kernels/gemm.h"
 
 #include <immintrin.h>
@@ -10,6 +10,13 @@ static inline __m512i round_bf16(__m512 x) {
     __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+}
+
+/* 32 bf16 of two vectors that follow each other. */
+static inline __m512i narrow(__m512 a, __m512 b) {
+    const __m512i upper_halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19,
+                                                  17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_epi16(round_bf16(a), upper_halves, round_bf16(b));
 }
 
 static inline __mmask16 first(int n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
@@ -51,14 +58,7 @@ static inline void load_words(const vm_pack_block *p, __m512i v[16]) {
     if (p->type == VM_COMPUTE_F32) {
         for (int i = 0; i < 16; i++) v[i] = _mm512_castps_si512(load(p, i, 0, low));
     } else if (p->along_k) {
-        __m512i upper_halves;
-        uint16_t index[32];
-        for (int i = 0; i < 32; i++) index[i] = (uint16_t)(2 * i + 1);
-        upper_halves = _mm512_loadu_si512(index);
-        for (int i = 0; i < 16; i++) {
-            __m512i a = round_bf16(load(p, i, 0, low)), b = high ? round_bf16(load(p, i, 16, high)) : _mm512_setzero_si512();
-            v[i] = _mm512_permutex2var_epi16(a, upper_halves, b);
-        }
+        for (int i = 0; i < 16; i++) v[i] = narrow(load(p, i, 0, low), load(p, i, 16, high));
     } else {
         for (int i = 0; i < 16; i++) {
             __m512i a = round_bf16(load(p, 2 * i, 0, low)), b = round_bf16(load(p, 2 * i + 1, 0, low));
@@ -76,4 +76,19 @@ void vm_gemm_pack_avx512(const vm_pack_block *p) {
     } else {
         for (int r = 0; r < p->rows; r++) _mm512_storeu_si512(p->dst + (size_t)r * p->dst_stride, v[r]);
     }
+}
+
+void vm_gemm_pack_row_avx512(vm_compute type, const float *x, int n, uint32_t *dst, size_t step, const float *next) {
+    int depth = type == VM_COMPUTE_BF16 ? 32 : 16, l = 0;
+    for (; l + depth <= n; l += depth, dst += step) {
+        if (next) { /* rows may be gathered from anywhere: the hardware cannot guess the next one */
+            _mm_prefetch((const char *)(next + l), _MM_HINT_T0);
+            if (depth == 32) _mm_prefetch((const char *)(next + l + 16), _MM_HINT_T0);
+        }
+        __m512 a = _mm512_loadu_ps(x + l);
+        _mm512_store_si512(dst, depth == 32 ? narrow(a, _mm512_loadu_ps(x + l + 16)) : _mm512_castps_si512(a));
+    }
+    if (l == n) return;
+    __m512 a = _mm512_maskz_loadu_ps(first(n - l), x + l);
+    _mm512_store_si512(dst, depth == 32 ? narrow(a, _mm512_maskz_loadu_ps(first(n - l - 16), x + l + 16)) : _mm512_castps_si512(a));
 }

@@ -33,6 +33,18 @@ static void pack(const vm_pack_block *p) {
     }
 }
 
+static void pack_row(vm_compute type, const float *x, int n, uint32_t *dst, size_t step, const float *next) {
+    (void)next;
+    int depth = type == VM_COMPUTE_BF16 ? 2 * VM_GEMM_PANEL : VM_GEMM_PANEL;
+    vm_pack_block block = {.type = type, .along_k = true, .line = {x}, .lines = 1, .dst_stride = step, .rows = 1};
+    for (int l = 0; l < n; l += depth, dst += step) {
+        block.offset = (size_t)l;
+        block.valid = n - l < depth ? n - l : depth;
+        block.dst = dst;
+        pack(&block);
+    }
+}
+
 static void store(const vm_gemm_block *g, int i, int j, const float sum[VM_GEMM_PANEL]) {
     float *c = g->c + (size_t)i * g->ldc + j;
     for (int x = 0; x < VM_GEMM_PANEL && j + x < g->n; x++) c[x] = g->accumulate ? c[x] + sum[x] : sum[x];
@@ -69,4 +81,4 @@ static void multiply_bf16(const vm_gemm_block *g) {
     }
 }
 
-const vm_gemm_kernels vm_gemm_ref = {.rows = {1, 1}, .pack = pack, .multiply = {multiply_f32, multiply_bf16}};
+const vm_gemm_kernels vm_gemm_ref = {.rows = {1, 1}, .pack = pack, .pack_row = pack_row, .multiply = {multiply_f32, multiply_bf16}};
