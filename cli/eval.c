@@ -28,7 +28,7 @@ static const option options[] = {
      0},
     {"output_path", 0, OPTION_TEXT, "DIR",
      "folder for results.json, samples.jsonl, timings.json; samples already there are not run again",
-     offsetof(eval_options, p.output_path), NULL, 0},
+     offsetof(eval_options, p.output_path), NULL, 1},
     {"label", 0, OPTION_TEXT, "TEXT", "name of this run in tables and reports; without it made from the router",
      offsetof(eval_options, p.label), NULL, 0},
     {"bootstrap", 0, OPTION_INT, "N", "resamples for the 95% intervals", offsetof(eval_options, p.bootstrap), NULL, 0},
