@@ -1,0 +1,213 @@
+/* test_model.c: the forward pass held to transformers: logits, routing, scores and loss of the four tiny models on every ISA, alone and in one ragged
+ * batch; bf16 within what its rounding explains; and the real model's logits on 200 prompts where it is at hand (VMOER_MODEL). */
+#include "model_fixture.h"
+
+enum { VOCAB = 272, DIM = 32 };
+
+static void on_every_isa(void (*check)(const char *name)) {
+    const vm_kernels *tables[8];
+    int n = vm_kernels_all(tables, 8);
+    for (int i = 0; i < n; i++) {
+        vm_kernels_force(tables[i]);
+        for (int m = 0; m < TINY_MODELS; m++) check(tiny_models[m]);
+    }
+    vm_kernels_force(NULL);
+}
+
+/* ---- logits ---- */
+
+static void check_logits(const char *name) {
+    vm_safetensors *st = golden_open(name);
+    vm_model *m = load_model(name, (vm_model_options){.backward_from = -1});
+    vm_pass *pass;
+    sequences s;
+    float logits[MAX_TOKENS * VOCAB];
+    vm_pass_options options = {.sign = 1};
+    int n = (int)(vm_safetensors_find(st, "offsets")->size / 4) - 1;
+    assert_int_equal(m->config.n_vocab, VOCAB);
+    OK(vm_pass_create(m, NULL, &pass));
+    const float *golden = golden_f32(st, "logits", 0);
+    for (int i = 0; i <= n; i++) { /* each by itself, then all in one batch */
+        golden_sequences(st, i < n ? i : 0, i < n ? 1 : n, &s);
+        size_t first = i < n ? (size_t)golden_i32(st, "offsets", 0)[i] : 0;
+        OK(vm_pass_forward(pass, &s.batch, &options, NULL, NULL, logits));
+        double d = largest_difference(logits, golden + first * VOCAB, (size_t)s.batch.n_tokens * VOCAB);
+        if (!(d < 1e-4)) fail_msg("%s, %s: logits of sequence %d differ by %g", name, vm_kernels_get()->name, i, d);
+    }
+    vm_pass_free(pass);
+    vm_model_free(m);
+    vm_safetensors_free(st);
+}
+
+static void test_logits(void **state) {
+    (void)state;
+    on_every_isa(check_logits);
+}
+
+/* Log-probabilities and entropies of asked rows alone, against those of all logits; more rows than one block of the head. */
+static void test_targets(void **state) {
+    (void)state;
+    vm_safetensors *st = golden_open("tiny-moe");
+    vm_model *m = load_model("tiny-moe", (vm_model_options){.backward_from = -1});
+    vm_pass *pass;
+    sequences s;
+    enum { REPEAT = 100 };
+    float logits[MAX_TOKENS * VOCAB], log_probability[2 * REPEAT], entropy[REPEAT];
+    vm_pass_options options = {.sign = 1};
+    int32_t rows[REPEAT], target_row[2 * REPEAT], target_id[2 * REPEAT];
+    OK(vm_pass_create(m, NULL, &pass));
+    golden_sequences(st, 0, 6, &s);
+    OK(vm_pass_forward(pass, &s.batch, &options, NULL, NULL, logits));
+    for (int i = 0; i < REPEAT; i++) {
+        rows[i] = i * 7 % s.batch.n_tokens;
+        for (int k = 0; k < 2; k++) target_row[2 * i + k] = i, target_id[2 * i + k] = (i * 13 + k * 101) % VOCAB;
+    }
+    s.batch.rows = rows, s.batch.n_rows = REPEAT;
+    s.batch.target_row = target_row, s.batch.target_id = target_id, s.batch.n_targets = 2 * REPEAT;
+    OK(vm_pass_forward(pass, &s.batch, &options, log_probability, entropy, NULL));
+    for (int i = 0; i < REPEAT; i++) {
+        const float *row = logits + (size_t)rows[i] * VOCAB;
+        double sum = 0, h = 0;
+        for (int v = 0; v < VOCAB; v++) sum += exp((double)row[v]);
+        for (int v = 0; v < VOCAB; v++) h -= exp((double)row[v]) / sum * ((double)row[v] - log(sum));
+        assert_float_equal(entropy[i], h, 2e-5);
+        for (int k = 0; k < 2; k++) assert_float_equal(log_probability[2 * i + k], (double)row[target_id[2 * i + k]] - log(sum), 2e-5);
+    }
+    vm_pass_free(pass);
+    vm_model_free(m);
+    vm_safetensors_free(st);
+}
+
+/* ---- routing ---- */
+
+typedef struct captured {
+    float u[4][MAX_TOKENS * DIM];
+} captured;
+
+static void capture(void *context, int layer, int n_tokens, const float *u) {
+    memcpy(((captured *)context)->u[layer], u, (size_t)n_tokens * DIM * sizeof *u);
+}
+
+/* What vm_facts must say of one token, from its golden logits [N] and selection [K]. */
+static void check_facts(const vm_facts *f, size_t at, const float *l, const int32_t *selected, int n, int k) {
+    double sum = 0, entropy = 0, mean = 0, square = 0, next = 0;
+    for (int e = 0; e < n; e++) sum += exp((double)l[e]), mean += (double)l[e] / n;
+    for (int e = 0; e < n; e++) {
+        double p = exp((double)l[e]) / sum;
+        bool taken = false;
+        for (int i = 0; i < k; i++) taken |= selected[i] == e;
+        if (!taken && p > next) next = p;
+        entropy -= p * log(p);
+        square += ((double)l[e] - mean) * ((double)l[e] - mean) / n;
+    }
+    assert_float_equal(f->gate_entropy[at], entropy, 1e-4);
+    assert_float_equal(f->spread[at], sqrt(square), 1e-4);
+    assert_float_equal(f->margin[at], exp((double)l[selected[k - 1]]) / sum - next, 1e-4);
+    assert_true(isnan(f->trace[at]) && isnan(f->trace_projected[at]));
+}
+
+static void check_routing(const char *name) {
+    vm_safetensors *st = golden_open(name);
+    vm_model *m = load_model(name, (vm_model_options){.backward_from = -1});
+    const vm_config *c = &m->config;
+    vm_pass *pass;
+    sequences s;
+    captured seen;
+    vm_pass_options options = {.sign = 1, .facts = true, .capture = capture, .capture_context = &seen};
+    size_t N = (size_t)c->n_experts, K = (size_t)c->top_k;
+    OK(vm_pass_create(m, NULL, &pass));
+    golden_sequences(st, 0, 6, &s);
+    size_t T = (size_t)s.batch.n_tokens;
+    OK(vm_pass_forward(pass, &s.batch, &options, NULL, NULL, NULL));
+    vm_facts facts = vm_pass_facts(pass);
+    vm_arena *scratch = vm_arena_create();
+    for (int layer = 0; layer < c->n_layers && N; layer++) {
+        char key[64];
+        float logits[MAX_TOKENS * 8];
+        vm_linear_call call = {.l = &m->layers[layer].ffn.router, .m = (int)T, .x = seen.u[layer], .ldx = DIM, .y = logits, .ldy = N};
+        OK(vm_linear_forward(NULL, scratch, &call, 1));
+        snprintf(key, sizeof key, "router_logits.%d", layer);
+        const float *golden = golden_f32(st, key, T * N);
+        double d = largest_difference(logits, golden, T * N);
+        if (!(d < 1e-4)) fail_msg("%s, %s: router logits of layer %d differ by %g", name, vm_kernels_get()->name, layer, d);
+        snprintf(key, sizeof key, "selected.%d", layer);
+        const int32_t *selected = golden_i32(st, key, T * K);
+        assert_memory_equal(facts.chosen + (size_t)layer * T * K, selected, T * K * sizeof *selected);
+        for (size_t t = 0; t < T; t++) check_facts(&facts, (size_t)layer * T + t, golden + t * N, selected + t * K, (int)N, (int)K);
+    }
+    vm_arena_free(scratch);
+    vm_pass_free(pass);
+    vm_model_free(m);
+    vm_safetensors_free(st);
+}
+
+static void test_routing(void **state) {
+    (void)state;
+    on_every_isa(check_routing);
+}
+
+/* ---- questions ---- */
+
+static void check_question(const char *name) {
+    vm_safetensors *st = golden_open(name);
+    vm_model *m = load_model(name, (vm_model_options){.backward_from = -1});
+    vm_arena *arena = vm_arena_create();
+    vm_prompt prompt = golden_prompt(st);
+    vm_pass *pass;
+    question_run r = golden_question(arena, &prompt, 0);
+    vm_pass_options options = {.sign = 1};
+    OK(vm_pass_create(m, NULL, &pass));
+    /* The prefix once, every choice without its last token; a choice of one token adds none. */
+    assert_int_equal(r.q.batch.n_tokens, 6 + 2 + 0 + 3);
+    assert_int_equal(r.q.batch.n_tokens, vm_prompt_inputs(&prompt));
+    assert_int_equal(r.q.batch.n_segments, 3);
+    OK(vm_pass_forward(pass, &r.q.batch, &options, r.log_probability, NULL, NULL));
+    question_loss(&r, golden_i32(st, "right", 1));
+    const float *scores = golden_f32(st, "scores", 3);
+    for (int i = 0; i < 3; i++) assert_float_equal(r.score[i], scores[i], 2e-5);
+    assert_float_equal(r.loss, *golden_f32(st, "loss", 1), 2e-5);
+    vm_pass_free(pass);
+    vm_free(prompt.ids);
+    vm_arena_free(arena);
+    vm_model_free(m);
+    vm_safetensors_free(st);
+}
+
+static void test_questions(void **state) {
+    (void)state;
+    on_every_isa(check_question);
+}
+
+/* ---- bf16 ---- */
+
+/* Relative rms error of a logit: every product rounds both its operands, each by a relative error uniform in +-2^-9 at most, so by 2^-9 sqrt(2/3) together; a
+ * layer has 4 products one after the other, the head 1 more. The network's own gain on such a disturbance is 3 at most here. */
+static double bf16_budget(int n_layers) { return 3 * sqrt(2.0 / 3) / 512 * sqrt(4 * n_layers + 1); }
+
+static void test_bf16(void **state) {
+    (void)state;
+    for (int i = 0; i < TINY_MODELS; i++) {
+        vm_safetensors *st = golden_open(tiny_models[i]);
+        vm_model *m = load_model(tiny_models[i], (vm_model_options){.compute = VM_COMPUTE_BF16, .backward_from = -1});
+        vm_pass *pass;
+        sequences s;
+        float logits[MAX_TOKENS * VOCAB];
+        vm_pass_options options = {.sign = 1};
+        OK(vm_pass_create(m, NULL, &pass));
+        golden_sequences(st, 0, 6, &s);
+        OK(vm_pass_forward(pass, &s.batch, &options, NULL, NULL, logits));
+        double d = relative_difference(logits, golden_f32(st, "logits", 0), (size_t)s.batch.n_tokens * VOCAB), budget = bf16_budget(m->config.n_layers);
+        if (!(d < budget && d > budget / 100)) fail_msg("%s: bf16 logits differ by %g of their size, the budget is %g", tiny_models[i], d, budget);
+        vm_pass_free(pass);
+        vm_model_free(m);
+        vm_safetensors_free(st);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_logits), cmocka_unit_test(test_targets), cmocka_unit_test(test_routing),
+        cmocka_unit_test(test_questions), cmocka_unit_test(test_bf16),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
