@@ -1,0 +1,350 @@
+/* eval.c: tasks -> metrics, with every answered question on disk the moment it is done. A killed run goes on after its last whole line. */
+#include "api/internal.h"
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "base/rng.h"
+#include "base/status.h"
+#include "eval/metrics.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BATCH_TOKENS = 1024, FACT_QUESTIONS = 64, FLOOR_DRAWS = 1000 };
+
+vmoer_eval_params vmoer_eval_params_default(void) {
+    return (vmoer_eval_params){.load = vmoer_model_params_default(), .format = "cloze", .bootstrap = 1000};
+}
+
+typedef struct evaluation {
+    const vmoer_eval_params *p;
+    const vmoer_hooks *hooks;
+    vm_session *session;
+    vm_format format;
+    char samples_path[4096];
+    int samples;          /* file descriptor, appended to */
+    json_t *done;         /* {task: [sample, ...]} of an earlier run, in the order of the file */
+    json_t *results;      /* {task: ...} */
+    json_t *seconds;      /* {task: seconds} */
+} evaluation;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- samples.jsonl ---- */
+
+static void put_signal(json_t *signals, const char *name, double value) {
+    if (!isnan(value)) json_object_set_new(signals, name, json_real(value));
+}
+
+static json_t *sample_of(const char *task, const vm_item *item, const vm_answer *a) {
+    char hash[17];
+    json_t *probabilities = json_array(), *scores = json_array(), *signals = json_object();
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)item->hash);
+    for (int c = 0; c < a->n_choices; c++) {
+        json_array_append_new(probabilities, json_real(a->probability[c]));
+        json_array_append_new(scores, json_real(a->score[c]));
+    }
+    put_signal(signals, "choice_entropy", a->choice_entropy);
+    put_signal(signals, "vocabulary_entropy", a->vocabulary_entropy);
+    put_signal(signals, "gate_entropy", a->gate_entropy);
+    put_signal(signals, "gate_entropy_last", a->gate_entropy_last);
+    put_signal(signals, "logit_variance", a->logit_variance);
+    put_signal(signals, "logit_variance_last", a->logit_variance_last);
+    put_signal(signals, "logit_variance_projected", a->logit_variance_projected);
+    put_signal(signals, "logit_variance_projected_last", a->logit_variance_projected_last);
+    put_signal(signals, "length", a->length);
+    return json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "task", task, "id", item->id, "hash", hash, "label", item->answer, "probabilities", probabilities,
+                     "scores", scores, "signals", signals);
+}
+
+static vmoer_status append_line(evaluation *e, const json_t *sample) {
+    char *line = vm_json_line(sample);
+    if (!line) return vm_error(VMOER_ERROR_MEMORY, "no memory for a sample");
+    size_t n = strlen(line);
+    line[n] = '\n'; /* in place of the NUL: a line is written in one call */
+    ssize_t written = write(e->samples, line, n + 1);
+    free(line);
+    return written == (ssize_t)n + 1 ? VMOER_OK : vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, written < 0 ? strerror(errno) : "short write");
+}
+
+/* Reads the whole lines of an earlier run and cuts off a torn one. The settings must be the same: run.json says which they were. */
+static vmoer_status read_done(evaluation *e, const json_t *identity) {
+    char path[4096];
+    vm_map map;
+    e->done = json_object();
+    VM_TRY(vm_path_join(path, sizeof path, e->p->output_path, "run.json"));
+    if (!vm_file_exists(path)) {
+        if (vm_file_exists(e->samples_path)) return vm_error(VMOER_ERROR_MISMATCH, "%s exists without run.json: another program's? Choose another --output_path", e->samples_path);
+        return vm_json_save(path, identity);
+    }
+    json_t *before;
+    VM_TRY(vm_json_load(path, &before));
+    bool same = json_equal(before, identity);
+    json_decref(before);
+    if (!same) return vm_error(VMOER_ERROR_MISMATCH, "%s: holds a run with another model, router or settings (run.json); choose another --output_path", e->p->output_path);
+    if (!vm_file_exists(e->samples_path)) return VMOER_OK;
+    VM_TRY(vm_map_open(e->samples_path, &map));
+    vmoer_status status = VMOER_OK;
+    size_t whole = 0;
+    for (int line = 1; whole < map.size; line++) {
+        const uint8_t *end = memchr(map.data + whole, '\n', map.size - whole);
+        json_t *sample;
+        char where[4200];
+        if (!end) break;
+        snprintf(where, sizeof where, "%s: line %d", e->samples_path, line);
+        VM_GOTO(vm_json_parse((const char *)map.data + whole, (size_t)(end - (map.data + whole)), where, &sample));
+        const char *task = json_string_value(json_object_get(sample, "task"));
+        json_t *list = task ? json_object_get(e->done, task) : NULL;
+        if (task && !list) json_object_set_new(e->done, task, list = json_array());
+        json_array_append_new(list, sample);
+        if (!task) VM_GOTO(vm_error(VMOER_ERROR_FORMAT, "%s: no task", where));
+        whole = (size_t)(end - map.data) + 1;
+    }
+    if (whole < map.size && truncate(e->samples_path, (off_t)whole) != 0) status = vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
+done:
+    vm_map_close(&map);
+    return status;
+}
+
+/* ---- one task ---- */
+
+/* What was answered, as arrays for the metrics. */
+typedef struct answered {
+    size_t n;
+    double *p;
+    int *k, *label;
+} answered;
+
+static vmoer_status take_sample(answered *a, const json_t *sample, const vm_item *item) {
+    const json_t *p = json_object_get(sample, "probabilities");
+    const char *id = json_string_value(json_object_get(sample, "id"));
+    if (!id || strcmp(id, item->id) != 0 || json_array_size(p) != (size_t)item->n_choices)
+        return vm_error(VMOER_ERROR_MISMATCH, "samples.jsonl: '%s' where '%s' was expected: made from other data?", id ? id : "?", item->id);
+    for (int c = 0; c < item->n_choices; c++) a->p[a->n * VM_MAX_CHOICES + (size_t)c] = json_number_value(json_array_get(p, (size_t)c));
+    a->k[a->n] = item->n_choices;
+    a->label[a->n++] = item->answer;
+    return VMOER_OK;
+}
+
+static vmoer_status answer_rest(evaluation *e, const char *task, const vm_dataset *d, answered *a) {
+    enum { MOST = 256 };
+    vm_prompt prompts[MOST];
+    vm_question questions[MOST];
+    vm_answer answers[MOST];
+    size_t n = vm_dataset_count(d);
+    int most = e->p->batch_size > 0 && e->p->batch_size < MOST ? e->p->batch_size : MOST;
+    while (a->n < n) {
+        int count = 0, tokens = 0;
+        vmoer_status status = VMOER_OK;
+        while (count < most && a->n + (size_t)count < n && (count == 0 || e->p->batch_size > 0 || tokens < BATCH_TOKENS)) {
+            const vm_item *item = vm_dataset_at(d, a->n + (size_t)count);
+            status = vm_prompt_build(e->session->tokenizer, task, item, e->format, &prompts[count]);
+            if (status != VMOER_OK) {
+                vm_error_in(status, "%s", item->id);
+                break;
+            }
+            tokens += vm_prompt_inputs(&prompts[count]);
+            questions[count] = (vm_question){&prompts[count], (uint32_t)(a->n + (size_t)count)};
+            count++;
+        }
+        if (status == VMOER_OK) status = vm_session_answer(e->session, questions, count, e->format, answers);
+        for (int i = 0; i < count; i++) vm_prompt_free(&prompts[i]);
+        VM_TRY(status);
+        for (int i = 0; i < count; i++) {
+            const vm_item *item = vm_dataset_at(d, a->n);
+            json_t *sample = sample_of(task, item, &answers[i]);
+            status = sample ? append_line(e, sample) : vm_error(VMOER_ERROR_MEMORY, "no memory for a sample");
+            if (status == VMOER_OK) status = take_sample(a, sample, item);
+            json_decref(sample);
+            VM_TRY(status);
+        }
+        if (fsync(e->samples) != 0) return vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
+        VM_TRY(vm_progress(e->hooks, task, a->n, n, NULL));
+    }
+    return VMOER_OK;
+}
+
+/* Facts of the routing on the first questions: the same whether the run was resumed or not. */
+static vmoer_status routing_facts(evaluation *e, const char *task, const vm_dataset *d, json_t **out) {
+    const vm_config *c = &e->session->model->config;
+    size_t n = vm_dataset_count(d) < FACT_QUESTIONS ? vm_dataset_count(d) : FACT_QUESTIONS, L = (size_t)c->n_layers, N = (size_t)c->n_experts;
+    double *sums = vm_calloc(L * (N + 3), sizeof *sums);
+    vmoer_status status = sums ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
+    for (size_t i = 0; i < n && status == VMOER_OK; i++) {
+        vm_prompt prompt;
+        vm_answer answer;
+        VM_GOTO(vm_prompt_build(e->session->tokenizer, task, vm_dataset_at(d, i), e->format, &prompt));
+        vm_question question = {&prompt, (uint32_t)i};
+        status = vm_session_answer(e->session, &question, 1, e->format, &answer);
+        vm_facts facts = vm_pass_facts(e->session->pass);
+        size_t T = (size_t)vm_prompt_inputs(&prompt), K = (size_t)c->top_k;
+        vm_prompt_free(&prompt);
+        for (size_t l = 0; l < L && status == VMOER_OK; l++)
+            for (size_t t = 0; t < T; t++) {
+                double *s = sums + l * (N + 3);
+                s[0] += 1, s[1] += (double)facts.spread[l * T + t], s[2] += (double)facts.margin[l * T + t];
+                for (size_t k = 0; k < K; k++) s[3 + facts.chosen[(l * T + t) * K + k]] += 1;
+            }
+    }
+    json_t *layers = json_array();
+    for (size_t l = 0; l < L && status == VMOER_OK; l++) {
+        const double *s = sums + l * (N + 3);
+        double entropy = 0, total = s[0] * c->top_k;
+        for (size_t x = 0; x < N; x++)
+            if (s[3 + x] > 0) entropy -= s[3 + x] / total * log(s[3 + x] / total);
+        json_array_append_new(layers, json_pack("{s:i, s:f, s:f, s:f}", "layer", (int)l, "logit_spread", s[1] / s[0], "margin", s[2] / s[0], "load_entropy", entropy));
+    }
+    *out = json_pack("{s:o, s:I}", "layers", layers, "questions", (json_int_t)n);
+done:
+    vm_free(sums);
+    return status;
+}
+
+static json_t *interval(vm_interval i) { return json_pack("[f, f]", i.low, i.high); }
+
+static vmoer_status summarise(const vmoer_eval_params *p, const answered *a, json_t **out) {
+    vm_predictions d = {.n = a->n, .stride = VM_MAX_CHOICES, .p = a->p, .k = a->k, .label = a->label};
+    vm_metrics m;
+    vm_metrics_ci ci;
+    vm_ece_floor floor;
+    vm_reliability_bin bins[VM_ECE_BINS];
+    double *risk = vm_calloc(a->n, sizeof *risk), aurc;
+    if (!risk) return vm_error(VMOER_ERROR_MEMORY, "no memory for the metrics");
+    vmoer_status status = vm_metrics_compute(&d, &m);
+    if (status == VMOER_OK) status = vm_metrics_bootstrap(&d, p->bootstrap, p->load.seed, &ci);
+    if (status == VMOER_OK) status = vm_ece_floor_compute(&d, FLOOR_DRAWS, p->load.seed, &floor);
+    if (status == VMOER_OK) status = vm_risk_coverage(&d, risk, &aurc);
+    vm_free(risk);
+    VM_TRY(status);
+    vm_reliability(&d, bins);
+    json_t *reliability = json_array();
+    for (int b = 0; b < VM_ECE_BINS; b++)
+        json_array_append_new(reliability, json_pack("{s:f, s:f, s:I, s:f, s:f}", "low", bins[b].low, "high", bins[b].high, "count", (json_int_t)bins[b].count,
+                                                     "confidence", bins[b].confidence, "accuracy", bins[b].accuracy));
+    json_t *ci95 = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "acc", interval(ci.acc), "nll", interval(ci.nll), "ece", interval(ci.ece), "mce", interval(ci.mce),
+                             "brier", interval(ci.brier), "ece_mass", interval(ci.ece_mass));
+    *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:{s:f, s:f}, s:o, s:f}", "n", (json_int_t)a->n, "acc", m.acc, "nll", m.nll, "ece", m.ece,
+                     "mce", m.mce, "brier", m.brier, "ece_mass", m.ece_mass, "excess_ece", m.ece - floor.mean, "ci95", ci95, "ece_floor", "mean", floor.mean, "p95",
+                     floor.p95, "reliability", reliability, "aurc", aurc);
+    return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the metrics");
+}
+
+static vmoer_status run_task(void *context, const char *name) {
+    evaluation *e = context;
+    vm_dataset *d;
+    VM_TRY(vm_api_dataset(&e->p->questions, name, e->p->questions.split, &d));
+    const char *task = vm_dataset_task(d);
+    size_t n = vm_dataset_count(d);
+    answered a = {.p = vm_calloc(n * VM_MAX_CHOICES, sizeof *a.p), .k = vm_calloc(n, sizeof *a.k), .label = vm_calloc(n, sizeof *a.label)};
+    json_t *result = NULL, *facts = NULL;
+    vmoer_status status = a.p && a.k && a.label ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", n);
+    const json_t *before = json_object_get(e->done, task);
+    double start = now();
+    if (status == VMOER_OK && json_array_size(before) > n)
+        status = vm_error(VMOER_ERROR_MISMATCH, "samples.jsonl has %zu items of %s, the task has %zu", json_array_size(before), task, n);
+    for (size_t i = 0; status == VMOER_OK && i < json_array_size(before); i++) status = take_sample(&a, json_array_get(before, i), vm_dataset_at(d, i));
+    if (status == VMOER_OK) status = answer_rest(e, task, d, &a);
+    if (status == VMOER_OK) status = summarise(e->p, &a, &result);
+    if (status == VMOER_OK && e->session->model->config.n_experts) {
+        status = routing_facts(e, task, d, &facts);
+        if (status == VMOER_OK) json_object_set_new(result, "routing", facts);
+    }
+    if (status == VMOER_OK) {
+        json_object_set(e->results, task, result);
+        json_object_set_new(e->seconds, task, json_real(now() - start));
+    }
+    json_decref(result);
+    vm_free(a.p);
+    vm_free(a.k);
+    vm_free(a.label);
+    vm_dataset_free(d);
+    return status;
+}
+
+/* ---- the run ---- */
+
+static json_t *name_of(const char *name, const char *fingerprint) {
+    return fingerprint[0] ? json_pack("{s:s, s:s}", "name", name, "fingerprint", fingerprint) : json_null();
+}
+
+/* Everything that decides the samples: the head of results.json and what run.json holds. */
+static json_t *identity_of(const evaluation *e) {
+    static const char *const routings[] = {"learned", "random", "oracle"}, *const inferences[] = {"mean", "closed", "sample"}, *const splits[] = {"test", "train", "heldout"};
+    const vmoer_eval_params *p = e->p;
+    const vm_session *s = e->session;
+    const vm_router_config *r = s->router ? vm_router_get_config(s->router) : NULL;
+    json_t *layers = json_array();
+    for (int i = 0; r && i < r->n_layers; i++) json_array_append_new(layers, json_integer(r->layers[i]));
+    json_t *router = json_pack("{s:s, s:o, s:f}", "kind", r ? r->kind : "deterministic", "layers", layers, "temperature", s->temperature);
+    json_object_set_new(router, "fingerprint", r ? json_string(s->router_fingerprint) : json_null());
+    json_t *config = json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:i, s:i, s:i, s:i}", "format", vm_format_name(e->format), "split", splits[p->questions.split], "compute",
+                               vm_api_compute(p->load.compute) == VM_COMPUTE_BF16 ? "bf16" : "f32", "inference", inferences[s->options.inference], "samples", p->load.samples,
+                               "seed", (json_int_t)p->load.seed, "routing", routings[p->load.routing], "bootstrap", p->bootstrap, "n_choices", p->questions.n_choices,
+                               "limit", p->questions.limit, "sample", p->questions.sample);
+    return json_pack("{s:s, s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:o}", "vmoer", vmoer_version(), "kind", "eval", "model", "name", s->model->config.name, "architecture",
+                     s->model->config.arch, "fingerprint", s->model->fingerprint, "adapter", name_of(s->adapter_name, s->adapter_fingerprint), "router", router, "config",
+                     config);
+}
+
+static vmoer_status write_results(evaluation *e, json_t *results) {
+    char path[4096];
+    struct rusage usage;
+    VM_TRY(vm_path_join(path, sizeof path, e->p->output_path, "results.json"));
+    VM_TRY(vm_json_save(path, results));
+    getrusage(RUSAGE_SELF, &usage);
+    json_t *timings = json_pack("{s:O, s:I, s:i, s:s}", "seconds", e->seconds, "peak_memory_bytes", (json_int_t)usage.ru_maxrss * 1024, "threads",
+                                vm_pool_threads(e->session->pool), "build", vmoer_build_info());
+    vmoer_status status = vm_path_join(path, sizeof path, e->p->output_path, "timings.json");
+    if (status == VMOER_OK) status = vm_json_save(path, timings);
+    json_decref(timings);
+    return status;
+}
+
+static vmoer_status evaluate(evaluation *e, char **out_json) {
+    const vmoer_eval_params *p = e->p;
+    VM_TRY(vm_format_parse(p->format, &e->format));
+    VM_TRY(vm_make_dirs(p->output_path));
+    VM_TRY(vm_path_join(e->samples_path, sizeof e->samples_path, p->output_path, "samples.jsonl"));
+    VM_TRY(vm_api_session_open(p->model, &p->load, &e->session));
+    json_t *head = identity_of(e);
+    if (!head) return vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
+    vmoer_status status = read_done(e, head);
+    if (status == VMOER_OK) {
+        e->samples = open(e->samples_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+        status = e->samples >= 0 ? VMOER_OK : vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
+    }
+    if (status == VMOER_OK) status = vm_api_each_task(&p->questions, run_task, e);
+    if (status == VMOER_OK) {
+        const char *kind = json_string_value(json_object_get(json_object_get(head, "router"), "kind"));
+        json_object_set_new(head, "label", json_string(p->label ? p->label : strcmp(kind, "deterministic") == 0 ? "MAP" : kind));
+        json_object_set(head, "results", e->results);
+        status = write_results(e, head);
+    }
+    if (status == VMOER_OK) return vm_api_return_json(head, out_json);
+    json_decref(head);
+    return status;
+}
+
+vmoer_status vmoer_eval(const vmoer_eval_params *p, const vmoer_hooks *hooks, char **out_json) {
+    if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
+    if (p->bootstrap < 1) return vm_error(VMOER_ERROR_ARGUMENT, "bootstrap %d, must be at least 1", p->bootstrap);
+    evaluation e = {.p = p, .hooks = hooks, .samples = -1, .results = json_object(), .seconds = json_object()};
+    vmoer_status status = evaluate(&e, out_json);
+    if (e.samples >= 0) close(e.samples);
+    vm_session_free(e.session);
+    json_decref(e.done);
+    json_decref(e.results);
+    json_decref(e.seconds);
+    return status;
+}

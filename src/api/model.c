@@ -1,0 +1,206 @@
+/* model.c: the first two rungs of the public ladder: load, ask, free; info and tokens. */
+#include "api/internal.h"
+
+#include "base/file.h"
+#include "base/status.h"
+#include "io/safetensors.h"
+#include "report/report.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct vmoer_model {
+    vm_session *session;
+};
+
+vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params, vmoer_model **out) {
+    vmoer_model *m = vm_calloc(1, sizeof *m);
+    if (!m) return vm_error(VMOER_ERROR_MEMORY, "no memory for a model");
+    vmoer_model_params defaults = vmoer_model_params_default();
+    vmoer_status status = vm_api_session_open(path, params ? params : &defaults, &m->session);
+    if (status != VMOER_OK) vm_free(m);
+    else *out = m;
+    return status;
+}
+
+void vmoer_model_free(vmoer_model *m) {
+    if (!m) return;
+    vm_session_free(m->session);
+    vm_free(m);
+}
+
+vmoer_status vmoer_ask(vmoer_model *m, const char *question, const char *const *choices, int n_choices, vmoer_answer *out) {
+    if (n_choices < 2 || n_choices > VMOER_MAX_CHOICES) return vm_error(VMOER_ERROR_ARGUMENT, "%d choices, must be 2 to %d", n_choices, VMOER_MAX_CHOICES);
+    vm_item item = {.id = "question", .stem = question, .n_choices = n_choices};
+    vm_prompt prompt;
+    vm_answer a;
+    for (int c = 0; c < n_choices; c++) item.choices[c] = choices[c];
+    VM_TRY(vm_prompt_build(m->session->tokenizer, "question", &item, VM_FORMAT_CLOZE, &prompt));
+    vm_question q = {&prompt, 0};
+    vmoer_status status = vm_session_answer(m->session, &q, 1, VM_FORMAT_CLOZE, &a);
+    vm_prompt_free(&prompt);
+    VM_TRY(status);
+    *out = (vmoer_answer){.n_choices = n_choices, .choice_entropy = a.choice_entropy, .vocabulary_entropy = a.vocabulary_entropy, .gate_entropy = a.gate_entropy,
+                          .logit_variance = a.logit_variance, .logit_variance_projected = a.logit_variance_projected, .question_tokens = a.length};
+    for (int c = 0; c < n_choices; c++) {
+        out->probability[c] = a.probability[c];
+        if (a.probability[c] > a.probability[out->best]) out->best = c;
+    }
+    out->confidence = out->probability[out->best];
+    return VMOER_OK;
+}
+
+/* ---- info ---- */
+
+static void add_string(json_t *o, const char *name, const vm_gguf *g, const char *key) {
+    const char *text;
+    size_t n;
+    if (vm_gguf_has_key(g, key) && vm_gguf_get_string(g, key, &text, &n) == VMOER_OK) json_object_set_new(o, name, json_stringn(text, n));
+}
+
+static json_t *types_of(const vm_gguf *g, double *parameters) {
+    json_t *types = json_object();
+    *parameters = 0;
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
+        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
+        const char *name = vm_dtype_name(t->type);
+        json_object_set_new(types, name, json_integer(json_integer_value(json_object_get(types, name)) + 1));
+        *parameters += (double)t->ne[0] * (double)t->ne[1] * (double)t->ne[2] * (double)t->ne[3];
+    }
+    return types;
+}
+
+static vmoer_status describe(const vm_gguf *g, json_t *o) {
+    vm_config c;
+    double parameters;
+    char fingerprint[65];
+    VM_TRY(vm_config_read(g, &c));
+    vm_model_fingerprint(g, fingerprint);
+    json_object_set_new(o, "types", types_of(g, &parameters));
+    json_t *own = json_pack("{s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "name", c.name, "architecture", c.arch, "fingerprint", fingerprint, "file_bytes",
+                            (json_int_t)vm_gguf_file_size(g), "parameters", parameters, "layers", c.n_layers, "dimension", c.dim, "heads", c.n_heads, "kv_heads",
+                            c.n_kv_heads, "head_dimension", c.head_dim, "vocabulary", c.n_vocab, "context", c.context);
+    json_object_update(o, own);
+    json_decref(own);
+    if (c.n_experts) {
+        /* Parameters a token runs through: all but the routed experts it does not take. */
+        double expert = 3.0 * c.dim * c.expert_width, idle = (double)c.n_layers * (c.n_experts - c.top_k) * expert;
+        json_object_set_new(o, "experts", json_pack("{s:i, s:i, s:i, s:i, s:f}", "routed", c.n_experts, "per_token", c.top_k, "width", c.expert_width, "shared_width",
+                                                    c.shared_width, "active_parameters", parameters - idle));
+    } else {
+        json_object_set_new(o, "experts", json_null());
+        json_object_set_new(o, "feed_forward", json_integer(c.shared_width));
+    }
+    add_string(o, "licence", g, "general.license");
+    add_string(o, "organisation", g, "general.organization");
+    add_string(o, "tokenizer", g, "tokenizer.ggml.model");
+    add_string(o, "pre_tokenizer", g, "tokenizer.ggml.pre");
+    json_t *missing = json_array();
+    vm_tokenizer *t = NULL;
+    if (vm_tokenizer_from_gguf(g, &t) != VMOER_OK) json_array_append_new(missing, json_string(vm_error_text()));
+    vm_tokenizer_free(t);
+    json_object_set_new(o, "missing", missing);
+    return VMOER_OK;
+}
+
+vmoer_status vmoer_info(const char *path, char **out_json) {
+    vm_gguf *g;
+    if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
+    VM_TRY(vm_gguf_open(path, &g));
+    json_t *o = json_object();
+    vmoer_status status = o ? describe(g, o) : vm_error(VMOER_ERROR_MEMORY, "no memory");
+    vm_gguf_free(g);
+    if (status == VMOER_OK) return vm_api_return_json(o, out_json);
+    json_decref(o);
+    return vm_error_in(status, "%s", path);
+}
+
+/* ---- tokens ---- */
+
+static vmoer_status open_tokenizer(const char *path, vm_gguf **g, vm_tokenizer **t) {
+    if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
+    VM_TRY(vm_gguf_open(path, g));
+    vmoer_status status = vm_tokenizer_from_gguf(*g, t);
+    if (status == VMOER_OK) return VMOER_OK;
+    vm_gguf_free(*g);
+    return vm_error_in(status, "%s", path);
+}
+
+vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json) {
+    vm_gguf *g;
+    vm_tokenizer *t;
+    vm_ids ids = {NULL, 0, 0};
+    VM_TRY(open_tokenizer(path, &g, &t));
+    vmoer_status status = vm_tokenizer_encode(t, text, length, parse_special, &ids);
+    if (status == VMOER_OK) {
+        json_t *list = json_array(), *pieces = json_array();
+        for (size_t i = 0; i < ids.count; i++) {
+            json_array_append_new(list, json_integer(ids.ids[i]));
+            json_array_append_new(pieces, json_string(vm_tokenizer_piece(t, ids.ids[i])));
+        }
+        status = vm_api_return_json(json_pack("{s:o, s:o}", "ids", list, "pieces", pieces), out_json);
+    }
+    vm_ids_free(&ids);
+    vm_tokenizer_free(t);
+    vm_gguf_free(g);
+    return status;
+}
+
+vmoer_status vmoer_detokenize(const char *path, const int32_t *ids, size_t count, char **out_text) {
+    vm_gguf *g;
+    vm_tokenizer *t;
+    char *text;
+    size_t length;
+    VM_TRY(open_tokenizer(path, &g, &t));
+    vmoer_status status = vm_tokenizer_decode(t, ids, count, true, &text, &length);
+    if (status == VMOER_OK) {
+        *out_text = malloc(length + 1); /* the caller's vmoer_free is free() */
+        if (*out_text) memcpy(*out_text, text, length + 1);
+        else status = vm_error(VMOER_ERROR_MEMORY, "no memory for %zu bytes of text", length);
+        vm_free(text);
+    }
+    vm_tokenizer_free(t);
+    vm_gguf_free(g);
+    return status;
+}
+
+/* ---- logits for other engines to compare with ---- */
+
+static vmoer_status last_logits(vmoer_model *m, const int32_t *ids, int length, float *logits) {
+    vm_arena *arena = vm_arena_create();
+    int32_t *positions = arena ? vm_arena_alloc(arena, (size_t)length, sizeof *positions) : NULL, row = length - 1;
+    vm_token_key *keys = arena ? vm_arena_alloc(arena, (size_t)length, sizeof *keys) : NULL;
+    vm_segment segment = {0, length, -1};
+    vmoer_status status = positions && keys ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", length);
+    for (int t = 0; status == VMOER_OK && t < length; t++) {
+        positions[t] = t;
+        keys[t] = (vm_token_key){0, 0, (uint16_t)t};
+    }
+    vm_batch b = {.n_tokens = length, .ids = ids, .positions = positions, .keys = keys, .n_segments = 1, .segments = &segment, .n_rows = 1, .rows = &row};
+    if (status == VMOER_OK) status = vm_pass_forward(m->session->pass, &b, &m->session->options, NULL, NULL, logits);
+    vm_arena_free(arena);
+    return status;
+}
+
+vmoer_status vmoer_dump_logits(vmoer_model *m, const int32_t *ids, const int32_t *offsets, int n, const char *out_path) {
+    size_t V = (size_t)m->session->model->config.n_vocab;
+    float *logits = vm_malloc((size_t)n * V, sizeof *logits);
+    vm_st_writer *w = vm_st_writer_create();
+    vmoer_status status = logits && w ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the logits of %d prompts", n);
+    for (int i = 0; i < n && status == VMOER_OK; i++) {
+        if (offsets[i + 1] <= offsets[i]) status = vm_error(VMOER_ERROR_ARGUMENT, "prompt %d is empty", i);
+        else status = last_logits(m, ids + offsets[i], offsets[i + 1] - offsets[i], logits + (size_t)i * V);
+    }
+    if (status == VMOER_OK) status = vm_st_writer_raw(w, "ids", "I32", 4, 1, (int64_t[]){offsets[n]}, ids);
+    if (status == VMOER_OK) status = vm_st_writer_raw(w, "offsets", "I32", 4, 1, (int64_t[]){n + 1}, offsets);
+    if (status == VMOER_OK) status = vm_st_writer_f32(w, "logits", "F32", 2, (int64_t[]){n, (int64_t)V}, logits);
+    if (status == VMOER_OK) status = vm_st_writer_save(w, out_path);
+    vm_st_writer_free(w);
+    vm_free(logits);
+    return status;
+}
+
+vmoer_status vmoer_report(const char *folder, const char *output_path, const char *title, const vmoer_hooks *hooks) {
+    return vm_report_write(folder, output_path, title, hooks);
+}
