@@ -129,7 +129,8 @@ static float apply_covariance(const vm_token_context *c, const float *L, const f
 }
 
 /* p = softmax(m + 1/2 diag Sigma - Sigma p) by damped steps. The map's Jacobian is -(diag p - p p') Sigma, its eigenvalues lie in [-V, 0] with
- * V the trace, the variance above: the step 2/(2 + V) contracts by V/(2 + V) or better. p: m on entry. scratch[4N]. */
+ * V the trace, the variance above: the step 2/(2 + V) contracts by V/(2 + V) or better; 50 steps suffice up to L_ii about 2.
+ * p: m on entry. scratch[4N]. */
 static void tilted(const vm_token_context *c, const float *L, float *p, float *scratch) {
     size_t n = (size_t)c->n;
     float *m = scratch, *diag = scratch + n, *next = scratch + 2 * n, *product = scratch + 3 * n;
