@@ -75,14 +75,19 @@ static void pack_at(const vm_gemm_kernels *kernels, const source *s, const desti
 
 static int block_depth(vm_compute type) { return type == VM_COMPUTE_BF16 ? 2 * PANEL : PANEL; }
 
-/* Outer [first, first + count), whose neighbours are neighbours in memory. */
+/* Outer [first, first + count), whose neighbours are neighbours in memory. Every line is short and far from the one before
+ * it, which the hardware does not foresee: while one group of lines is packed, the next is fetched. */
 static void pack_across(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
     int depth = block_depth(s->type);
     vm_pack_block block = {.type = s->type, .along_k = false, .by_word = d->by_word, .dst_stride = d->stride};
     for (int l = 0; l < s->k; l += depth) {
+        const float *next[2 * PANEL];
+        int n_next = at_most(s->k - l - depth, depth);
+        for (int j = 0; j < n_next; j++) next[j] = s->data + k_offset(s, l + depth + j) + first;
         block.lines = at_most(s->k - l, depth);
         for (int j = 0; j < block.lines; j++) block.line[j] = s->data + k_offset(s, l + j);
         for (int i = 0; i < count; i += PANEL) {
+            for (int j = 0; j < n_next; j++) __builtin_prefetch(next[j] + i, 0, 2);
             block.offset = (size_t)(first + i);
             block.valid = at_most(count - i, PANEL);
             pack_at(kernels, s, d, &block, i, l);
