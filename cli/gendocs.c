@@ -28,6 +28,14 @@ static const char *value_text(const option *o, char *buffer, size_t size) {
     return buffer;
 }
 
+/* Text in a cell of a Markdown table. */
+static void cell(const char *text) {
+    for (; *text; text++) {
+        if (strchr("|<_*", *text)) putchar('\\');
+        putchar(*text);
+    }
+}
+
 static void print_markdown(void) {
     printf("# The command line\n\n<!-- Made from the option tables in cli/ by the build's gendocs; do not edit. -->\n\n"
            "`vmoer VERB [options]`. The result goes to stdout, progress and log to stderr. Exit codes: 0 done, 1 "
@@ -54,8 +62,10 @@ static void print_markdown(void) {
             if (o->letter) snprintf(letter, sizeof letter, "`-%c`, ", o->letter);
             value_text(o, value, sizeof value);
             for (char *bar = value; (bar = strchr(bar, '|'));) *bar = ' ';
-            printf("| %s`--%s` | %s | %s | %s%s |\n", letter, o->name, value,
-                   options_default(o, defaults, standard, sizeof standard), o->help, o->required ? " (required)" : "");
+            printf("| %s`--%s` | %s | %s | ", letter, o->name, value,
+                   options_default(o, defaults, standard, sizeof standard));
+            cell(o->help);
+            printf("%s |\n", o->required ? " (required)" : "");
         }
         free(defaults);
     }

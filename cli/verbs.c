@@ -33,11 +33,16 @@ static void add_rows(table *t, const char *prefix, const json_t *value) {
         }
         return;
     }
-    char *text = json_is_string(value) ? strdup(json_string_value(value))
-                                       : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
     table_cell(t, "%s", prefix);
-    table_cell(t, "%s", text ? text : "");
-    free(text);
+    if (json_is_real(value)) {
+        table_cell(t, "%.12g", json_real_value(value));
+    } else if (json_is_string(value) || json_is_null(value)) {
+        table_cell(t, "%s", json_is_null(value) ? "-" : json_string_value(value));
+    } else {
+        char *text = json_dumps(value, JSON_ENCODE_ANY);
+        table_cell(t, "%s", text ? text : "");
+        free(text);
+    }
 }
 
 void print_object(const json_t *root, output_format output) {
