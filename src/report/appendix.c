@@ -69,7 +69,7 @@ void vm_page_training(vm_text *t, const vm_report_data *data) {
             vm_text_put(t, "<p class=\"note\">No history was recorded.</p>\n");
             continue;
         }
-        vm_text_put(t, "<div class=\"figures\">\n");
+        vm_page_figures(t, 4);
         curve_figure(t, training, "Training loss", "On the questions trained on, in nats.", "nats", VM_CURVE_LOSS, VM_CURVE_CE);
         curve_figure(t, training, "KL divergence", "How far the router's distribution is from its prior, in nats a token and layer.", "nats", VM_CURVE_KL, -1);
         curve_figure(t, training, "Held-out NLL", "On questions kept aside: the honest curve.", "nats", VM_CURVE_HELDOUT_NLL, -1);
@@ -180,15 +180,18 @@ static void settings_of_runs(vm_text *t, const vm_report_data *data, const setti
         if (common(all, data->n_runs, &all[0].items[i])) put_setting(t, &all[0].items[i]);
     }
     end_settings(t);
+    if (several) vm_text_put(t, "<div class=\"figures pairs\">\n");
     for (size_t r = 0; r < data->n_runs && several; r++) {
         const vm_report_label *label = &data->runs[r].label;
-        vm_text_put(t, "<h4>%t%s%t <span class=\"note\">%t</span></h4>\n", label->group, *label->group ? " / " : "", label->name, data->runs[r].path);
+        vm_text_put(t, "<div><h4>%t%s%t <span class=\"note\">%t</span></h4>\n", label->group, *label->group ? " / " : "", label->name, data->runs[r].path);
         begin_settings(t);
         for (size_t i = 0; i < all[r].n; i++) {
             if (!common(all, data->n_runs, &all[r].items[i])) put_setting(t, &all[r].items[i]);
         }
         end_settings(t);
+        vm_text_put(t, "</div>\n");
     }
+    if (several) vm_text_put(t, "</div>\n");
 }
 
 static vmoer_status settings_of_training(vm_text *t, const vm_report_data *data, const vm_report_training *training) {
@@ -196,10 +199,11 @@ static vmoer_status settings_of_training(vm_text *t, const vm_report_data *data,
     settings s = {0};
     if (!json_is_object(config)) return VMOER_OK;
     vmoer_status status = flatten(data->arena, config, "", &s);
-    vm_text_put(t, "<h4>%t <span class=\"note\">%t</span></h4>\n", training->path, training->kind);
+    vm_text_put(t, "<div><h4>%t <span class=\"note\">%t</span></h4>\n", training->path, training->kind);
     begin_settings(t);
     for (size_t i = 0; i < s.n; i++) put_setting(t, &s.items[i]);
     end_settings(t);
+    vm_text_put(t, "</div>\n");
     vm_free(s.items);
     return status;
 }
@@ -211,8 +215,9 @@ vmoer_status vm_page_configuration(vm_text *t, const vm_report_data *data) {
     vm_text_put(t, "<h2 id=\"configuration\">Configuration and fingerprints</h2>\n");
     for (size_t r = 0; r < data->n_runs; r++) VM_GOTO(run_settings(data, &data->runs[r], &all[r]));
     if (data->n_runs > 0) settings_of_runs(t, data, all);
-    if (data->n_trainings > 0) vm_text_put(t, "<h3>Training</h3>\n");
+    if (data->n_trainings > 0) vm_text_put(t, "<h3>Training</h3>\n<div class=\"figures pairs\">\n");
     for (size_t i = 0; i < data->n_trainings; i++) VM_GOTO(settings_of_training(t, data, &data->trainings[i]));
+    if (data->n_trainings > 0) vm_text_put(t, "</div>\n");
     if (data->n_notes > 0) vm_text_put(t, "<h3>Not shown</h3>\n<ul>\n");
     for (size_t i = 0; i < data->n_notes; i++) vm_text_put(t, "<li>%t</li>\n", data->notes[i]);
     if (data->n_notes > 0) vm_text_put(t, "</ul>\n");

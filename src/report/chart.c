@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { WIDTH = 340, LEFT = 46, RIGHT = 10, TOP = 12, LEGEND_ROW = 17, MAX_POINTS = 240 };
+enum { WIDTH = 340, LEFT = 46, RIGHT = 10, TOP = 12, LEGEND_ROW = 17, MAX_POINTS = 240, SHORT_NAME = 18 };
 
 /* Values from low to high onto from .. to. */
 typedef struct axis {
@@ -121,7 +121,7 @@ static void put_line(vm_text *t, const vm_chart *chart, const vm_series *s, cons
 /* Two columns where all names are short. */
 static bool two_columns(const vm_chart *chart) {
     for (size_t i = 0; i < chart->n_series; i++) {
-        if (vm_text_length(chart->series[i].name) > 17) return false;
+        if (vm_text_length(chart->series[i].name) > SHORT_NAME) return false;
     }
     return chart->n_series > 1;
 }
@@ -140,7 +140,7 @@ static void legend(vm_text *t, const vm_chart *chart, double top) {
         vm_text_put(t, "\"><path stroke-dasharray=\"%s\" d=\"M%1 %1h28\"/>", dashes(s->style), x, y);
         if (chart->markers) put_marker(t, s->style, x + 14, y);
         vm_text_put(t, "</g><text x=\"%1\" y=\"%1\">", x + 34, y + 4);
-        vm_text_short(t, s->name, two ? 17 : 40);
+        vm_text_short(t, s->name, two ? SHORT_NAME : 40);
         vm_text_put(t, "</text>\n");
     }
 }
@@ -188,15 +188,34 @@ static void describe_bins(vm_text *t, const vm_reliability_bin *bins) {
     }
 }
 
-static void reliability_bar(vm_text *t, int pattern, const vm_reliability_bin *bin, const axis *x, const axis *y) {
+/* The gap between claim and truth: hatched where too much was claimed, dotted where too little. Drawn line by line, as a
+ * pattern fill would become a bitmap on paper. */
+static void gap(vm_text *t, bool over, double left, double top, double width, double height) {
+    const double step = 5;
+    vm_text_put(t, "<g class=\"%s\"><rect x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/><path d=\"", over ? "over" : "under", left, top, width,
+                height);
+    if (over) { /* where x + y = s in the box */
+        for (double s = step; s < width + height; s += step) {
+            vm_text_put(t, "M%1 %1L%1 %1", left + fmax(0, s - height), top + fmin(s, height), left + fmin(s, width), top + fmax(0, s - width));
+        }
+    } else {
+        for (double y = step / 2; y < height; y += step) {
+            for (double x = step / 2; x < width; x += step) vm_text_put(t, "M%1 %1h0", left + x, top + y);
+        }
+    }
+    vm_text_put(t, "\"/></g>");
+}
+
+static void reliability_bar(vm_text *t, const vm_reliability_bin *bin, const axis *x, const axis *y) {
     double left = place(x, bin->low) + 1, width = place(x, bin->high) - left - 1, middle = left + width / 2;
     double base = y->from, right = place(y, bin->accuracy), sure = place(y, bin->confidence);
     vm_interval range = wilson(fmin(fmax(bin->accuracy, 0), 1), (double)bin->count);
-    vm_text_put(t, "<g%s><rect class=\"bar\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/>", bin->count < 10 ? " class=\"few\"" : "", left, right, width, base - right);
-    bool over = bin->confidence > bin->accuracy;
-    vm_text_put(t, "<rect class=\"%s\" fill=\"url(#%s%d)\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/>", over ? "over" : "under", over ? "o" : "u", pattern, left, fmin(right, sure), width, fabs(right - sure));
+    vm_text_put(t, "<g%s><rect class=\"bar\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/>", bin->count < 10 ? " class=\"few\"" : "", left, right, width,
+                base - right);
+    gap(t, bin->confidence > bin->accuracy, left, fmin(right, sure), width, fabs(right - sure));
     vm_text_put(t, "<line class=\"sure\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/>", left, left + width, sure, sure);
-    vm_text_put(t, "<line class=\"whisker\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/></g>\n", middle, middle, place(y, range.low), place(y, range.high));
+    vm_text_put(t, "<line class=\"whisker\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/></g>\n", middle, middle, place(y, range.low),
+                place(y, range.high));
 }
 
 static void count_bar(vm_text *t, const vm_reliability_bin *bin, size_t most, const axis *x, double base, double height) {
@@ -212,16 +231,11 @@ void vm_chart_reliability(vm_text *t, const char *name, const vm_reliability_bin
     size_t most = 0;
     for (int b = 0; b < VM_ECE_BINS; b++) most = bins[b].count > most ? bins[b].count : most;
     begin_svg(t, count_bottom + 36, "Reliability diagram", name);
-    int id = t->next_id;
     describe_bins(t, bins);
     end_description(t);
-    vm_text_put(t,
-                "<defs><pattern id=\"o%d\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\"><rect class=\"over-line\" width=\"1.8\" height=\"5\"/></pattern>"
-                "<pattern id=\"u%d\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\"><circle class=\"under-dot\" cx=\"2\" cy=\"2\" r=\"1.1\"/></pattern></defs>\n",
-                id, id);
     y_axis(t, &y, LEFT, WIDTH - RIGHT, "accuracy");
     for (int b = 0; b < VM_ECE_BINS; b++) {
-        if (bins[b].count > 0) reliability_bar(t, id, &bins[b], &x, &y);
+        if (bins[b].count > 0) reliability_bar(t, &bins[b], &x, &y);
     }
     vm_text_put(t, "<line class=\"guess\" x1=\"%d\" y1=\"%1\" x2=\"%d\" y2=\"%d\"/>\n", LEFT, plot_bottom, WIDTH - RIGHT, TOP);
     vm_text_put(t, "<line class=\"base\" x1=\"%d\" x2=\"%d\" y1=\"%1\" y2=\"%1\"/>", LEFT, WIDTH - RIGHT, plot_bottom, plot_bottom);

@@ -197,6 +197,20 @@ const vm_report_signal *vm_signal_find(const vm_report_set *set, const char *nam
     return NULL;
 }
 
+/* What the others are held against stands first, as in the tables of the tasks. */
+static void map_first(vm_group *group) {
+    for (size_t i = 0; i < group->n_oods; i++) {
+        if (strcmp(group->oods[i]->label.name, "MAP") != 0) continue;
+        const vm_report_ood *map = group->oods[i];
+        const char *name = group->ood_names[i];
+        memmove(group->oods + 1, group->oods, i * sizeof *group->oods);
+        memmove(group->ood_names + 1, group->ood_names, i * sizeof *group->ood_names);
+        group->oods[0] = map;
+        group->ood_names[0] = name;
+        return;
+    }
+}
+
 static vmoer_status list_sets(const vm_report_data *data, vm_group *group) {
     size_t most = 0;
     for (size_t i = 0; i < group->n_oods; i++) most += group->oods[i]->n_sets;
@@ -232,6 +246,7 @@ static vmoer_status fill_group(const vm_report_data *data, const vmoer_hooks *ho
         if (!group->ood_names[group->n_oods]) return no_memory();
         group->oods[group->n_oods++] = &data->oods[i];
     }
+    map_first(group);
     VM_TRY(list_sets(data, group));
     for (size_t i = 0; i < data->n_runs; i++) {
         const vm_report_run *run = &data->runs[i];

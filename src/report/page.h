@@ -20,5 +20,9 @@ void vm_page_heading(vm_text *t, const vm_group *group, const char *what);
 void vm_page_interval(vm_text *t, vm_interval interval, double scale, int decimals);
 /* "choice entropy" for "choice_entropy": what a signal is called in sentences. Escaped. */
 void vm_page_signal(vm_text *t, const char *name);
+/* Opens a grid of n figures: two columns where three would leave one alone in its row. Ends with "</div>". */
+void vm_page_figures(vm_text *t, size_t n);
+/* A table cell: AUROC, its interval, what it says; `more`: AUPR and FPR95 too. NULL: a dash. */
+void vm_page_auroc(vm_text *t, const vm_report_signal *s, bool more);
 
 #endif

@@ -27,23 +27,10 @@ static size_t all_signals(const vm_group *group, const vm_strange_set *wanted, c
     return n;
 }
 
-static void signal_cell(vm_text *t, const vm_report_signal *s) {
-    if (!s) {
-        vm_text_put(t, "<td>–</td>");
-        return;
-    }
-    vm_text_put(t, "<td><b>%n3</b><span class=\"sub\">", s->value.auroc);
-    vm_page_interval(t, s->ci.auroc, 1, 3);
-    vm_text_put(t, "</span>");
-    if (s->ci.auroc.high < .5) vm_text_put(t, "<span class=\"tag worse\">wrong way</span>");
-    else if (s->ci.auroc.low <= .5) vm_text_put(t, "<span class=\"tag unclear\">like guessing</span>");
-    vm_text_put(t, "<span class=\"sub\">AUPR %n3 · FPR95 %n3</span></td>", s->value.aupr, s->value.fpr95);
-}
-
 static void signal_table(vm_text *t, const vm_group *group, const vm_strange_set *wanted) {
     const char *names[MAX_SIGNALS];
     size_t n = all_signals(group, wanted, names);
-    vm_text_put(t, "<div class=\"scroll\"><table><thead><tr><th>AUROC ↑ of</th>");
+    vm_text_put(t, "<div class=\"scroll\"><table><thead><tr><th>AUROC&nbsp;↑ of</th>");
     for (size_t i = 0; i < group->n_oods; i++) {
         if (vm_set_find(group->oods[i], wanted)) vm_text_put(t, "<th>%t</th>", group->ood_names[i]);
     }
@@ -55,7 +42,7 @@ static void signal_table(vm_text *t, const vm_group *group, const vm_strange_set
         vm_text_put(t, "%s</th>", control ? "<span class=\"sub\">control</span>" : "");
         for (size_t i = 0; i < group->n_oods; i++) {
             const vm_report_set *set = vm_set_find(group->oods[i], wanted);
-            if (set) signal_cell(t, vm_signal_find(set, names[k]));
+            if (set) vm_page_auroc(t, vm_signal_find(set, names[k]), true);
         }
         vm_text_put(t, "</tr>\n");
     }
@@ -89,7 +76,9 @@ static void show_set(vm_text *t, const vm_group *group, const vm_strange_set *se
     vm_text_put(t, "<h3>%t <span class=\"note\">%u questions, against %u of %t; guessing has an AUPR of %n3</span></h3>\n", set->name, set->n,
                 set->id_n, set->id_task, (double)set->n / (double)(set->n + set->id_n));
     signal_table(t, group, set);
-    vm_text_put(t, "<div class=\"figures\">\n");
+    size_t runs = 0;
+    for (size_t i = 0; i < group->n_oods; i++) runs += vm_set_find(group->oods[i], set) != NULL;
+    vm_page_figures(t, runs);
     for (size_t i = 0; i < group->n_oods; i++) {
         const vm_report_set *found = vm_set_find(group->oods[i], set);
         if (found) roc_figure(t, group->ood_names[i], found);

@@ -35,6 +35,20 @@ void vm_page_signal(vm_text *t, const char *name) {
     vm_text_put(t, "%t", name);
 }
 
+void vm_page_auroc(vm_text *t, const vm_report_signal *s, bool more) {
+    if (!s) {
+        vm_text_put(t, "<td>–</td>");
+        return;
+    }
+    vm_text_put(t, "<td><b>%n3</b><span class=\"sub\">", s->value.auroc);
+    vm_page_interval(t, s->ci.auroc, 1, 3);
+    vm_text_put(t, "</span>");
+    if (s->ci.auroc.high < .5) vm_text_put(t, "<span class=\"tag worse\">wrong way</span>");
+    else if (s->ci.auroc.low <= .5) vm_text_put(t, "<span class=\"tag unclear\">like guessing</span>");
+    if (more) vm_text_put(t, "<span class=\"sub\">AUPR %n3 · FPR95 %n3</span>", s->value.aupr, s->value.fpr95);
+    vm_text_put(t, "</td>");
+}
+
 static const char *kind_in_words(const char *kind) {
     static const char *const KINDS[][2] = {
         {"deterministic", "the model's own router"},
@@ -165,48 +179,76 @@ static void summarise_task(vm_text *t, const vm_group *group, const vm_compariso
     vm_text_put(t, "</ul>\n");
 }
 
-static void put_auroc(vm_text *t, const char *run, const vm_report_signal *s) {
-    vm_text_put(t, "%t's ", run);
-    vm_page_signal(t, s->name);
-    vm_text_put(t, " %n3 ", s->value.auroc);
-    vm_page_interval(t, s->ci.auroc, 1, 3);
-    if (s->ci.auroc.high < .5) vm_text_put(t, ", which points the wrong way");
-    else if (s->ci.auroc.low <= .5) vm_text_put(t, ", not distinguishable from guessing");
+/* The signals that the summary speaks of: fixed, not chosen by what came out. */
+static const char *const SUMMARY_SIGNALS[] = {"choice_entropy", "logit_variance"};
+enum { N_SUMMARY_SIGNALS = sizeof SUMMARY_SIGNALS / sizeof *SUMMARY_SIGNALS };
+
+static const vm_report_signal *signal_in(const vm_report_ood *ood, const vm_strange_set *set, const char *name) {
+    const vm_report_set *found = vm_set_find(ood, set);
+    return found ? vm_signal_find(found, name) : NULL;
 }
 
-/* One set as each run sees it. Which signals are named here is fixed, not chosen by what came out. */
-static void summarise_set(vm_text *t, const vm_group *group, const vm_strange_set *set) {
-    static const char *const SIGNALS[] = {"choice_entropy", "logit_variance"};
-    const vm_report_signal *length = NULL;
-    const char *between = "";
-    vm_text_put(t, "<li>%t against %t: ", set->name, set->id_task);
-    for (size_t i = 0; i < group->n_oods; i++) {
-        const vm_report_set *found = vm_set_find(group->oods[i], set);
-        for (size_t k = 0; found && k < sizeof SIGNALS / sizeof *SIGNALS; k++) {
-            const vm_report_signal *signal = vm_signal_find(found, SIGNALS[k]);
-            if (!signal) continue;
-            vm_text_put(t, "%s", between);
-            put_auroc(t, group->ood_names[i], signal);
-            between = "; ";
-        }
-        if (found && !length) length = vm_signal_find(found, "length");
+/* One signal of one run on every set; nothing where the run does not have it. */
+static void auroc_row(vm_text *t, const vm_group *group, size_t ood, const char *signal, bool control) {
+    size_t known = 0;
+    for (size_t i = 0; i < group->n_sets; i++) known += signal_in(group->oods[ood], &group->sets[i], signal) != NULL;
+    if (known == 0) return;
+    vm_text_put(t, "<tr%s><th scope=\"row\">%t<span class=\"sub\">", control ? " class=\"base\"" : "", control ? "Control" : group->ood_names[ood]);
+    vm_page_signal(t, signal);
+    vm_text_put(t, "</span></th>");
+    for (size_t i = 0; i < group->n_sets; i++) vm_page_auroc(t, signal_in(group->oods[ood], &group->sets[i], signal), false);
+    vm_text_put(t, "</tr>\n");
+}
+
+/* Against the plainest signal of the baseline, by intervals that do not touch: strict, as these are not paired. */
+static void judge_signal(vm_text *t, const vm_group *group, size_t ood, const char *signal) {
+    size_t compared = 0, higher = 0, lower = 0;
+    for (size_t i = 0; i < group->n_sets; i++) {
+        const vm_report_signal *base = signal_in(group->oods[0], &group->sets[i], SUMMARY_SIGNALS[0]);
+        const vm_report_signal *here = signal_in(group->oods[ood], &group->sets[i], signal);
+        if (!base || !here || base == here) continue;
+        compared++;
+        higher += here->ci.auroc.low > base->ci.auroc.high;
+        lower += here->ci.auroc.high < base->ci.auroc.low;
     }
-    vm_text_put(t, ".");
-    if (length) {
-        bool differ = fabs(length->value.auroc - .5) > .2;
-        vm_text_put(t, " The length of the question alone: %n3%s", length->value.auroc,
-                    differ ? "; the sets differ much in length, so part of any signal's success may be that." : ".");
-    }
-    vm_text_put(t, "</li>\n");
+    if (compared == 0) return;
+    vm_text_put(t, "<li>%t, ", group->ood_names[ood]);
+    vm_page_signal(t, signal);
+    vm_text_put(t, ": ");
+    if (higher > 0) vm_text_put(t, "clearly higher on %u%s", higher, lower > 0 ? ", " : "");
+    if (lower > 0) vm_text_put(t, "clearly lower on %u", lower);
+    if (higher + lower == 0) vm_text_put(t, "no clear difference on any");
+    vm_text_put(t, " of %u sets.</li>\n", compared);
 }
 
 static void summarise_oods(vm_text *t, const vm_group *group) {
     if (group->n_sets == 0) return;
     vm_text_put(t, "<h3>");
     vm_page_heading(t, group, "noticing strange questions");
-    vm_text_put(t, "</h3>\n<p>AUROC: 0.5 is guessing, 1 is perfect; below 0.5 a signal points the wrong way.</p>\n<ul>\n");
-    for (size_t i = 0; i < group->n_sets; i++) summarise_set(t, group, &group->sets[i]);
-    vm_text_put(t, "</ul>\n");
+    vm_text_put(t, "</h3>\n<p>Does the model look less sure on questions of another kind? AUROC with 95%% interval: 0.5 is guessing, 1 is perfect, below 0.5 the signal points the wrong way.</p>\n"
+                   "<div class=\"scroll\"><table><thead><tr><th>Run and signal</th>");
+    for (size_t i = 0; i < group->n_sets; i++) vm_text_put(t, "<th>%t</th>", group->sets[i].name);
+    vm_text_put(t, "</tr></thead>\n<tbody>\n");
+    for (size_t i = 0; i < group->n_oods; i++) {
+        for (size_t k = 0; k < N_SUMMARY_SIGNALS; k++) auroc_row(t, group, i, SUMMARY_SIGNALS[k], false);
+    }
+    auroc_row(t, group, 0, "length", true);
+    vm_text_put(t, "</tbody></table></div>\n");
+    if (group->n_oods > 1) {
+        vm_text_put(t, "<p>Against %t's ", group->ood_names[0]);
+        vm_page_signal(t, SUMMARY_SIGNALS[0]);
+        vm_text_put(t, " (clear: the intervals do not touch):</p>\n<ul>\n");
+        for (size_t i = 0; i < group->n_oods; i++) {
+            for (size_t k = 0; k < N_SUMMARY_SIGNALS; k++) judge_signal(t, group, i, SUMMARY_SIGNALS[k]);
+        }
+        vm_text_put(t, "</ul>\n");
+    }
+    for (size_t i = 0; i < group->n_sets; i++) {
+        const vm_report_signal *length = signal_in(group->oods[0], &group->sets[i], "length");
+        if (length && fabs(length->value.auroc - .5) > .2) {
+            vm_text_put(t, "<p>%t: the questions differ much in length alone (AUROC %n3), so part of any signal's success there may be length.</p>\n", group->sets[i].name, length->value.auroc);
+        }
+    }
 }
 
 static size_t count_comparisons(const vm_groups *groups) {

@@ -56,8 +56,8 @@ static void table_row(vm_text *t, const vm_comparison *c, const vm_row *row) {
 }
 
 static void table(vm_text *t, const vm_comparison *c) {
-    vm_text_put(t, "<div class=\"scroll\"><table><thead><tr><th>Run</th><th>Accuracy ↑</th><th>NLL ↓</th><th>ECE ↓</th><th>Chance floor</th><th>Excess ECE ↓</th>"
-                   "<th>Brier ↓</th><th>MCE ↓</th><th>Equal-mass ECE ↓</th><th>AURC ↓</th></tr></thead>\n<tbody>\n");
+    vm_text_put(t, "<div class=\"scroll\"><table><thead><tr><th>Run</th><th>Accuracy&nbsp;↑</th><th>NLL&nbsp;↓</th><th>ECE&nbsp;↓</th><th>Chance floor</th><th>Excess ECE&nbsp;↓</th>"
+                   "<th>Brier&nbsp;↓</th><th>MCE&nbsp;↓</th><th>Equal-mass ECE&nbsp;↓</th><th>AURC&nbsp;↓</th></tr></thead>\n<tbody>\n");
     for (size_t i = 0; i < c->n_rows; i++) table_row(t, c, &c->rows[i]);
     vm_text_put(t, "</tbody></table></div>\n<p class=\"note\">↑ higher is better, ↓ lower is better. In brackets: 95%% intervals. Chance floor: mean and [95th percentile] of the ECE of a perfectly "
                    "calibrated model.");
@@ -79,7 +79,7 @@ static void floor_figure(vm_text *t, const vm_comparison *c) {
         const vm_report_task *task = c->rows[i].task;
         rows[i] = (vm_floor_row){c->rows[i].name, task->metrics.ece, task->ci.ece, task->floor, row_style(c, i)};
     }
-    vm_text_put(t, "<figure><figcaption><b>Calibration error</b>With 95%% intervals. Grey band: where a perfectly calibrated model would lie in 95%% of cases; its line: the mean.</figcaption>");
+    vm_text_put(t, "<figure><figcaption><b>Calibration error</b>With 95%% intervals. Grey band: where a perfectly calibrated model would lie in 95%% of cases; its line: the mean. Resampling adds noise, so an interval can lie to the right of its value.</figcaption>");
     vm_chart_floor(t, c->task, rows, c->n_rows);
     vm_text_put(t, "</figure>\n");
     vm_free(rows);
@@ -113,7 +113,8 @@ static void risk_figure(vm_text *t, const vm_comparison *c) {
 
 static void reliability_figures(vm_text *t, const vm_comparison *c) {
     vm_text_put(t, "<h4>Reliability</h4>\n<p class=\"note\">Bars: how often answers of that confidence are right. Black line: how confident they were. <b>Hatched</b>: claimed too much; "
-                   "<b>dotted</b>: claimed too little. Dashed diagonal: perfect calibration. Thin lines: 95%% intervals; pale bars hold fewer than ten questions. Below: questions in each bin.</p>\n<div class=\"figures\">\n");
+                   "<b>dotted</b>: claimed too little. Dashed diagonal: perfect calibration. Thin lines: 95%% intervals; pale bars hold fewer than ten questions. Below: questions in each bin.</p>\n");
+    vm_page_figures(t, c->n_rows);
     for (size_t i = 0; i < c->n_rows; i++) {
         const vm_row *row = &c->rows[i];
         vm_text_put(t, "<figure><figcaption><b>%t</b>ECE %n3, chance floor %n3</figcaption>", row->name, row->task->metrics.ece, row->task->floor.mean);
@@ -135,7 +136,7 @@ static void routing_figure(vm_text *t, const vm_comparison *c, int fact, vm_seri
     static const char *const WORDS[] = {"Standard deviation of the scores over the experts (logit_spread).", "Distance between the last expert taken and the first one left (margin): small means easily tipped.",
                                         "Entropy of how often each expert is used, in nats (load_entropy): high means all are used."};
     static const char *const UNIT[] = {"spread", "margin", "entropy, nats"};
-    double high = 0, low = 0, last = 0;
+    double high = -INFINITY, low = fact == 2 ? INFINITY : 0, last = 0; /* spread and margin are read from 0 on */
     size_t n = 0;
     for (size_t i = 0; i < c->n_rows; i++) {
         const vm_report_task *task = c->rows[i].task;
@@ -164,7 +165,8 @@ static void routing_figures(vm_text *t, const vm_comparison *c) {
     vm_series *series = vm_malloc(c->n_rows, sizeof *series);
     double *x = vm_calloc(c->n_rows, layers * sizeof *x), *y = vm_calloc(c->n_rows, layers * sizeof *y);
     if (series && x && y) {
-        vm_text_put(t, "<h4>Routing, layer by layer</h4>\n<div class=\"figures\">\n");
+        vm_text_put(t, "<h4>Routing, layer by layer</h4>\n");
+        vm_page_figures(t, 3);
         for (int fact = 0; fact < 3; fact++) routing_figure(t, c, fact, series, x, y, layers);
         vm_text_put(t, "</div>\n");
     } else {
@@ -193,11 +195,9 @@ void vm_page_group(vm_text *t, const vm_group *group, size_t index) {
     for (size_t i = 0; i < group->n_tasks; i++) {
         const vm_comparison *c = &group->tasks[i];
         if (c->shifted) continue;
-        vm_text_put(t, "<h3>");
-        vm_page_heading(t, group, c->task);
-        vm_text_put(t, " <span class=\"note\">%u questions</span></h3>\n", c->rows[0].task->n);
+        vm_text_put(t, "<h3>%t <span class=\"note\">%u questions</span></h3>\n", c->task, c->rows[0].task->n);
         table(t, c);
-        vm_text_put(t, "<div class=\"figures\">\n");
+        vm_page_figures(t, 2);
         floor_figure(t, c);
         risk_figure(t, c);
         vm_text_put(t, "</div>\n");

@@ -219,7 +219,7 @@ static void make_ood(const made_run *run) {
     json_t *results = json_object();
     for (size_t i = 0; i < 3; i++) {
         json_t *signals = json_object();
-        json_object_set_new(signals, "choice_entropy", signal_of(i, sets[i].shift, 500, sets[i].n));
+        json_object_set_new(signals, "choice_entropy", signal_of(i + 100 * strlen(run->folder), sets[i].shift, 500, sets[i].n));
         json_object_set_new(signals, "vocabulary_entropy", signal_of(10 + i, sets[i].shift - .2, 500, sets[i].n));
         json_object_set_new(signals, "gate_entropy", signal_of(20 + i, .05, 500, sets[i].n));
         json_object_set_new(signals, "length", signal_of(30 + i, sets[i].length, 500, sets[i].n));
@@ -321,8 +321,11 @@ static void the_summary_is_honest(void **state) {
     assert_true(strstr(published, "2 of 3 runs improve calibration over MAP.") < strstr(published, "</section>"));
     assert_true(strstr(stopped, "No improvement of calibration over MAP is shown.") < published);
     assert_true(strstr(stopped, "includes 0: <span class=\"tag unclear\">no improvement shown</span>") < published);
-    assert_non_null(strstr(page, "which points the wrong way"));
-    assert_non_null(strstr(page, "the sets differ much in length"));
+    assert_non_null(strstr(page, "<li>VGLR-FC, logit variance: clearly lower on 1 of 3 sets.</li>"));
+    assert_non_null(strstr(page, "<li>residual control, entropy over the choices: no clear difference on any of 3 sets.</li>"));
+    assert_non_null(strstr(page, "mmlu_professional_law: the questions differ much in length alone (AUROC 0.999)"));
+    assert_null(strstr(page, "arc_easy: the questions differ much"));
+    assert_non_null(strstr(page, ">wrong way<"));
     free(page);
 }
 
