@@ -306,7 +306,8 @@ static plan make_plan(const vm_gemm_job *job, int tile_rows, double share, int f
     p.block_rows = at_most(ceil_div(ceil_div(job->m, blocks), tile_rows) * tile_rows, most);
     p.blocks = ceil_div(job->m, p.block_rows);
     int pairs = ceil_div(panel_count(job->b->n), 2); /* kernels take two panels at a time */
-    int groups = at_most(ceil_div(parts, p.blocks), pairs);
+    int groups = at_most((parts + p.blocks / 2) / p.blocks, pairs); /* every further group may pack the rows again */
+    if (groups < 1) groups = 1;
     p.group_panels = 2 * ceil_div(pairs, groups);
     p.groups = ceil_div(panel_count(job->b->n), p.group_panels);
     return p;
