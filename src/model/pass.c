@@ -32,6 +32,7 @@ struct vm_pass {
     const vm_batch *batch;
     vm_batch copy;
     vm_pass_options options;
+    bool ready;          /* a training forward is complete and no backward has spent it */
     double kl;
     float *inv_final;    /* [n_rows] */
     float *normed;       /* [n_rows, D] */
@@ -413,6 +414,15 @@ static vmoer_status check_batch(const vm_pass *p, const vm_batch *b) {
     for (int t = 0; t < b->n_tokens; t++)
         if (b->positions[t] < 0 || b->positions[t] >= p->m->config.context)
             return vm_error(VMOER_ERROR_LIMIT, "position %d is beyond the context of %d tokens", b->positions[t], p->m->config.context);
+    for (int r = 0; r < b->n_rows; r++)
+        if (b->rows[r] < 0 || b->rows[r] >= b->n_tokens) return vm_error(VMOER_ERROR_ARGUMENT, "row %d: token %d of %d", r, b->rows[r], b->n_tokens);
+    for (int i = 0; i < b->n_targets; i++) {
+        if (b->target_row[i] < (i ? b->target_row[i - 1] : 0) || b->target_row[i] >= b->n_rows)
+            return vm_error(VMOER_ERROR_ARGUMENT, "target %d: row %d of %d, or before the last target's", i, b->target_row[i], b->n_rows);
+        /* A tokenizer may know more tokens than the model has rows. */
+        if (b->target_id[i] < 0 || b->target_id[i] >= p->m->config.n_vocab)
+            return vm_error(VMOER_ERROR_ARGUMENT, "token %d is outside the vocabulary of %d", b->target_id[i], p->m->config.n_vocab);
+    }
     return VMOER_OK;
 }
 
@@ -436,6 +446,7 @@ static int lowest_trained(const vm_pass *p) {
 
 vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability, float *entropy, float *logits) {
     const vm_config *c = &p->m->config;
+    p->ready = false;
     VM_TRY(check_batch(p, batch));
     p->copy = *batch;
     p->batch = &p->copy;
@@ -446,6 +457,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
     size_t T = (size_t)batch->n_tokens, d = (size_t)c->dim;
     bool ok = true;
     int lowest = options->training ? lowest_trained(p) : c->n_layers;
+    if (options->training && lowest == c->n_layers) return vm_error(VMOER_ERROR_ARGUMENT, "a training pass, but nothing is trained");
     if (options->training && lowest < p->m->backward_from)
         return vm_error(VMOER_ERROR_ARGUMENT, "layer %d is trained, but the model was loaded for gradients from layer %d on", lowest, p->m->backward_from);
     float *turns[2] = {floats(p->step, T, d, &ok), floats(p->step, T, d, &ok)};
@@ -469,7 +481,9 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
         if (keep) kept += vm_arena_bytes(arena);
         else p->acts[l].filled = false;
     }
-    return head_forward(p, p->x[c->n_layers], log_probability, entropy, logits);
+    VM_TRY(head_forward(p, p->x[c->n_layers], log_probability, entropy, logits));
+    p->ready = options->training;
+    return VMOER_OK;
 }
 
 static vmoer_status embed_backward(vm_pass *p, const float *dx) {
@@ -482,7 +496,8 @@ static vmoer_status embed_backward(vm_pass *p, const float *dx) {
 
 vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float kl_weight) {
     const vm_config *c = &p->m->config;
-    if (!p->batch || !p->options.training) return vm_error(VMOER_ERROR_ARGUMENT, "backward without a training forward before it");
+    if (!p->ready) return vm_error(VMOER_ERROR_ARGUMENT, "backward without a training forward before it");
+    p->ready = false; /* the activations are spent */
     size_t T = (size_t)p->batch->n_tokens, d = (size_t)c->dim;
     bool ok = true;
     float *dx = floats(p->step, T, d, &ok), *unused = floats(p->step, T, d, &ok);
@@ -499,7 +514,6 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
         VM_TRY_IN(layer_backward(p, l, p->x[l], &p->acts[l], kl_weight, input, dx), "layer %d", l);
         p->acts[l].filled = false;
     }
-    p->options.training = false; /* the activations are spent */
     return embed_backward(p, dx);
 }
 
