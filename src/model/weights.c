@@ -67,7 +67,8 @@ typedef struct loader {
     const vm_model_options *options;
     vm_model *m;
     vm_pool *pool;
-    float *buffer;  /* one projection, f32, [out, in] */
+    float *buffer;   /* one projection, f32, [out, in] */
+    size_t capacity; /* floats in it */
     int layer;
 } loader;
 
@@ -122,21 +123,25 @@ static vmoer_status to_halves(float *w, int rows, int cols, int heads) {
 
 static vmoer_status load_linear(loader *ld, vm_site site, int expert, int n_experts, const part *parts, int n_parts, int in, vm_linear *out) {
     const vm_config *c = &ld->m->config;
+    const vm_gguf_tensor *tensors[VM_MAX_LORA];
     char name[96];
     int rows = 0;
-    for (int i = 0; i < n_parts; i++) {
-        const vm_gguf_tensor *t;
-        float *w = ld->buffer + (size_t)rows * (size_t)in;
+    for (int i = 0; i < n_parts; rows += parts[i++].rows) {
         snprintf(name, sizeof name, "blk.%d.%s.weight", ld->layer, parts[i].tensor);
-        VM_TRY(find(ld->m->file, name, n_experts, parts[i].rows, in, &t));
-        VM_TRY(read_matrix(t, expert, parts[i].rows, in, w));
+        VM_TRY(find(ld->m->file, name, n_experts, parts[i].rows, in, &tensors[i]));
+    }
+    /* Only now: sizes that the file merely claims take no memory. */
+    if (!vm_grow((void **)&ld->buffer, &ld->capacity, (size_t)rows * (size_t)in, sizeof *ld->buffer))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for a %d x %d weight", rows, in);
+    float *w = ld->buffer;
+    for (int i = 0; i < n_parts; w += (size_t)parts[i++].rows * (size_t)in) {
+        VM_TRY(read_matrix(tensors[i], expert, parts[i].rows, in, w));
         if (parts[i].heads) VM_TRY(to_halves(w, parts[i].rows, in, parts[i].heads));
-        rows += parts[i].rows;
     }
     vm_slot slots[VM_MAX_LORA];
     int n_slots = vm_model_slots(c, ld->layer, site, slots);
     for (int i = 0; i < n_slots && ld->options->adapter; i++) {
-        float *w = ld->buffer + (size_t)slots[i].row * (size_t)in;
+        w = ld->buffer + (size_t)slots[i].row * (size_t)in;
         if (slots[i].per_expert) VM_TRY(vm_adapter_merge_expert(ld->options->adapter, slots[i].module, expert, n_experts, slots[i].rows, in, w));
         else VM_TRY(vm_adapter_merge(ld->options->adapter, slots[i].module, slots[i].rows, in, w));
     }
@@ -254,14 +259,6 @@ static vmoer_status make_rope(vm_model *m) {
     return VMOER_OK;
 }
 
-static size_t largest_projection(const vm_config *c) {
-    size_t D = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim), kv = (size_t)(c->n_kv_heads * c->head_dim), n = (q + 2 * kv) * D;
-    if (2 * (size_t)c->shared_width * D > n) n = 2 * (size_t)c->shared_width * D;
-    if (2 * (size_t)c->expert_width * D > n) n = 2 * (size_t)c->expert_width * D;
-    if ((size_t)c->n_experts * D > n) n = (size_t)c->n_experts * D;
-    return n;
-}
-
 static vmoer_status load(const char *path, const vm_model_options *options, vm_pool *pool, vm_model *m) {
     loader ld = {.options = options, .m = m, .pool = pool};
     VM_TRY(vm_gguf_open(path, &m->file));
@@ -271,8 +268,7 @@ static vmoer_status load(const char *path, const vm_model_options *options, vm_p
     m->first_trained = options->train_all ? 0 : c->n_layers;
     m->backward_from = options->backward_from < 0 ? c->n_layers : options->backward_from;
     m->layers = vm_calloc((size_t)c->n_layers, sizeof *m->layers);
-    ld.buffer = vm_malloc(largest_projection(c), sizeof(float));
-    vmoer_status status = m->layers && ld.buffer ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d layers", c->n_layers);
+    vmoer_status status = m->layers ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d layers", c->n_layers);
     for (ld.layer = 0; ld.layer < c->n_layers && status == VMOER_OK; ld.layer++) status = load_layer(&ld, &m->layers[ld.layer]);
     if (status == VMOER_OK) status = load_norm(&ld, "output_norm.weight", c->dim, &m->final_norm);
     if (status == VMOER_OK) status = load_head(&ld);

@@ -1,0 +1,241 @@
+/* test_model_files.c: model files that are wrong in one place: every tensor missing, of another shape, or holding a value that is no number; every
+ * hyper-parameter missing or impossible. Each is refused by the name of what is wrong. */
+#include "model_fixture.h"
+
+/* One change to a GGUF; what is NULL or 0 stays as it is. */
+typedef struct change {
+    const char *drop_key, *drop_tensor;
+    const char *u32_key, *f32_key, *text_key;
+    uint32_t u32;
+    float f32;
+    const char *text;
+    const char *short_tensor;  /* its rows are half as long */
+    const char *tall_tensor;   /* one row less */
+    const char *spoilt_tensor; /* its last element becomes f32 */
+} change;
+
+static bool is(const char *a, const char *b) { return a && strcmp(a, b) == 0; }
+
+static void write_tensor(vm_gguf_writer *w, const vm_gguf_tensor *t, const change *c, float *copy) {
+    int64_t ne[4];
+    const void *data = t->data;
+    memcpy(ne, t->ne, sizeof ne);
+    if (is(c->short_tensor, t->name)) ne[0] /= 2;
+    if (is(c->tall_tensor, t->name)) ne[t->n_dims - 1]--;
+    if (is(c->spoilt_tensor, t->name)) {
+        memcpy(copy, t->data, t->size);
+        copy[t->size / sizeof *copy - 1] = c->f32;
+        data = copy;
+    }
+    OK(vm_gguf_writer_tensor(w, t->name, t->type, t->n_dims, ne, data));
+}
+
+/* The golden model with the change, as a file of this test. */
+static const char *changed(const char *name, const change *c) {
+    const char *path = scratch_path("model.gguf");
+    char file[64];
+    vm_gguf *g;
+    vm_gguf_writer *w = vm_gguf_writer_create();
+    float *copy = vm_malloc(1 << 16, sizeof *copy);
+    snprintf(file, sizeof file, "%s.gguf", name);
+    OK(vm_gguf_open(golden_path(file), &g));
+    for (size_t i = 0; i < vm_gguf_key_count(g); i++)
+        if (!is(c->drop_key, vm_gguf_key_at(g, i))) OK(vm_gguf_writer_copy_keys(w, g, vm_gguf_key_at(g, i)));
+    if (c->u32_key) OK(vm_gguf_writer_u32(w, c->u32_key, c->u32));
+    if (c->f32_key) OK(vm_gguf_writer_f32(w, c->f32_key, c->f32));
+    if (c->text_key) OK(vm_gguf_writer_string(w, c->text_key, c->text));
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++)
+        if (!is(c->drop_tensor, vm_gguf_tensor_at(g, i)->name)) write_tensor(w, vm_gguf_tensor_at(g, i), c, copy);
+    OK(vm_gguf_writer_save(w, path));
+    vm_gguf_writer_free(w);
+    vm_gguf_free(g);
+    vm_free(copy);
+    return path;
+}
+
+static void assert_refused(const char *name, const change *c, const char *says) {
+    const char *path = changed(name, c);
+    vm_model *m = NULL;
+    for (int train = 0; train < 2; train++) {
+        vmoer_status status = vm_model_load(path, &(vm_model_options){.backward_from = train - 1, .train_all = train}, NULL, &m);
+        if (status == VMOER_OK) fail_msg("%s was accepted, \"%s\" expected", name, says);
+        if (!strstr(vm_error_text(), says)) fail_msg("\"%s\" expected, got \"%s\"", says, vm_error_text());
+        assert_non_null(strstr(vm_error_text(), path));
+    }
+    unlink(path);
+}
+
+static void each_tensor(void (*check)(const char *model, const vm_gguf_tensor *t)) {
+    for (int i = 0; i < TINY_MODELS; i++) {
+        char file[64];
+        vm_gguf *g;
+        snprintf(file, sizeof file, "%s.gguf", tiny_models[i]);
+        OK(vm_gguf_open(golden_path(file), &g));
+        for (size_t k = 0; k < vm_gguf_tensor_count(g); k++) check(tiny_models[i], vm_gguf_tensor_at(g, k));
+        vm_gguf_free(g);
+    }
+}
+
+static void check_missing(const char *model, const vm_gguf_tensor *t) {
+    char says[160];
+    if (strcmp(t->name, "output.weight") == 0) return; /* absent means tied */
+    snprintf(says, sizeof says, "%s: missing tensor", t->name);
+    assert_refused(model, &(change){.drop_tensor = t->name}, says);
+}
+
+static void check_shape(const char *model, const vm_gguf_tensor *t) {
+    char says[160];
+    snprintf(says, sizeof says, "%s: shape [", t->name);
+    assert_refused(model, &(change){.short_tensor = t->name}, says);
+    /* The embedding's rows are the vocabulary: one less is a smaller one. */
+    if (strcmp(t->name, "token_embd.weight") != 0) assert_refused(model, &(change){.tall_tensor = t->name}, says);
+}
+
+static void check_values(const char *model, const vm_gguf_tensor *t) {
+    char says[160];
+    snprintf(says, sizeof says, "%s: element ", t->name);
+    assert_int_equal(t->type, VM_F32);
+    assert_refused(model, &(change){.spoilt_tensor = t->name, .f32 = NAN}, says);
+    assert_refused(model, &(change){.spoilt_tensor = t->name, .f32 = -INFINITY}, says);
+}
+
+static void test_missing_tensors(void **state) {
+    (void)state;
+    each_tensor(check_missing);
+}
+
+static void test_shapes(void **state) {
+    (void)state;
+    each_tensor(check_shape);
+}
+
+static void test_values(void **state) {
+    (void)state;
+    /* Untied, the embedding is read a row at a time as it is needed, unless it is trained: its turn is below. */
+    for (int i = 0; i < TINY_MODELS - 1; i++) {
+        char file[64];
+        vm_gguf *g;
+        snprintf(file, sizeof file, "%s.gguf", tiny_models[i]);
+        OK(vm_gguf_open(golden_path(file), &g));
+        for (size_t k = 0; k < vm_gguf_tensor_count(g); k++) check_values(tiny_models[i], vm_gguf_tensor_at(g, k));
+        vm_gguf_free(g);
+    }
+    const char *path = changed("tiny-moe-noshared", &(change){.spoilt_tensor = "token_embd.weight", .f32 = NAN});
+    vm_model *m;
+    float row[32];
+    OK(vm_model_load(path, &(vm_model_options){.backward_from = -1}, NULL, &m));
+    OK(vm_model_embed(m, 270, row));
+    assert_int_equal(vm_model_embed(m, 271, row), VMOER_ERROR_NUMERIC);
+    assert_non_null(strstr(vm_error_text(), "token_embd.weight: row 271"));
+    vm_model_free(m);
+    assert_int_equal(vm_model_load(path, &(vm_model_options){.backward_from = 0, .train_all = true}, NULL, &m), VMOER_ERROR_NUMERIC);
+    unlink(path);
+}
+
+#define MOE(key) "granitemoe." key
+
+static void test_missing_keys(void **state) {
+    (void)state;
+    static const char *const keys[] = {
+        "general.architecture", MOE("block_count"), MOE("embedding_length"), MOE("context_length"), MOE("attention.head_count"),
+        MOE("attention.layer_norm_rms_epsilon"), MOE("feed_forward_length"), MOE("expert_count"), MOE("expert_used_count"), MOE("logit_scale"),
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) assert_refused("tiny-moe", &(change){.drop_key = keys[i]}, keys[i]);
+}
+
+static void test_keys(void **state) {
+    (void)state;
+    static const struct { change c; const char *says; } cases[] = {
+        {{.text_key = "general.architecture", .text = "mamba"}, "general.architecture 'mamba' is not supported; supported are llama, granitemoe"},
+        {{.text_key = "general.architecture", .text = ""}, "general.architecture '' is not supported"},
+        {{.text_key = "general.architecture", .text = "an architecture with a name that no field holds"}, "general.architecture: longer than"},
+        {{.u32_key = "general.architecture", .u32 = 3}, "general.architecture"},
+        {{.text_key = MOE("block_count"), .text = "two"}, MOE("block_count")},
+        {{.u32_key = MOE("block_count"), .u32 = 0}, MOE("block_count is 0, must be 1 to 512")},
+        {{.u32_key = MOE("block_count"), .u32 = 3}, "blk.2.attn_norm.weight: missing tensor"},
+        {{.u32_key = MOE("block_count"), .u32 = 4000000000u}, MOE("block_count is 4000000000")},
+        {{.u32_key = MOE("embedding_length"), .u32 = 0}, MOE("embedding_length is 0")},
+        {{.drop_key = MOE("rope.dimension_count"), .u32_key = MOE("embedding_length"), .u32 = 64}, "token_embd.weight: shape [272, 32], embedding_length is 64"},
+        {{.u32_key = MOE("context_length"), .u32 = 0}, MOE("context_length is 0")},
+        {{.u32_key = MOE("attention.head_count"), .u32 = 0}, MOE("attention.head_count is 0")},
+        {{.u32_key = MOE("attention.head_count"), .u32 = 3}, "attention.head_count 3 is not a multiple of head_count_kv 2"},
+        {{.u32_key = MOE("attention.head_count"), .u32 = 6}, "embedding_length 32 is not a multiple of attention.head_count 6"},
+        {{.u32_key = MOE("attention.head_count"), .u32 = 32}, "head dimension 1 is odd"},
+        {{.u32_key = MOE("attention.head_count_kv"), .u32 = 0}, MOE("attention.head_count_kv is 0")},
+        {{.u32_key = MOE("attention.head_count_kv"), .u32 = 8}, "is not a multiple of head_count_kv 8"},
+        {{.u32_key = MOE("attention.key_length"), .u32 = 6}, MOE("rope.dimension_count 8 is not the head dimension 6")},
+        {{.u32_key = MOE("attention.key_length"), .u32 = 1u << 20}, MOE("attention.key_length is 1048576")},
+        {{.u32_key = MOE("rope.dimension_count"), .u32 = 4}, MOE("rope.dimension_count 4 is not the head dimension 8")},
+        {{.text_key = MOE("rope.scaling.type"), .text = "yarn"}, MOE("rope.scaling.type: 'yarn'")},
+        {{.f32_key = MOE("rope.freq_base"), .f32 = 0}, MOE("rope.freq_base is 0")},
+        {{.f32_key = MOE("rope.freq_base"), .f32 = NAN}, MOE("rope.freq_base is nan")},
+        {{.f32_key = MOE("attention.layer_norm_rms_epsilon"), .f32 = -1}, MOE("attention.layer_norm_rms_epsilon is -1")},
+        {{.f32_key = MOE("attention.layer_norm_rms_epsilon"), .f32 = INFINITY}, MOE("attention.layer_norm_rms_epsilon is inf")},
+        {{.u32_key = MOE("feed_forward_length"), .u32 = 0}, MOE("feed_forward_length is 0")},
+        {{.u32_key = MOE("feed_forward_length"), .u32 = 17}, "blk.0.ffn_gate_exps.weight: shape [32, 16, 8, 1], expected [32, 17, 8, 1]"},
+        {{.u32_key = MOE("feed_forward_length"), .u32 = 1u << 20}, "blk.0.ffn_gate_exps.weight: shape"},
+        {{.u32_key = MOE("expert_shared_feed_forward_length"), .u32 = 1u << 20}, "blk.0.ffn_gate_shexp.weight: shape"},
+        {{.u32_key = MOE("expert_count"), .u32 = 0}, MOE("expert_count is 0")},
+        {{.u32_key = MOE("expert_count"), .u32 = 1024}, "blk.0.ffn_gate_inp.weight: shape"},
+        {{.u32_key = MOE("expert_count"), .u32 = 7}, "blk.0.ffn_gate_inp.weight: shape"},
+        {{.u32_key = MOE("expert_used_count"), .u32 = 0}, MOE("expert_used_count is 0")},
+        {{.u32_key = MOE("expert_used_count"), .u32 = 9}, MOE("expert_used_count 9 is more than expert_count 8")},
+        {{.f32_key = MOE("logit_scale"), .f32 = 0}, MOE("logit_scale is 0")},
+        {{.f32_key = MOE("embedding_scale"), .f32 = NAN}, MOE("embedding_scale is nan")},
+        {{.f32_key = MOE("residual_scale"), .f32 = -1}, MOE("residual_scale is -1")},
+        {{.text_key = MOE("attention.scale"), .text = "1"}, MOE("attention.scale")},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_refused("tiny-moe", &cases[i].c, cases[i].says);
+    assert_refused("tiny-llama", &(change){.u32_key = "llama.expert_count", .u32 = 8}, "llama.expert_count is 8");
+    assert_refused("tiny-llama", &(change){.drop_key = "llama.feed_forward_length"}, "llama.feed_forward_length");
+}
+
+/* What is allowed to be absent, and what it then means. */
+static void test_defaults(void **state) {
+    (void)state;
+    static const char *const optional[] = {MOE("embedding_scale"), MOE("residual_scale"), MOE("attention.scale"), MOE("rope.freq_base"), "general.name"};
+    for (size_t i = 0; i < sizeof optional / sizeof *optional; i++) {
+        const char *path = changed("tiny-moe", &(change){.drop_key = optional[i]});
+        vm_model *m;
+        OK(vm_model_load(path, &(vm_model_options){.backward_from = -1}, NULL, &m));
+        assert_float_equal(m->config.embedding_scale, i == 0 ? 1 : 1.5f, 0);
+        assert_float_equal(m->config.residual_scale, i == 1 ? 1 : 0.7f, 0);
+        assert_float_equal(m->config.attention_scale, i == 2 ? 1 / sqrtf(8) : 0.3f, 0);
+        assert_float_equal(m->config.rope_base, 10000, 0);
+        assert_string_equal(m->config.name, i == 4 ? "" : "tiny-moe");
+        vm_model_free(m);
+        unlink(path);
+    }
+    const char *path = changed("tiny-moe", &(change){.u32_key = MOE("context_length"), .u32 = 1u << 26}); /* a table for all of them would be large */
+    vm_model *m;
+    OK(vm_model_load(path, &(vm_model_options){.backward_from = -1}, NULL, &m));
+    assert_int_equal(m->config.context, 16384);
+    vm_model_free(m);
+    unlink(path);
+}
+
+/* The fingerprint is that of the content: weights and keys. In a file this small the sampled blocks are all there is. */
+static void test_fingerprint(void **state) {
+    (void)state;
+    char hex[3][65];
+    const change changes[] = {{.drop_key = NULL}, {.spoilt_tensor = "blk.1.ffn_down_exps.weight", .f32 = 0.5f}, {.text_key = "general.name", .text = "another"}};
+    for (int i = 0; i < 3; i++) {
+        const char *path = changed("tiny-moe", &changes[i]);
+        vm_gguf *g;
+        OK(vm_gguf_open(path, &g));
+        vm_model_fingerprint(g, hex[i]);
+        vm_gguf_free(g);
+        assert_int_equal(strlen(hex[i]), 64);
+        unlink(path);
+    }
+    assert_string_not_equal(hex[0], hex[1]);
+    assert_string_not_equal(hex[0], hex[2]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_shapes),   cmocka_unit_test(test_values),      cmocka_unit_test(test_missing_keys),
+        cmocka_unit_test(test_keys),            cmocka_unit_test(test_defaults), cmocka_unit_test(test_fingerprint),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
