@@ -55,9 +55,9 @@ static const char *const SHEET[] = {
     /* Narrow windows and paper */
     "@media (max-width:600px){main{padding:0 14px 40px}header{padding-top:22px}h1{font-size:1.55rem}h2{margin-top:40px}.summary{padding:2px 14px 8px}"
     "th,td{padding:8px 9px}dl{display:block}dd{margin:0 0 10px}.kv th{width:auto}}\n",
-    "@media print{:root{color-scheme:light;" LIGHT "}body{font-size:10.5pt}main{max-width:none;padding:0}nav{display:none}.scroll{overflow:visible;border:0}"
-    "*{-webkit-print-color-adjust:exact;print-color-adjust:exact}h2,h3,h4{break-after:avoid}tr{break-inside:avoid}table{font-size:8pt}th,td{padding:4px 5px}"
-    ".figures{grid-template-columns:repeat(2,1fr)}}\n",
+    "@page{size:landscape;margin:12mm}@media print{:root{color-scheme:light;" LIGHT "}html{font-size:10pt}main{max-width:none;padding:0}nav{display:none}"
+    ".scroll{overflow:visible;border:0}tbody th{position:static}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}h2,h3,h4{break-after:avoid}"
+    "tr{break-inside:avoid}th,td{padding:5px 6px}.figures,.figures.pairs{grid-template-columns:repeat(3,1fr)}}\n",
 };
 
 void vm_page_style(vm_text *t) {

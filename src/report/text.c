@@ -16,7 +16,7 @@ void vm_text_free(vm_text *t) {
 
 static void add(vm_text *t, const char *data, size_t size) {
     size_t need;
-    if (t->failed) return;
+    if (t->failed || size == 0) return;
     if (!vm_add(t->size, size, &need) || !vm_grow((void **)&t->data, &t->capacity, need, 1)) {
         t->failed = true;
         return;
