@@ -23,9 +23,18 @@ static struct session {
                              the last call */
 } session;
 
+/* The first one asks the library to stop; one that comes a second later or more ends the process. Closer ones are the
+ * same wish: timeout(1), for one, signals a process and then its group. */
 static void on_signal(int number) {
-    (void)number;
-    stop_asked = 1; /* a second one ends the process: SA_RESETHAND */
+    static volatile time_t first;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    if (stop_asked && t.tv_sec > first + 1) {
+        signal(number, SIG_DFL);
+        raise(number);
+    }
+    if (!stop_asked) first = t.tv_sec;
+    stop_asked = 1;
 }
 
 static double now(void) {
@@ -55,19 +64,20 @@ static int terminal_width(void) {
 
 static void draw(uint64_t done, uint64_t total, const char *note, double at) {
     enum { BAR = 24 };
-    char line[256], bar[BAR + 4] = "", eta[48] = "", elapsed[32], left[32];
+    char line[256], bar[BAR + 4] = "", of[24] = "", eta[48] = "", elapsed[32], left[32];
     double seconds = at - session.begun, rate = seconds > 0 ? (double)(done - session.first) / seconds : 0;
     clock_text(seconds, elapsed, sizeof elapsed);
     if (rate > 0 && total > done)
         snprintf(eta, sizeof eta, ", %s left", clock_text((double)(total - done) / rate, left, sizeof left));
-    if (session.terminal) {
-        size_t filled = total && done < total ? (size_t)((double)done / (double)total * BAR) : BAR;
+    if (session.terminal && total) {
+        size_t filled = done < total ? (size_t)((double)done / (double)total * BAR) : BAR;
         bar[0] = '[', bar[BAR + 1] = ']', bar[BAR + 2] = ' ', bar[BAR + 3] = 0;
         memset(bar + 1, '#', filled);
         memset(bar + 1 + filled, '.', BAR - filled);
     }
-    snprintf(line, sizeof line, "%s %s%llu/%llu  %s, %.3g/s%s%s%s", session.stage, bar, (unsigned long long)done,
-             (unsigned long long)total, elapsed, rate, eta, note && *note ? "  " : "", note ? note : "");
+    if (total) snprintf(of, sizeof of, "/%llu", (unsigned long long)total);
+    snprintf(line, sizeof line, "%s %s%llu%s  %s, %.3g/s%s%s%s", session.stage, bar, (unsigned long long)done, of,
+             elapsed, rate, eta, note && *note ? "  " : "", note ? note : "");
     if (session.terminal)
         fprintf(stderr, "\r\033[K%.*s", terminal_width() - 1, line);
     else
@@ -89,7 +99,7 @@ static int on_progress(void *user, const char *stage, uint64_t done, uint64_t to
         session.last = UINT64_MAX;
     }
     if (done < session.first) session.first = done;
-    int ends = done >= total && session.last != done;
+    int ends = total && done >= total && session.last != done;
     session.last = done;
     if (ends || at - session.shown >= (session.terminal ? bar_interval : line_interval)) draw(done, total, note, at);
     return stop_asked;
@@ -109,7 +119,7 @@ void session_begin(const char *verb_name, int quiet) {
 }
 
 vmoer_hooks session_hooks(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
