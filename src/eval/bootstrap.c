@@ -1,8 +1,8 @@
 /* bootstrap.c: how far the numbers could be from those of another sample of questions.
  *
- * A resample is n draws with replacement, kept as how often each item was drawn; every metric is one pass over the items
- * with those weights. Resample r uses the random stream r of the seed, so two runs over the same items see the same
- * resamples, and a difference between them is paired by construction. */
+ * A resample is n draws with replacement, kept as how often each item was drawn; every metric is one pass over the
+ * items with those weights. Resample r uses the random stream r of the seed, so two runs over the same items see the
+ * same resamples, and a difference between them is paired by construction. */
 #include "eval/items.h"
 
 #include "base/memory.h"
@@ -22,9 +22,7 @@ static int rising(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-void vm_sort_doubles(double *values, size_t n) {
-    qsort(values, n, sizeof *values, rising);
-}
+void vm_sort_doubles(double *values, size_t n) { qsort(values, n, sizeof *values, rising); }
 
 double vm_quantile(const double *sorted, size_t n, double q) {
     double position = q * (double)(n - 1);
@@ -46,8 +44,12 @@ static void resample(uint64_t seed, uint32_t stream, uint32_t *weight, size_t n)
 }
 
 static vm_metrics subtract(vm_metrics b, vm_metrics a) {
-    return (vm_metrics){.acc = b.acc - a.acc,       .nll = b.nll - a.nll,       .ece = b.ece - a.ece,
-                        .mce = b.mce - a.mce,       .brier = b.brier - a.brier, .ece_mass = b.ece_mass - a.ece_mass};
+    return (vm_metrics){.acc = b.acc - a.acc,
+                        .nll = b.nll - a.nll,
+                        .ece = b.ece - a.ece,
+                        .mce = b.mce - a.mce,
+                        .brier = b.brier - a.brier,
+                        .ece_mass = b.ece_mass - a.ece_mass};
 }
 
 /* Intervals of metric(b) - metric(a), or of metric(b) where a is NULL. */
@@ -85,8 +87,8 @@ vmoer_status vm_metrics_bootstrap(const vm_predictions *d, int resamples, uint64
     return status;
 }
 
-vmoer_status vm_metrics_paired(const vm_predictions *a, const vm_predictions *b, int resamples, uint64_t seed, vm_metrics *difference,
-                               vm_metrics_ci *out) {
+vmoer_status vm_metrics_paired(const vm_predictions *a, const vm_predictions *b, int resamples, uint64_t seed,
+                               vm_metrics *difference, vm_metrics_ci *out) {
     vm_items items_a = {0}, items_b = {0};
     vmoer_status status;
     if (a->n != b->n) return vm_error(VMOER_ERROR_ARGUMENT, "paired bootstrap: %zu items against %zu", a->n, b->n);

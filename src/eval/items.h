@@ -1,4 +1,5 @@
-/* items.h: what every metric needs of an item, worked out once, so that a resample costs one short pass. Private to eval/. */
+/* items.h: what every metric needs of an item, worked out once, so that a resample costs one short pass. Private to
+ * eval/. */
 #ifndef VM_EVAL_ITEMS_H
 #define VM_EVAL_ITEMS_H
 
@@ -7,8 +8,8 @@
 typedef struct vm_item {
     double confidence; /* largest probability */
     double nll, brier;
-    int bin;           /* equal-width bin of the confidence */
-    int correct;       /* 0 or 1 */
+    int bin;     /* equal-width bin of the confidence */
+    int correct; /* 0 or 1 */
 } vm_item;
 
 typedef struct vm_items {
@@ -25,7 +26,8 @@ void vm_items_free(vm_items *items);
 /* Item i counts weight[i] times; NULL: once. The weights sum to n, as those of a resample do. */
 vm_metrics vm_items_metrics(const vm_items *items, const uint32_t *weight);
 
-/* Equal-width bin of a confidence: (b / 15, (b + 1) / 15]; 0 falls into the first, what rounding put above 1 into the last. */
+/* Equal-width bin of a confidence: (b / 15, (b + 1) / 15]; 0 falls into the first, what rounding put above 1 into the
+ * last. */
 int vm_confidence_bin(double confidence);
 
 /* Sorts values[n], n >= 1. */

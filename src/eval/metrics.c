@@ -1,7 +1,7 @@
 /* metrics.c: accuracy, proper scores, calibration error, temperature scaling and risk-coverage of given probabilities.
  *
- * Everything is a function of per-item numbers (vm_items), summed in the order of rising confidence: the same arithmetic
- * for the data itself and for a bootstrap resample, so that the two cannot drift apart. */
+ * Everything is a function of per-item numbers (vm_items), summed in the order of rising confidence: the same
+ * arithmetic for the data itself and for a bootstrap resample, so that the two cannot drift apart. */
 #include "eval/items.h"
 
 #include "base/memory.h"
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double CLIP = 1e-12;         /* a probability below it counts as it in the NLL: 27.6 nats at most */
+static const double CLIP = 1e-12; /* a probability below it counts as it in the NLL: 27.6 nats at most */
 static const double SUM_TOLERANCE = 1e-6;
 
 int vm_confidence_bin(double confidence) {
@@ -34,14 +34,16 @@ static int best_choice(const double *p, int k) {
 
 static vmoer_status check_item(const vm_predictions *d, size_t i) {
     int k = d->k[i];
-    if (k < 1 || k > d->stride) return vm_error(VMOER_ERROR_DATA, "item %zu: %d choices, the table holds 1 to %d", i, k, d->stride);
+    if (k < 1 || k > d->stride)
+        return vm_error(VMOER_ERROR_DATA, "item %zu: %d choices, the table holds 1 to %d", i, k, d->stride);
     if (d->label[i] < 0 || d->label[i] >= k) {
         return vm_error(VMOER_ERROR_DATA, "item %zu: label %d of %d choices", i, d->label[i], k);
     }
     const double *p = d->p + i * (size_t)d->stride;
     double sum = 0;
     for (int c = 0; c < k; c++) {
-        if (!isfinite(p[c])) return vm_error(VMOER_ERROR_NUMERIC, "item %zu: probability of choice %d is not finite", i, c);
+        if (!isfinite(p[c]))
+            return vm_error(VMOER_ERROR_NUMERIC, "item %zu: probability of choice %d is not finite", i, c);
         if (p[c] < 0) return vm_error(VMOER_ERROR_DATA, "item %zu: probability of choice %d is %g", i, c, p[c]);
         sum += p[c];
     }
@@ -105,17 +107,15 @@ void vm_items_free(vm_items *items) {
     *items = (vm_items){0};
 }
 
-/* The equal-mass bins are filled one after the other in the order of confidence; bin b of n items holds n / 15, the first
- * n % 15 of them one more. */
+/* The equal-mass bins are filled one after the other in the order of confidence; bin b of n items holds n / 15, the
+ * first n % 15 of them one more. */
 typedef struct mass_bins {
     size_t n, bin, room;
     double gap;   /* sum of confidence - correct in the bin being filled */
     double total; /* sum of |gap| of the bins before */
 } mass_bins;
 
-static size_t mass_size(size_t n, size_t bin) {
-    return n / VM_ECE_BINS + (bin < n % VM_ECE_BINS);
-}
+static size_t mass_size(size_t n, size_t bin) { return n / VM_ECE_BINS + (bin < n % VM_ECE_BINS); }
 
 static void mass_add(mass_bins *m, double gap, size_t count) {
     while (count > 0) {
@@ -183,8 +183,8 @@ void vm_reliability(const vm_predictions *d, vm_reliability_bin bins[VM_ECE_BINS
     }
 }
 
-/* Mean NLL of softmax(ln p / T) at log_t = ln T. logs[n, stride]: ln p, clipped, minus the item's largest, so that the sum
- * lies in [1, k] at every T. */
+/* Mean NLL of softmax(ln p / T) at log_t = ln T. logs[n, stride]: ln p, clipped, minus the item's largest, so that the
+ * sum lies in [1, k] at every T. */
 static double scaled_nll(const vm_predictions *d, const double *logs, double log_t) {
     double inverse = exp(-log_t), sum = 0;
     for (size_t i = 0; i < d->n; i++) {

@@ -2,8 +2,8 @@
  *
  * The scores of both sides are sorted once into groups of equal value. How many in- and out-of-distribution items each
  * group holds decides everything; a resample only changes those counts. */
-#include "eval/items.h"
 #include "eval/ood.h"
+#include "eval/items.h"
 
 #include "base/memory.h"
 #include "base/rng.h"
@@ -66,8 +66,10 @@ static vmoer_status groups_build(const double *id, size_t n_id, const double *oo
     for (size_t i = 0; i < total; i++) {
         if (i > 0 && all[i].score != all[i - 1].score) g->n++;
         g->of_id[all[i].item] = (uint32_t)g->n; /* of_ood follows of_id in memory */
-        if (all[i].item < n_id) g->id[g->n]++;
-        else g->ood[g->n]++;
+        if (all[i].item < n_id)
+            g->id[g->n]++;
+        else
+            g->ood[g->n]++;
     }
     g->n++;
     vm_free(all);
@@ -80,7 +82,8 @@ static vm_ood measure(const groups *g, const uint32_t *id, const uint32_t *ood) 
     double above_id = 0, above_ood = 0, pairs = 0;
     vm_ood out = {.fpr95 = -1};
     for (size_t i = 0; i < g->n; i++) {
-        /* Each OoD item of the group beats the ID items still below and ties with those beside it. Whole and half counts: exact. */
+        /* Each OoD item of the group beats the ID items still below and ties with those beside it. Whole and half
+         * counts: exact. */
         pairs += ood[i] * (n_id - above_id - id[i] * .5);
         above_id += id[i];
         above_ood += ood[i];
@@ -104,7 +107,8 @@ static void resample(vm_rng *rng, const uint32_t *group, size_t n, uint32_t *cou
     for (size_t i = 0; i < n; i++) counts[group[vm_rng_below(rng, (uint32_t)n)]]++;
 }
 
-vmoer_status vm_ood_bootstrap(const double *id, size_t n_id, const double *ood, size_t n_ood, int resamples, uint64_t seed, vm_ood_ci *out) {
+vmoer_status vm_ood_bootstrap(const double *id, size_t n_id, const double *ood, size_t n_ood, int resamples,
+                              uint64_t seed, vm_ood_ci *out) {
     if (resamples < 1) return vm_error(VMOER_ERROR_ARGUMENT, "bootstrap: %d resamples, at least 1", resamples);
     groups g;
     uint32_t *counts = NULL; /* [2, g.n] */
@@ -138,7 +142,8 @@ done:
 }
 
 /* A curve of more points than wanted is thinned evenly along fpr + tpr, which rises from 0 to 2. */
-size_t vm_ood_roc(const double *id, size_t n_id, const double *ood, size_t n_ood, double *fpr, double *tpr, size_t max) {
+size_t vm_ood_roc(const double *id, size_t n_id, const double *ood, size_t n_ood, double *fpr, double *tpr,
+                  size_t max) {
     groups g;
     size_t count = 0;
     if (max >= 2 && groups_build(id, n_id, ood, n_ood, &g) == VMOER_OK) {

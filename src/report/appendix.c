@@ -11,7 +11,8 @@
 
 /* ---- learning curves ---- */
 
-static void curve_figure(vm_text *t, const vm_report_training *training, const char *title, const char *words, const char *unit, int first, int second) {
+static void curve_figure(vm_text *t, const vm_report_training *training, const char *title, const char *words,
+                         const char *unit, int first, int second) {
     static const char *const NAMES[VM_CURVES] = {"loss", "cross-entropy", "KL", "held-out NLL", "held-out ECE"};
     vm_series series[2];
     size_t n = 0, points = 0;
@@ -27,15 +28,48 @@ static void curve_figure(vm_text *t, const vm_report_training *training, const c
             low = fmin(low, y[i]), high = fmax(high, y[i]);
             start = fmin(start, training->step[i]), last = fmax(last, training->step[i]);
         }
-        if (known == 0) continue;
+        if (known == 0 || (curves[c] == VM_CURVE_KL && high == 0))
+            continue; /* what has no prior has a KL of 0 throughout */
         points = known > points ? known : points;
         series[n] = (vm_series){NAMES[curves[c]], training->step, y, training->n, (int)n};
         n++;
     }
     if (n == 0) return;
     vm_text_put(t, "<figure><figcaption><b>%s</b>%s</figcaption>", title, words);
-    vm_chart_lines(t, &(vm_chart){.title = title, .subject = training->path, .x_label = "step", .y_label = unit, .x_low = start, .x_high = last,
-                                  .y_low = low, .y_high = high, .markers = points <= 40, .series = series, .n_series = n});
+    vm_chart_lines(t, &(vm_chart){.title = title,
+                                  .subject = training->path,
+                                  .x_label = "step",
+                                  .y_label = unit,
+                                  .x_low = start,
+                                  .x_high = last,
+                                  .y_low = low,
+                                  .y_high = high,
+                                  .markers = points <= 40,
+                                  .series = series,
+                                  .n_series = n});
+    vm_text_put(t, "</figure>\n");
+}
+
+/* An upcycled model: how near each split layer comes to the dense one. */
+static void distillation_figure(vm_text *t, const vm_report_training *training) {
+    double high = 0, last = 0;
+    for (size_t i = 0; i < training->n_layers; i++) {
+        high = fmax(high, fmax(training->error[0][i], training->error[1][i]));
+        last = fmax(last, training->layer[i]);
+    }
+    const vm_series series[] = {{"before", training->layer, training->error[0], training->n_layers, 1},
+                                {"after", training->layer, training->error[1], training->n_layers, 0}};
+    vm_text_put(t, "<figure><figcaption><b>Distillation, layer by layer</b>Relative error of the experts against the "
+                   "dense layer they came from.</figcaption>");
+    vm_chart_lines(t, &(vm_chart){.title = "Distillation, layer by layer",
+                                  .subject = training->path,
+                                  .x_label = "layer",
+                                  .y_label = "relative error",
+                                  .x_high = last,
+                                  .y_high = high,
+                                  .markers = training->n_layers <= 40,
+                                  .series = series,
+                                  .n_series = 2});
     vm_text_put(t, "</figure>\n");
 }
 
@@ -65,15 +99,21 @@ void vm_page_training(vm_text *t, const vm_report_data *data) {
         vm_text_put(t, "<h3>%t <span class=\"note\">%t</span></h3>\n", training->path, training->kind);
         trainable_line(t, training->json);
         lowest_line(t, training);
-        if (training->n == 0) {
+        if (training->n == 0 && training->n_layers == 0) {
             vm_text_put(t, "<p class=\"note\">No history was recorded.</p>\n");
             continue;
         }
-        vm_page_figures(t, 4);
-        curve_figure(t, training, "Training loss", "On the questions trained on, in nats.", "nats", VM_CURVE_LOSS, VM_CURVE_CE);
-        curve_figure(t, training, "KL divergence", "How far the router's distribution is from its prior, in nats a token and layer.", "nats", VM_CURVE_KL, -1);
-        curve_figure(t, training, "Held-out NLL", "On questions kept aside: the honest curve.", "nats", VM_CURVE_HELDOUT_NLL, -1);
-        curve_figure(t, training, "Held-out calibration error", "On the same questions kept aside.", "ECE", VM_CURVE_HELDOUT_ECE, -1);
+        vm_page_figures(t, training->n > 0 ? 4 : 1);
+        if (training->n_layers > 0) distillation_figure(t, training);
+        curve_figure(t, training, "Training loss", "On the questions trained on, in nats.", "nats", VM_CURVE_LOSS,
+                     VM_CURVE_CE);
+        curve_figure(t, training, "KL divergence",
+                     "How far the router's distribution is from its prior, in nats a token and layer.", "nats",
+                     VM_CURVE_KL, -1);
+        curve_figure(t, training, "Held-out NLL", "On questions kept aside: the honest curve.", "nats",
+                     VM_CURVE_HELDOUT_NLL, -1);
+        curve_figure(t, training, "Held-out calibration error", "On the same questions kept aside.", "ECE",
+                     VM_CURVE_HELDOUT_ECE, -1);
         vm_text_put(t, "</div>\n");
     }
 }
@@ -174,7 +214,8 @@ static void end_settings(vm_text *t) { vm_text_put(t, "</tbody></table></div>\n"
 /* What all runs share once, then what is particular to each. */
 static void settings_of_runs(vm_text *t, const vm_report_data *data, const settings *all) {
     bool several = data->n_runs > 1;
-    vm_text_put(t, several ? "<h3>The same in all %u evaluation runs</h3>\n" : "<h3>The evaluation run</h3>\n", data->n_runs);
+    vm_text_put(t, several ? "<h3>The same in all %u evaluation runs</h3>\n" : "<h3>The evaluation run</h3>\n",
+                data->n_runs);
     begin_settings(t);
     for (size_t i = 0; i < all[0].n; i++) {
         if (common(all, data->n_runs, &all[0].items[i])) put_setting(t, &all[0].items[i]);
@@ -183,7 +224,8 @@ static void settings_of_runs(vm_text *t, const vm_report_data *data, const setti
     if (several) vm_text_put(t, "<div class=\"figures pairs\">\n");
     for (size_t r = 0; r < data->n_runs && several; r++) {
         const vm_report_label *label = &data->runs[r].label;
-        vm_text_put(t, "<div><h4>%t%s%t <span class=\"note\">%t</span></h4>\n", label->group, *label->group ? " / " : "", label->name, data->runs[r].path);
+        vm_text_put(t, "<div><h4>%t%s%t <span class=\"note\">%t</span></h4>\n", label->group,
+                    *label->group ? " / " : "", label->name, data->runs[r].path);
         begin_settings(t);
         for (size_t i = 0; i < all[r].n; i++) {
             if (!common(all, data->n_runs, &all[r].items[i])) put_setting(t, &all[r].items[i]);
@@ -196,9 +238,15 @@ static void settings_of_runs(vm_text *t, const vm_report_data *data, const setti
 
 static vmoer_status settings_of_training(vm_text *t, const vm_report_data *data, const vm_report_training *training) {
     const json_t *config = json_object_get(training->json, "config");
+    const json_t *nats = json_object_get(training->json, "nats"),
+                 *dense = json_object_get(training->json, "dense_nats");
     settings s = {0};
     if (!json_is_object(config)) return VMOER_OK;
     vmoer_status status = flatten(data->arena, config, "", &s);
+    /* What an upcycled model lost, beside the settings that made it: nats a token by stage and way of routing. */
+    json_t *lost = json_pack("{s:O*, s:O*}", "dense_nats", dense, "nats", nats);
+    if (status == VMOER_OK && lost) status = flatten(data->arena, lost, "", &s);
+    json_decref(lost);
     vm_text_put(t, "<div><h4>%t <span class=\"note\">%t</span></h4>\n", training->path, training->kind);
     begin_settings(t);
     for (size_t i = 0; i < s.n; i++) put_setting(t, &s.items[i]);

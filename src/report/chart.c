@@ -36,31 +36,28 @@ static void put_number(vm_text *t, double value, int decimals) {
     vm_text_put(t, FORMAT[decimals], value);
 }
 
-static int tick_count(const axis *a) {
-    return (int)fmin(lround((a->high - a->low) / a->step), 20);
-}
+static int tick_count(const axis *a) { return (int)fmin(lround((a->high - a->low) / a->step), 20); }
 
 /* Opens the picture up to its description, which the caller writes and ends with end_description. */
 static void begin_svg(vm_text *t, double height, const char *title, const char *subject) {
     int id = ++t->next_id;
-    vm_text_put(t, "<svg role=\"img\" viewBox=\"0 0 %d %0\" width=\"%d\" height=\"%0\" aria-labelledby=\"t%d d%d\">", WIDTH, height, WIDTH, height, id, id);
+    vm_text_put(t, "<svg role=\"img\" viewBox=\"0 0 %d %0\" width=\"%d\" height=\"%0\" aria-labelledby=\"t%d d%d\">",
+                WIDTH, height, WIDTH, height, id, id);
     vm_text_put(t, "<title id=\"t%d\">%s", id, title);
     if (subject) vm_text_put(t, ": %t", subject);
     vm_text_put(t, "</title><desc id=\"d%d\">", id);
 }
 
-static void end_description(vm_text *t) {
-    vm_text_put(t, "</desc>\n");
-}
+static void end_description(vm_text *t) { vm_text_put(t, "</desc>\n"); }
 
-static void end_svg(vm_text *t) {
-    vm_text_put(t, "</svg>");
-}
+static void end_svg(vm_text *t) { vm_text_put(t, "</svg>"); }
 
 static void x_axis(vm_text *t, const axis *x, double top, double bottom, const char *label) {
     for (int i = 0; i <= tick_count(x); i++) {
         double value = x->low + i * x->step, at = place(x, value);
-        vm_text_put(t, "<line class=\"grid\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/><text class=\"mid\" x=\"%1\" y=\"%1\">", at, at, top, bottom, at, bottom + 14);
+        vm_text_put(
+            t, "<line class=\"grid\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/><text class=\"mid\" x=\"%1\" y=\"%1\">",
+            at, at, top, bottom, at, bottom + 14);
         put_number(t, value, x->decimals);
         vm_text_put(t, "</text>");
     }
@@ -70,7 +67,9 @@ static void x_axis(vm_text *t, const axis *x, double top, double bottom, const c
 static void y_axis(vm_text *t, const axis *y, double left, double right, const char *label) {
     for (int i = 0; i <= tick_count(y); i++) {
         double value = y->low + i * y->step, at = place(y, value);
-        vm_text_put(t, "<line class=\"grid\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/><text class=\"end\" x=\"%1\" y=\"%1\">", left, right, at, at, left - 5, at + 3.5);
+        vm_text_put(
+            t, "<line class=\"grid\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/><text class=\"end\" x=\"%1\" y=\"%1\">",
+            left, right, at, at, left - 5, at + 3.5);
         put_number(t, value, y->decimals);
         vm_text_put(t, "</text>");
     }
@@ -86,17 +85,24 @@ static const char *dashes(int style) {
 
 /* Six colours; the sheet's classes are c0 (baseline), c1 .. c6 and cc (control). */
 static void put_class(vm_text *t, int style) {
-    if (style == VM_STYLE_CONTROL) vm_text_put(t, "cc");
-    else vm_text_put(t, "c%d", style == VM_STYLE_BASELINE ? 0 : 1 + (style - 1) % 6);
+    if (style == VM_STYLE_CONTROL)
+        vm_text_put(t, "cc");
+    else
+        vm_text_put(t, "c%d", style == VM_STYLE_BASELINE ? 0 : 1 + (style - 1) % 6);
 }
 
 static void put_marker(vm_text *t, int style, double x, double y) {
     int shape = style <= 0 ? 0 : 1 + (style - 1) % 4;
-    if (shape == 0) vm_text_put(t, "<circle cx=\"%1\" cy=\"%1\" r=\"3\"/>", x, y);
-    else if (shape == 1) vm_text_put(t, "<rect x=\"%1\" y=\"%1\" width=\"5.6\" height=\"5.6\"/>", x - 2.8, y - 2.8);
-    else if (shape == 2) vm_text_put(t, "<path d=\"M%1 %1l3.6 6.4h-7.2z\"/>", x, y - 4.2);
-    else if (shape == 3) vm_text_put(t, "<path d=\"M%1 %1l4 4-4 4-4-4z\"/>", x, y - 4);
-    else vm_text_put(t, "<path d=\"M%1 %1l3.6-6.4h-7.2z\"/>", x, y + 4.2);
+    if (shape == 0)
+        vm_text_put(t, "<circle cx=\"%1\" cy=\"%1\" r=\"3\"/>", x, y);
+    else if (shape == 1)
+        vm_text_put(t, "<rect x=\"%1\" y=\"%1\" width=\"5.6\" height=\"5.6\"/>", x - 2.8, y - 2.8);
+    else if (shape == 2)
+        vm_text_put(t, "<path d=\"M%1 %1l3.6 6.4h-7.2z\"/>", x, y - 4.2);
+    else if (shape == 3)
+        vm_text_put(t, "<path d=\"M%1 %1l4 4-4 4-4-4z\"/>", x, y - 4);
+    else
+        vm_text_put(t, "<path d=\"M%1 %1l3.6-6.4h-7.2z\"/>", x, y + 4.2);
 }
 
 static void put_line(vm_text *t, const vm_chart *chart, const vm_series *s, const axis *x, const axis *y) {
@@ -153,7 +159,9 @@ static void describe_lines(vm_text *t, const vm_chart *chart) {
         size_t first = 0, last = s->n;
         while (first < s->n && isnan(s->y[first])) first++;
         while (last > first && isnan(s->y[last - 1])) last--;
-        if (first < last) vm_text_put(t, " %t: from %n3 at %n2 to %n3 at %n2.", s->name, s->y[first], s->x[first], s->y[last - 1], s->x[last - 1]);
+        if (first < last)
+            vm_text_put(t, " %t: from %n3 at %n2 to %n3 at %n2.", s->name, s->y[first], s->x[first], s->y[last - 1],
+                        s->x[last - 1]);
     }
 }
 
@@ -166,7 +174,9 @@ void vm_chart_lines(vm_text *t, const vm_chart *chart) {
     end_description(t);
     x_axis(t, &x, TOP, bottom, chart->x_label);
     y_axis(t, &y, LEFT, WIDTH - RIGHT, chart->y_label);
-    if (chart->diagonal) vm_text_put(t, "<line class=\"guess\" x1=\"%d\" y1=\"%1\" x2=\"%d\" y2=\"%d\"/>\n", LEFT, bottom, WIDTH - RIGHT, TOP);
+    if (chart->diagonal)
+        vm_text_put(t, "<line class=\"guess\" x1=\"%d\" y1=\"%1\" x2=\"%d\" y2=\"%d\"/>\n", LEFT, bottom, WIDTH - RIGHT,
+                    TOP);
     for (size_t i = chart->n_series; i-- > 0;) put_line(t, chart, &chart->series[i], &x, &y); /* the baseline on top */
     legend(t, chart, legend_top);
     end_svg(t);
@@ -184,19 +194,21 @@ static void describe_bins(vm_text *t, const vm_reliability_bin *bins) {
     vm_text_put(t, "Accuracy of the answers by how confident they were.");
     for (int b = 0; b < VM_ECE_BINS; b++) {
         if (bins[b].count == 0) continue;
-        vm_text_put(t, " Confidence %2 to %2: %u questions, mean confidence %2, accuracy %2.", bins[b].low, bins[b].high, bins[b].count, bins[b].confidence, bins[b].accuracy);
+        vm_text_put(t, " Confidence %2 to %2: %u questions, mean confidence %2, accuracy %2.", bins[b].low,
+                    bins[b].high, bins[b].count, bins[b].confidence, bins[b].accuracy);
     }
 }
 
-/* The gap between claim and truth: hatched where too much was claimed, dotted where too little. Drawn line by line, as a
- * pattern fill would become a bitmap on paper. */
+/* The gap between claim and truth: hatched where too much was claimed, dotted where too little. Drawn line by line, as
+ * a pattern fill would become a bitmap on paper. */
 static void gap(vm_text *t, bool over, double left, double top, double width, double height) {
     const double step = 5;
-    vm_text_put(t, "<g class=\"%s\"><rect x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/><path d=\"", over ? "over" : "under", left, top, width,
-                height);
+    vm_text_put(t, "<g class=\"%s\"><rect x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/><path d=\"",
+                over ? "over" : "under", left, top, width, height);
     if (over) { /* where x + y = s in the box */
         for (double s = step; s < width + height; s += step) {
-            vm_text_put(t, "M%1 %1L%1 %1", left + fmax(0, s - height), top + fmin(s, height), left + fmin(s, width), top + fmax(0, s - width));
+            vm_text_put(t, "M%1 %1L%1 %1", left + fmax(0, s - height), top + fmin(s, height), left + fmin(s, width),
+                        top + fmax(0, s - width));
         }
     } else {
         for (double y = step / 2; y < height; y += step) {
@@ -210,19 +222,22 @@ static void reliability_bar(vm_text *t, const vm_reliability_bin *bin, const axi
     double left = place(x, bin->low) + 1, width = place(x, bin->high) - left - 1, middle = left + width / 2;
     double base = y->from, right = place(y, bin->accuracy), sure = place(y, bin->confidence);
     vm_interval range = wilson(fmin(fmax(bin->accuracy, 0), 1), (double)bin->count);
-    vm_text_put(t, "<g%s><rect class=\"bar\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/>", bin->count < 10 ? " class=\"few\"" : "", left, right, width,
-                base - right);
+    vm_text_put(t, "<g%s><rect class=\"bar\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/>",
+                bin->count < 10 ? " class=\"few\"" : "", left, right, width, base - right);
     gap(t, bin->confidence > bin->accuracy, left, fmin(right, sure), width, fabs(right - sure));
     vm_text_put(t, "<line class=\"sure\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/>", left, left + width, sure, sure);
-    vm_text_put(t, "<line class=\"whisker\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/></g>\n", middle, middle, place(y, range.low),
-                place(y, range.high));
+    vm_text_put(t, "<line class=\"whisker\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/></g>\n", middle, middle,
+                place(y, range.low), place(y, range.high));
 }
 
-static void count_bar(vm_text *t, const vm_reliability_bin *bin, size_t most, const axis *x, double base, double height) {
+static void count_bar(vm_text *t, const vm_reliability_bin *bin, size_t most, const axis *x, double base,
+                      double height) {
     double left = place(x, bin->low) + 1, width = place(x, bin->high) - left - 1;
     double tall = most ? height * (double)bin->count / (double)most : 0;
-    vm_text_put(t, "<rect class=\"count\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/>", left, base - tall, width, tall);
-    vm_text_put(t, "<text class=\"mid tiny\" x=\"%1\" y=\"%1\">%u</text>", left + width / 2, base - tall - 2.5, bin->count);
+    vm_text_put(t, "<rect class=\"count\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"%1\"/>", left, base - tall, width,
+                tall);
+    vm_text_put(t, "<text class=\"mid tiny\" x=\"%1\" y=\"%1\">%u</text>", left + width / 2, base - tall - 2.5,
+                bin->count);
 }
 
 void vm_chart_reliability(vm_text *t, const char *name, const vm_reliability_bin bins[VM_ECE_BINS]) {
@@ -237,27 +252,35 @@ void vm_chart_reliability(vm_text *t, const char *name, const vm_reliability_bin
     for (int b = 0; b < VM_ECE_BINS; b++) {
         if (bins[b].count > 0) reliability_bar(t, &bins[b], &x, &y);
     }
-    vm_text_put(t, "<line class=\"guess\" x1=\"%d\" y1=\"%1\" x2=\"%d\" y2=\"%d\"/>\n", LEFT, plot_bottom, WIDTH - RIGHT, TOP);
-    vm_text_put(t, "<line class=\"base\" x1=\"%d\" x2=\"%d\" y1=\"%1\" y2=\"%1\"/>", LEFT, WIDTH - RIGHT, plot_bottom, plot_bottom);
+    vm_text_put(t, "<line class=\"guess\" x1=\"%d\" y1=\"%1\" x2=\"%d\" y2=\"%d\"/>\n", LEFT, plot_bottom,
+                WIDTH - RIGHT, TOP);
+    vm_text_put(t, "<line class=\"base\" x1=\"%d\" x2=\"%d\" y1=\"%1\" y2=\"%1\"/>", LEFT, WIDTH - RIGHT, plot_bottom,
+                plot_bottom);
     x_axis(t, &x, plot_bottom + 4, count_bottom, "confidence");
     for (int b = 0; b < VM_ECE_BINS; b++) {
         if (bins[b].count > 0) count_bar(t, &bins[b], most, &x, count_bottom, count_height);
     }
-    vm_text_put(t, "\n<text class=\"mid name\" transform=\"translate(10 %1) rotate(-90)\">questions</text>", count_bottom - count_height / 2);
+    vm_text_put(t, "\n<text class=\"mid name\" transform=\"translate(10 %1) rotate(-90)\">questions</text>",
+                count_bottom - count_height / 2);
     end_svg(t);
 }
 
 static void describe_floor(vm_text *t, const vm_floor_row *rows, size_t n) {
     vm_text_put(t, "Calibration error with 95%% intervals.");
     for (size_t i = 0; i < n; i++) {
-        vm_text_put(t, " %t: %n3, interval %n3 to %n3; a perfectly calibrated model: %n3 on average, below %n3 in 95%% of cases.", rows[i].name, rows[i].value, rows[i].interval.low, rows[i].interval.high, rows[i].floor.mean, rows[i].floor.p95);
+        vm_text_put(
+            t,
+            " %t: %n3, interval %n3 to %n3; a perfectly calibrated model: %n3 on average, below %n3 in 95%% of cases.",
+            rows[i].name, rows[i].value, rows[i].interval.low, rows[i].interval.high, rows[i].floor.mean,
+            rows[i].floor.p95);
     }
 }
 
 void vm_chart_floor(vm_text *t, const char *task, const vm_floor_row *rows, size_t n) {
     const double row_height = 38, bottom = TOP + row_height * (double)n + 2;
     double high = 0;
-    for (size_t i = 0; i < n; i++) high = fmax(high, fmax(fmax(rows[i].value, rows[i].interval.high), rows[i].floor.p95));
+    for (size_t i = 0; i < n; i++)
+        high = fmax(high, fmax(fmax(rows[i].value, rows[i].interval.high), rows[i].floor.p95));
     axis x = make_axis(0, high, 12, WIDTH - 14, 5);
     begin_svg(t, bottom + 36, "Calibration error", task);
     describe_floor(t, rows, n);
@@ -268,9 +291,12 @@ void vm_chart_floor(vm_text *t, const char *task, const vm_floor_row *rows, size
         double top = TOP + row_height * (double)i, middle = top + 25;
         vm_text_put(t, "<text class=\"ink\" x=\"12\" y=\"%1\">", top + 12);
         vm_text_short(t, r->name, 28);
-        vm_text_put(t, "</text><text class=\"end\" x=\"%d\" y=\"%1\">%n3 [%n3, %n3]</text>", WIDTH - 14, top + 12, r->value, r->interval.low, r->interval.high);
-        vm_text_put(t, "<rect class=\"chance\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"12\"/>", x.from, middle - 6, place(&x, r->floor.p95) - x.from);
-        vm_text_put(t, "<line class=\"chance-mean\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/><g class=\"line ", place(&x, r->floor.mean), place(&x, r->floor.mean), middle - 6, middle + 6);
+        vm_text_put(t, "</text><text class=\"end\" x=\"%d\" y=\"%1\">%n3 [%n3, %n3]</text>", WIDTH - 14, top + 12,
+                    r->value, r->interval.low, r->interval.high);
+        vm_text_put(t, "<rect class=\"chance\" x=\"%1\" y=\"%1\" width=\"%1\" height=\"12\"/>", x.from, middle - 6,
+                    place(&x, r->floor.p95) - x.from);
+        vm_text_put(t, "<line class=\"chance-mean\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/><g class=\"line ",
+                    place(&x, r->floor.mean), place(&x, r->floor.mean), middle - 6, middle + 6);
         put_class(t, r->style);
         vm_text_put(t, "\"><path d=\"M%1 %1H%1\"/>", place(&x, r->interval.low), middle, place(&x, r->interval.high));
         put_marker(t, r->style, place(&x, r->value), middle);

@@ -1,5 +1,5 @@
-/* chart.h: the report's pictures as inline SVG, 340 units wide, coloured by the page's style sheet. Every line differs in
- * colour, dashes and marker; every picture has a title and a description in words. Private to report/. */
+/* chart.h: the report's pictures as inline SVG, 340 units wide, coloured by the page's style sheet. Every line differs
+ * in colour, dashes and marker; every picture has a title and a description in words. Private to report/. */
 #ifndef VM_REPORT_CHART_H
 #define VM_REPORT_CHART_H
 
@@ -16,7 +16,7 @@ typedef struct vm_series {
 } vm_series;
 
 typedef struct vm_chart {
-    const char *title, *subject;        /* "Learning curve" of "runs/fc" (of a file; NULL: none): together the SVG's title */
+    const char *title, *subject; /* "Learning curve" of "runs/fc" (of a file; NULL: none): together the SVG's title */
     const char *x_label, *y_label;
     double x_low, x_high, y_low, y_high; /* what must be inside; the axes end at round numbers around it */
     bool diagonal;                       /* a dashed line from corner to corner: guessing */
@@ -26,8 +26,8 @@ typedef struct vm_chart {
 } vm_chart;
 void vm_chart_lines(vm_text *t, const vm_chart *chart);
 
-/* Accuracy by confidence in bars, the gap to the mean confidence hatched, 95% Wilson intervals; below, how many questions
- * each bin holds. */
+/* Accuracy by confidence in bars, the gap to the mean confidence hatched, 95% Wilson intervals; below, how many
+ * questions each bin holds. */
 void vm_chart_reliability(vm_text *t, const char *name, const vm_reliability_bin bins[VM_ECE_BINS]);
 
 /* A row a run: the value with its interval, over the band 0 .. p95 in which a perfectly calibrated model would lie. */

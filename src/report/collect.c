@@ -23,9 +23,7 @@ typedef struct walk {
     size_t entries; /* looked at so far: a bound on the work a wrong folder makes */
 } walk;
 
-static size_t found(const vm_report_data *data) {
-    return data->n_runs + data->n_oods + data->n_trainings;
-}
+static size_t found(const vm_report_data *data) { return data->n_runs + data->n_oods + data->n_trainings; }
 
 vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
     char line[1024];
@@ -51,19 +49,19 @@ static vmoer_status read_folder(walk *w, const char *folder, const char *path) {
     if (results) VM_TRY(vm_report_read_results(data, file, path));
     VM_TRY(vm_path_join(file, sizeof file, folder, "samples.jsonl"));
     bool samples = vm_file_exists(file);
-    if (samples && !results) VM_TRY(vm_report_note(data, "%s has samples but no results yet: an unfinished run, not shown.", path));
+    if (samples && !results)
+        VM_TRY(vm_report_note(data, "%s has samples but no results yet: an unfinished run, not shown.", path));
     if (samples && data->n_runs > runs) VM_TRY(vm_report_read_samples(data, file));
     VM_TRY(vm_path_join(file, sizeof file, folder, "training.json"));
     if (vm_file_exists(file)) VM_TRY(vm_report_read_training(data, file, path));
     if (found(data) > VM_REPORT_MAX_RUNS) {
-        return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d results; report on a smaller folder", w->folder, VM_REPORT_MAX_RUNS);
+        return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d results; report on a smaller folder", w->folder,
+                        VM_REPORT_MAX_RUNS);
     }
     return vm_progress(w->hooks, "read", found(data), 0, path);
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 /* Names of the sub-folders that are not hidden, sorted. Links are not followed: the walk stays inside. */
 static vmoer_status list_folders(walk *w, const char *folder, char ***out, size_t *out_count) {
@@ -76,7 +74,8 @@ static vmoer_status list_folders(walk *w, const char *folder, char ***out, size_
         struct stat info;
         if (entry->d_name[0] == '.') continue;
         if (++w->entries > MAX_ENTRIES) {
-            status = vm_error(VMOER_ERROR_LIMIT, "%s: more than %d files; report on a smaller folder", w->folder, MAX_ENTRIES);
+            status = vm_error(VMOER_ERROR_LIMIT, "%s: more than %d files; report on a smaller folder", w->folder,
+                              MAX_ENTRIES);
             break;
         }
         if (fstatat(dirfd(dir), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISDIR(info.st_mode)) continue;
@@ -104,8 +103,10 @@ static vmoer_status visit(walk *w, const char *folder, const char *path, int dep
     for (size_t i = 0; i < count; i++) {
         char below[PATH_BYTES], shown[PATH_BYTES];
         VM_GOTO(vm_path_join(below, sizeof below, folder, names[i]));
-        if (strcmp(path, ".") == 0) snprintf(shown, sizeof shown, "%s", names[i]);
-        else VM_GOTO(vm_path_join(shown, sizeof shown, path, names[i]));
+        if (strcmp(path, ".") == 0)
+            snprintf(shown, sizeof shown, "%s", names[i]);
+        else
+            VM_GOTO(vm_path_join(shown, sizeof shown, path, names[i]));
         VM_GOTO(visit(w, below, shown, depth + 1));
     }
 done:

@@ -1,5 +1,5 @@
-/* collect.h: what a folder of results holds, read and checked: the only part of the report that touches files it did not
- * write. Everything lives in one arena. Private to report/. */
+/* collect.h: what a folder of results holds, read and checked: the only part of the report that touches files it did
+ * not write. Everything lives in one arena. Private to report/. */
 #ifndef VM_REPORT_COLLECT_H
 #define VM_REPORT_COLLECT_H
 
@@ -73,9 +73,11 @@ enum { VM_CURVE_LOSS, VM_CURVE_CE, VM_CURVE_KL, VM_CURVE_HELDOUT_NLL, VM_CURVE_H
 typedef struct vm_report_training {
     const char *path, *kind;
     const json_t *json;
-    size_t n;                   /* records of the history */
-    double *step;               /* [n] */
-    double *curve[VM_CURVES];   /* [n]; NAN where a record does not speak of it */
+    size_t n;                 /* records of the history */
+    double *step;             /* [n] */
+    double *curve[VM_CURVES]; /* [n]; NAN where a record does not speak of it */
+    size_t n_layers;          /* of an upcycled model, else 0 */
+    double *layer, *error[2]; /* [n_layers]: relative error of the layer before and after the distillation */
 } vm_report_training;
 
 typedef struct vm_report_data {
@@ -89,8 +91,8 @@ typedef struct vm_report_data {
     size_t capacity[4]; /* of the four arrays above */
 } vm_report_data;
 
-/* Walks `folder` in the order of names. VMOER_ERROR_FORMAT or _DATA name the file at fault; VMOER_ERROR_DATA: nothing found;
- * VMOER_ERROR_LIMIT: more than VM_REPORT_MAX_RUNS. Free with vm_report_free in any case. */
+/* Walks `folder` in the order of names. VMOER_ERROR_FORMAT or _DATA name the file at fault; VMOER_ERROR_DATA: nothing
+ * found; VMOER_ERROR_LIMIT: more than VM_REPORT_MAX_RUNS. Free with vm_report_free in any case. */
 vmoer_status vm_report_collect(const char *folder, const vmoer_hooks *hooks, vm_report_data *out);
 void vm_report_free(vm_report_data *data);
 

@@ -9,9 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static vmoer_status no_memory(void) {
-    return vm_error(VMOER_ERROR_MEMORY, "report: out of memory");
-}
+static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "report: out of memory"); }
 
 vm_verdict vm_judge(vm_interval difference, bool higher_is_better) {
     if (difference.low > 0) return higher_is_better ? VM_BETTER : VM_WORSE;
@@ -24,9 +22,7 @@ typedef struct keyed {
     size_t row;
 } keyed;
 
-static int by_key(const void *a, const void *b) {
-    return strcmp(((const keyed *)a)->key, ((const keyed *)b)->key);
-}
+static int by_key(const void *a, const void *b) { return strcmp(((const keyed *)a)->key, ((const keyed *)b)->key); }
 
 static keyed *sorted_keys(const vm_report_task *task) {
     keyed *keys = vm_malloc(task->samples.n, sizeof *keys);
@@ -137,21 +133,33 @@ static const char *shown_name(const vm_report_data *data, const char *name, cons
     return text;
 }
 
+static bool same_label(const vm_report_label *a, const vm_report_label *b) {
+    return strcmp(a->group, b->group) == 0 && strcmp(a->name, b->name) == 0;
+}
+
+static bool share_task(const vm_report_run *a, const vm_report_run *b) {
+    for (size_t i = 0; i < a->n_tasks; i++) {
+        for (size_t k = 0; k < b->n_tasks; k++) {
+            if (strcmp(a->tasks[i].name, b->tasks[k].name) == 0) return true;
+        }
+    }
+    return false;
+}
+
+/* One label over several folders is one run as long as each holds other tasks. */
 static const char *run_name(const vm_report_data *data, const vm_report_run *run) {
     bool same = false;
     for (size_t i = 0; i < data->n_runs; i++) {
         const vm_report_run *other = &data->runs[i];
-        same = same || (other != run && strcmp(other->label.group, run->label.group) == 0 && strcmp(other->label.name, run->label.name) == 0);
+        same = same || (other != run && same_label(&other->label, &run->label) && share_task(other, run));
     }
     return shown_name(data, run->label.name, run->path, same);
 }
 
 static const char *ood_name(const vm_report_data *data, const vm_report_ood *ood) {
     bool same = false;
-    for (size_t i = 0; i < data->n_oods; i++) {
-        const vm_report_ood *other = &data->oods[i];
-        same = same || (other != ood && strcmp(other->label.group, ood->label.group) == 0 && strcmp(other->label.name, ood->label.name) == 0);
-    }
+    for (size_t i = 0; i < data->n_oods; i++)
+        same = same || (&data->oods[i] != ood && same_label(&data->oods[i].label, &ood->label));
     return shown_name(data, ood->label.name, ood->path, same);
 }
 
@@ -166,7 +174,8 @@ static bool is_shifted(const vm_group *group, const char *task) {
     return set;
 }
 
-static vmoer_status add_row(const vm_report_data *data, vm_group *group, const vm_report_run *run, const vm_report_task *task) {
+static vmoer_status add_row(const vm_report_data *data, vm_group *group, const vm_report_run *run,
+                            const vm_report_task *task) {
     vm_comparison *c = NULL;
     for (size_t i = 0; i < group->n_tasks; i++) {
         if (strcmp(group->tasks[i].task, task->name) == 0) c = &group->tasks[i];

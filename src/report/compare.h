@@ -9,18 +9,18 @@
 typedef struct vm_row {
     const vm_report_run *run;
     const vm_report_task *task;
-    const char *name;         /* of the run, within its group; with the folder where two have the same */
-    size_t paired_n;          /* questions shared with the baseline; 0: no comparison */
-    vm_metrics difference;    /* this run - baseline, on those questions */
-    vm_metrics_ci interval;   /* 95%, paired bootstrap */
-    double *coverage, *risk;  /* [task->samples.n], NULL without samples */
-    double aurc;              /* NAN without samples */
+    const char *name;        /* of the run, within its group; with the folder where two have the same */
+    size_t paired_n;         /* questions shared with the baseline; 0: no comparison */
+    vm_metrics difference;   /* this run - baseline, on those questions */
+    vm_metrics_ci interval;  /* 95%, paired bootstrap */
+    double *coverage, *risk; /* [task->samples.n], NULL without samples */
+    double aurc;             /* NAN without samples */
 } vm_row;
 
 typedef struct vm_comparison {
     const char *task;
-    bool shifted;    /* only met as an out-of-distribution set */
-    bool baseline;   /* rows[0] is what the others are compared with */
+    bool shifted;  /* only met as an out-of-distribution set */
+    bool baseline; /* rows[0] is what the others are compared with */
     vm_row *rows;
     size_t n_rows;
 } vm_comparison;
@@ -32,11 +32,11 @@ typedef struct vm_strange_set {
 } vm_strange_set;
 
 typedef struct vm_group {
-    const char *name;            /* "" for labels without one */
-    vm_comparison *tasks;        /* home tasks first */
+    const char *name;     /* "" for labels without one */
+    vm_comparison *tasks; /* home tasks first */
     size_t n_tasks;
-    const vm_report_ood **oods;  /* [n_oods] */
-    const char **ood_names;      /* [n_oods] */
+    const vm_report_ood **oods; /* [n_oods] */
+    const char **ood_names;     /* [n_oods] */
     size_t n_oods;
     vm_strange_set *sets;
     size_t n_sets;

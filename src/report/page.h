@@ -6,13 +6,13 @@
 #include "report/compare.h"
 #include "report/text.h"
 
-void vm_page_style(vm_text *t);                                                                    /* style.c: the CSS */
-void vm_page_summary(vm_text *t, const vm_report_data *data, const vm_groups *groups);            /* summary.c: plain words */
-void vm_page_group(vm_text *t, const vm_group *group, size_t index);                               /* tasks.c: tables and figures */
-void vm_page_ood(vm_text *t, const vm_group *group, size_t index);                                 /* strange.c: strange questions */
-void vm_page_training(vm_text *t, const vm_report_data *data);                                     /* appendix.c: learning curves */
-vmoer_status vm_page_configuration(vm_text *t, const vm_report_data *data);                        /* appendix.c: settings, fingerprints */
-void vm_page_glossary(vm_text *t);                                                                 /* glossary.c */
+void vm_page_style(vm_text *t);                                                        /* style.c: the CSS */
+void vm_page_summary(vm_text *t, const vm_report_data *data, const vm_groups *groups); /* summary.c: plain words */
+void vm_page_group(vm_text *t, const vm_group *group, size_t index);                   /* tasks.c: tables and figures */
+void vm_page_ood(vm_text *t, const vm_group *group, size_t index);          /* strange.c: strange questions */
+void vm_page_training(vm_text *t, const vm_report_data *data);              /* appendix.c: learning curves */
+vmoer_status vm_page_configuration(vm_text *t, const vm_report_data *data); /* appendix.c: settings, fingerprints */
+void vm_page_glossary(vm_text *t);                                          /* glossary.c */
 
 /* "published · openbookqa"; the task alone where the group has no name. */
 void vm_page_heading(vm_text *t, const vm_group *group, const char *what);

@@ -1,5 +1,5 @@
-/* read.c: results.json and training.json (docs/FORMATS.md) into structs. The files may have been written by anybody: every
- * type and range is checked, and an error names the file and the key. */
+/* read.c: results.json and training.json (docs/FORMATS.md) into structs. The files may have been written by anybody:
+ * every type and range is checked, and an error names the file and the key. */
 #include "report/collect.h"
 
 #include "base/json.h"
@@ -14,12 +14,11 @@ typedef struct reader {
     const char *file;
 } reader;
 
-static vmoer_status no_memory(const reader *r) {
-    return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", r->file);
-}
+static vmoer_status no_memory(const reader *r) { return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", r->file); }
 
 static vmoer_status wrong(const reader *r, const char *where, const char *key, const char *expected) {
-    return vm_error(VMOER_ERROR_FORMAT, "%s: %.200s%s%s: %s expected", r->file, where, *where ? "." : "", key, expected);
+    return vm_error(VMOER_ERROR_FORMAT, "%s: %.200s%s%s: %s expected", r->file, where, *where ? "." : "", key,
+                    expected);
 }
 
 static void *get_memory(const reader *r, size_t count, size_t size) {
@@ -28,7 +27,8 @@ static void *get_memory(const reader *r, size_t count, size_t size) {
     return p;
 }
 
-static vmoer_status need_number(const reader *r, const json_t *object, const char *where, const char *key, double *out) {
+static vmoer_status need_number(const reader *r, const json_t *object, const char *where, const char *key,
+                                double *out) {
     const json_t *value = json_object_get(object, key);
     if (!json_is_number(value)) return wrong(r, where, key, "a number");
     *out = json_number_value(value);
@@ -43,25 +43,30 @@ static vmoer_status need_count(const reader *r, const json_t *object, const char
     return VMOER_OK;
 }
 
-static vmoer_status need_string(const reader *r, const json_t *object, const char *where, const char *key, const char **out) {
+static vmoer_status need_string(const reader *r, const json_t *object, const char *where, const char *key,
+                                const char **out) {
     *out = json_string_value(json_object_get(object, key));
     return *out ? VMOER_OK : wrong(r, where, key, "a string");
 }
 
-static vmoer_status need_object(const reader *r, const json_t *object, const char *where, const char *key, const json_t **out) {
+static vmoer_status need_object(const reader *r, const json_t *object, const char *where, const char *key,
+                                const json_t **out) {
     *out = json_object_get(object, key);
     return json_is_object(*out) ? VMOER_OK : wrong(r, where, key, "an object");
 }
 
-static vmoer_status need_interval(const reader *r, const json_t *object, const char *where, const char *key, vm_interval *out) {
+static vmoer_status need_interval(const reader *r, const json_t *object, const char *where, const char *key,
+                                  vm_interval *out) {
     const json_t *pair = json_object_get(object, key);
     const json_t *low = json_array_get(pair, 0), *high = json_array_get(pair, 1);
-    if (json_array_size(pair) != 2 || !json_is_number(low) || !json_is_number(high)) return wrong(r, where, key, "[low, high]");
+    if (json_array_size(pair) != 2 || !json_is_number(low) || !json_is_number(high))
+        return wrong(r, where, key, "[low, high]");
     *out = (vm_interval){json_number_value(low), json_number_value(high)};
     return VMOER_OK;
 }
 
-static vmoer_status read_bins(const reader *r, const json_t *task, const char *where, vm_reliability_bin bins[VM_ECE_BINS]) {
+static vmoer_status read_bins(const reader *r, const json_t *task, const char *where,
+                              vm_reliability_bin bins[VM_ECE_BINS]) {
     const json_t *array = json_object_get(task, "reliability");
     if (json_array_size(array) != VM_ECE_BINS) return wrong(r, where, "reliability", "an array of 15 bins");
     for (size_t b = 0; b < VM_ECE_BINS; b++) {
@@ -166,7 +171,8 @@ static vmoer_status read_roc(const reader *r, const json_t *json, const char *wh
     for (size_t i = 0; i < signal->n_roc; i++) {
         const json_t *pair = json_array_get(roc, i);
         const json_t *x = json_array_get(pair, 0), *y = json_array_get(pair, 1);
-        if (json_array_size(pair) != 2 || !json_is_number(x) || !json_is_number(y)) return wrong(r, where, "roc", "an array of [fpr, tpr]");
+        if (json_array_size(pair) != 2 || !json_is_number(x) || !json_is_number(y))
+            return wrong(r, where, "roc", "an array of [fpr, tpr]");
         signal->fpr[i] = json_number_value(x);
         signal->tpr[i] = json_number_value(y);
     }
@@ -187,8 +193,14 @@ static vmoer_status read_signal(const reader *r, const char *name, const json_t 
 }
 
 int vm_signal_rank(const char *name) {
-    static const char *const ORDER[] = {"choice_entropy", "vocabulary_entropy", "gate_entropy", "gate_entropy_last", "logit_variance",
-                                        "logit_variance_last", "logit_variance_projected", "logit_variance_projected_last"};
+    static const char *const ORDER[] = {"choice_entropy",
+                                        "vocabulary_entropy",
+                                        "gate_entropy",
+                                        "gate_entropy_last",
+                                        "logit_variance",
+                                        "logit_variance_last",
+                                        "logit_variance_projected",
+                                        "logit_variance_projected_last"};
     enum { KNOWN = sizeof ORDER / sizeof *ORDER };
     for (int i = 0; i < KNOWN; i++) {
         if (strcmp(name, ORDER[i]) == 0) return i;
@@ -240,7 +252,8 @@ static vmoer_status read_ood(const reader *r, const json_t *root, const json_t *
 }
 
 /* Loads `file`, keeps it alive with the data, and copies `path`. */
-static vmoer_status open_document(const reader *r, const char *path, const json_t **root, const char **kept_path, const char **kind) {
+static vmoer_status open_document(const reader *r, const char *path, const json_t **root, const char **kept_path,
+                                  const char **kind) {
     json_t *document;
     VM_TRY(vm_json_load(r->file, &document));
     if (json_array_append_new(r->data->documents, document) != 0) return no_memory(r);
@@ -258,7 +271,8 @@ vmoer_status vm_report_read_results(vm_report_data *data, const char *file, cons
     VM_TRY(open_document(&r, path, &root, &kept, &kind));
     bool eval = strcmp(kind, "eval") == 0;
     if (!eval && strcmp(kind, "ood") != 0) {
-        return vm_report_note(data, "%s holds results of the kind \"%s\", which this report does not show.", path, kind);
+        return vm_report_note(data, "%s holds results of the kind \"%s\", which this report does not show.", path,
+                              kind);
     }
     VM_TRY(need_object(&r, root, "", "results", &results));
     return eval ? read_eval(&r, root, results, kept) : read_ood(&r, root, results, kept);
@@ -275,7 +289,24 @@ static vmoer_status read_record(const reader *r, const json_t *record, vm_report
         const json_t *from = CURVES[c].heldout ? heldout : record;
         const json_t *value = json_object_get(from, CURVES[c].key);
         training->curve[c][i] = NAN;
-        if (value && !json_is_null(value)) VM_TRY(need_number(r, from, "history", CURVES[c].key, &training->curve[c][i]));
+        if (value && !json_is_null(value))
+            VM_TRY(need_number(r, from, "history", CURVES[c].key, &training->curve[c][i]));
+    }
+    return VMOER_OK;
+}
+
+static vmoer_status read_layers(const reader *r, vm_report_training *training) {
+    static const char *const KEYS[] = {"error_before", "error_after"};
+    const json_t *layers = json_object_get(training->json, "layers");
+    if (layers && !json_is_array(layers)) return wrong(r, "", "layers", "an array");
+    training->n_layers = json_array_size(layers);
+    training->layer = get_memory(r, training->n_layers, sizeof *training->layer);
+    for (int k = 0; k < 2; k++) training->error[k] = get_memory(r, training->n_layers, sizeof *training->error[k]);
+    if (!training->layer || !training->error[0] || !training->error[1]) return no_memory(r);
+    for (size_t i = 0; i < training->n_layers; i++) {
+        const json_t *layer = json_array_get(layers, i);
+        VM_TRY(need_number(r, layer, "layers", "layer", &training->layer[i]));
+        for (int k = 0; k < 2; k++) VM_TRY(need_number(r, layer, "layers", KEYS[k], &training->error[k][i]));
     }
     return VMOER_OK;
 }
@@ -285,7 +316,8 @@ vmoer_status vm_report_read_training(vm_report_data *data, const char *file, con
     vm_report_training training = {0};
     VM_TRY(open_document(&r, path, &training.json, &training.path, &training.kind));
     const json_t *history = json_object_get(training.json, "history");
-    if (!json_is_array(history)) return wrong(&r, "", "history", "an array");
+    if (history && !json_is_array(history))
+        return wrong(&r, "", "history", "an array"); /* an upcycled model has none */
     training.n = json_array_size(history);
     training.step = get_memory(&r, training.n, sizeof *training.step);
     if (!training.step) return no_memory(&r);
@@ -296,7 +328,9 @@ vmoer_status vm_report_read_training(vm_report_data *data, const char *file, con
     for (size_t i = 0; i < training.n; i++) {
         VM_TRY(read_record(&r, json_array_get(history, i), &training, i));
     }
-    if (!vm_grow((void **)&data->trainings, &data->capacity[2], data->n_trainings + 1, sizeof training)) return no_memory(&r);
+    VM_TRY(read_layers(&r, &training));
+    if (!vm_grow((void **)&data->trainings, &data->capacity[2], data->n_trainings + 1, sizeof training))
+        return no_memory(&r);
     data->trainings[data->n_trainings++] = training;
     return VMOER_OK;
 }

@@ -11,18 +11,22 @@
 static void put_models(vm_text *t, const vm_report_data *data) {
     for (size_t i = 0; i < data->n_runs; i++) {
         bool named = false;
-        for (size_t before = 0; before < i; before++) named = named || strcmp(data->runs[before].model, data->runs[i].model) == 0;
+        for (size_t before = 0; before < i; before++)
+            named = named || strcmp(data->runs[before].model, data->runs[i].model) == 0;
         if (!named) vm_text_put(t, "%s%t", i ? ", " : " of ", data->runs[i].model);
     }
 }
 
 static void put_header(vm_text *t, const vm_report_data *data, const vm_groups *groups, const char *title) {
-    vm_text_put(t, "<header>\n<h1>%t</h1>\n<p class=\"lead\">%u evaluation run%s", title, data->n_runs, data->n_runs == 1 ? "" : "s");
+    vm_text_put(t, "<header>\n<h1>%t</h1>\n<p class=\"lead\">%u evaluation run%s", title, data->n_runs,
+                data->n_runs == 1 ? "" : "s");
     put_models(t, data);
-    vm_text_put(t, ". Accuracy, honesty of the confidence, and what happens on strange questions.</p>\n<nav><a href=\"#summary\">In short</a>");
+    vm_text_put(t, ". Accuracy, honesty of the confidence, and what happens on strange questions.</p>\n<nav><a "
+                   "href=\"#summary\">In short</a>");
     for (size_t i = 0; i < groups->n; i++) {
         const vm_group *group = &groups->items[i];
-        if (group->n_tasks > 0) vm_text_put(t, "<a href=\"#group-%u\">%t</a>", i, *group->name ? group->name : "Results");
+        if (group->n_tasks > 0)
+            vm_text_put(t, "<a href=\"#group-%u\">%t</a>", i, *group->name ? group->name : "Results");
         if (group->n_sets > 0) {
             vm_text_put(t, "<a href=\"#strange-%u\">", i);
             vm_page_heading(t, group, "strange questions");
@@ -34,8 +38,11 @@ static void put_header(vm_text *t, const vm_report_data *data, const vm_groups *
 }
 
 static vmoer_status put_page(vm_text *t, const vm_report_data *data, const vm_groups *groups, const char *title) {
-    vm_text_put(t, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-                   "<meta name=\"color-scheme\" content=\"light dark\">\n<title>%t</title>\n", title);
+    vm_text_put(t,
+                "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
+                "content=\"width=device-width, initial-scale=1\">\n"
+                "<meta name=\"color-scheme\" content=\"light dark\">\n<title>%t</title>\n",
+                title);
     vm_page_style(t);
     vm_text_put(t, "</head>\n<body>\n<main>\n");
     put_header(t, data, groups, title);

@@ -1,4 +1,5 @@
-/* samples.c: samples.jsonl into predictions, item by item: what differences between runs and risk-coverage curves are made of. */
+/* samples.c: samples.jsonl into predictions, item by item: what differences between runs and risk-coverage curves are
+ * made of. */
 #include "report/collect.h"
 
 #include "base/file.h"
@@ -24,13 +25,16 @@ typedef struct samples {
 } samples;
 
 static vmoer_status read_line(vm_report_data *data, const char *where, const json_t *json, sample *out) {
-    const char *task = json_string_value(json_object_get(json, "task")), *id = json_string_value(json_object_get(json, "id"));
+    const char *task = json_string_value(json_object_get(json, "task")),
+               *id = json_string_value(json_object_get(json, "id"));
     const char *hash = json_string_value(json_object_get(json, "hash"));
     const json_t *label = json_object_get(json, "label"), *p = json_object_get(json, "probabilities");
     size_t k = json_array_size(p);
-    if (!task || !id || !hash) return vm_error(VMOER_ERROR_FORMAT, "%s: task, id and hash expected, each a string", where);
+    if (!task || !id || !hash)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: task, id and hash expected, each a string", where);
     if (k < 1 || k > VMOER_MAX_CHOICES) {
-        return vm_error(VMOER_ERROR_FORMAT, "%s: probabilities: an array of 1 to %d numbers expected", where, VMOER_MAX_CHOICES);
+        return vm_error(VMOER_ERROR_FORMAT, "%s: probabilities: an array of 1 to %d numbers expected", where,
+                        VMOER_MAX_CHOICES);
     }
     json_int_t right = json_integer_value(label);
     if (!json_is_integer(label) || right < 0 || right >= (json_int_t)k) {
@@ -75,9 +79,7 @@ static vmoer_status parse_lines(vm_report_data *data, const char *file, const vm
     return VMOER_OK;
 }
 
-static int by_key(const void *a, const void *b) {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
+static int by_key(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
 
 static vmoer_status refuse_duplicates(const char *file, const vm_report_task *task) {
     size_t n = task->samples.n;
@@ -122,11 +124,13 @@ static vmoer_status check_task(vm_report_data *data, const char *file, const cha
     vm_metrics m;
     if (task->samples.n == 0) return VMOER_OK;
     VM_TRY_IN(vm_metrics_compute(&task->samples, &m), "%s: %s", file, task->name);
-    bool agree = task->samples.n == task->n && fabs(m.acc - task->metrics.acc) < 1e-6 && fabs(m.nll - task->metrics.nll) < 1e-6;
+    bool agree =
+        task->samples.n == task->n && fabs(m.acc - task->metrics.acc) < 1e-6 && fabs(m.nll - task->metrics.nll) < 1e-6;
     if (agree) return VMOER_OK;
     task->samples.n = 0;
-    return vm_report_note(data, "%s: samples.jsonl and results.json disagree about %s, so its items are not compared one by one.", path,
-                          task->name);
+    return vm_report_note(
+        data, "%s: samples.jsonl and results.json disagree about %s, so its items are not compared one by one.", path,
+        task->name);
 }
 
 vmoer_status vm_report_read_samples(vm_report_data *data, const char *file) {

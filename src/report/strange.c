@@ -67,14 +67,25 @@ static void roc_figure(vm_text *t, const char *run, const vm_report_set *set) {
         if (s && s->n_roc > 0) series[n++] = (vm_series){LINES[i].shown, s->fpr, s->tpr, s->n_roc, LINES[i].style};
     }
     if (n == 0) return;
-    vm_text_put(t, "<figure><figcaption><b>%t</b>ROC against %t. Above the diagonal is better than guessing.</figcaption>", run, set->name);
-    vm_chart_lines(t, &(vm_chart){.title = "ROC curves", .subject = run, .x_label = "familiar ones flagged by mistake", .y_label = "strange ones caught", .x_high = 1, .y_high = 1, .diagonal = true, .series = series, .n_series = n});
+    vm_text_put(t,
+                "<figure><figcaption><b>%t</b>ROC against %t. Above the diagonal is better than guessing.</figcaption>",
+                run, set->name);
+    vm_chart_lines(t, &(vm_chart){.title = "ROC curves",
+                                  .subject = run,
+                                  .x_label = "familiar ones flagged by mistake",
+                                  .y_label = "strange ones caught",
+                                  .x_high = 1,
+                                  .y_high = 1,
+                                  .diagonal = true,
+                                  .series = series,
+                                  .n_series = n});
     vm_text_put(t, "</figure>\n");
 }
 
 static void show_set(vm_text *t, const vm_group *group, const vm_strange_set *set) {
-    vm_text_put(t, "<h3>%t <span class=\"note\">%u questions, against %u of %t; guessing has an AUPR of %n3</span></h3>\n", set->name, set->n,
-                set->id_n, set->id_task, (double)set->n / (double)(set->n + set->id_n));
+    vm_text_put(t,
+                "<h3>%t <span class=\"note\">%u questions, against %u of %t; guessing has an AUPR of %n3</span></h3>\n",
+                set->name, set->n, set->id_n, set->id_task, (double)set->n / (double)(set->n + set->id_n));
     signal_table(t, group, set);
     size_t runs = 0;
     for (size_t i = 0; i < group->n_oods; i++) runs += vm_set_find(group->oods[i], set) != NULL;
@@ -90,7 +101,9 @@ void vm_page_ood(vm_text *t, const vm_group *group, size_t index) {
     if (group->n_sets == 0) return;
     vm_text_put(t, "<h2 id=\"strange-%u\">", index);
     vm_page_heading(t, group, "noticing strange questions");
-    vm_text_put(t, "</h2>\n<p class=\"note\">Out-of-distribution detection: does a signal rise on questions of another kind? AUROC with 95%% intervals. "
-                   "The length of the question is a control, not a signal: what a signal does no better than length, length may explain.</p>\n");
+    vm_text_put(t, "</h2>\n<p class=\"note\">Out-of-distribution detection: does a signal rise on questions of another "
+                   "kind? AUROC with 95%% intervals. "
+                   "The length of the question is a control, not a signal: what a signal does no better than length, "
+                   "length may explain.</p>\n");
     for (size_t i = 0; i < group->n_sets; i++) show_set(t, group, &group->sets[i]);
 }

@@ -25,9 +25,7 @@ static void add(vm_text *t, const char *data, size_t size) {
     t->size = need;
 }
 
-static void add_text(vm_text *t, const char *text) {
-    add(t, text, strlen(text));
-}
+static void add_text(vm_text *t, const char *text) { add(t, text, strlen(text)); }
 
 /* Length of the well-formed UTF-8 character at s (no surrogates, no overlong forms); 0: broken. s is NUL-terminated. */
 static size_t utf8_length(const char *s) {
@@ -45,13 +43,20 @@ static size_t utf8_length(const char *s) {
 
 static void add_character(vm_text *t, const char *s, size_t length) {
     unsigned char c = (unsigned char)*s;
-    if (length == 0 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f) add_text(t, "\xef\xbf\xbd"); /* U+FFFD */
-    else if (c == '&') add_text(t, "&amp;");
-    else if (c == '<') add_text(t, "&lt;");
-    else if (c == '>') add_text(t, "&gt;");
-    else if (c == '"') add_text(t, "&quot;");
-    else if (c == '\'') add_text(t, "&#39;");
-    else add(t, s, length);
+    if (length == 0 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
+        add_text(t, "\xef\xbf\xbd"); /* U+FFFD */
+    else if (c == '&')
+        add_text(t, "&amp;");
+    else if (c == '<')
+        add_text(t, "&lt;");
+    else if (c == '>')
+        add_text(t, "&gt;");
+    else if (c == '"')
+        add_text(t, "&quot;");
+    else if (c == '\'')
+        add_text(t, "&#39;");
+    else
+        add(t, s, length);
 }
 
 static const char *add_next(vm_text *t, const char *s) {
@@ -95,7 +100,9 @@ static void add_fixed(vm_text *t, double value, int decimals, const char *minus,
         return;
     }
     if (!isfinite(value) || fabs(value) > 1e12) {
-        add_text(t, isnan(value) ? "\xe2\x80\x93" : value < 0 ? "\xe2\x88\x92\xe2\x88\x9e" : "\xe2\x88\x9e"); /* en dash, infinity */
+        add_text(t, isnan(value) ? "\xe2\x80\x93"
+                    : value < 0  ? "\xe2\x88\x92\xe2\x88\x9e"
+                                 : "\xe2\x88\x9e"); /* en dash, infinity */
         return;
     }
     uint64_t scale = (uint64_t)POWER[decimals], scaled = (uint64_t)llround(fabs(value) * POWER[decimals]);
@@ -142,7 +149,7 @@ void vm_text_put(vm_text *t, const char *format, ...) {
         } else if (*s == 'd') {
             int value = va_arg(arguments, int);
             if (value < 0) add_text(t, "-");
-            add_unsigned(t, value < 0 ? (uint64_t)-(int64_t)value : (uint64_t)value);
+            add_unsigned(t, value < 0 ? (uint64_t) - (int64_t)value : (uint64_t)value);
         } else if (*s == 'u') {
             add_unsigned(t, va_arg(arguments, size_t));
         } else if (*s == 'n') {

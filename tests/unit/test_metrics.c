@@ -1,8 +1,9 @@
-/* test_metrics.c: metrics, bootstrap, calibration floor, temperature and risk-coverage against scikit-learn's and numpy's
- * numbers (tests/golden/metrics.json, by tools/golden_metrics.py) and against closed forms. */
+/* test_metrics.c: metrics, bootstrap, calibration floor, temperature and risk-coverage against scikit-learn's and
+ * numpy's numbers (tests/golden/metrics.json, by tools/golden_metrics.py) and against closed forms. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
 #include <cmocka.h>
 
 #include "base/json.h"
@@ -24,7 +25,8 @@ typedef struct table {
 } table;
 
 static table table_new(size_t n, int stride) {
-    table t = {.p = calloc(n * (size_t)stride, sizeof *t.p), .k = calloc(n, sizeof *t.k), .label = calloc(n, sizeof *t.label)};
+    table t = {
+        .p = calloc(n * (size_t)stride, sizeof *t.p), .k = calloc(n, sizeof *t.k), .label = calloc(n, sizeof *t.label)};
     for (size_t i = 0; i < n; i++) t.k[i] = stride;
     t.d = (vm_predictions){.n = n, .stride = stride, .p = t.p, .k = t.k, .label = t.label};
     return t;
@@ -111,7 +113,8 @@ static void golden(void **state) {
         double ece = 0;
         for (int b = 0; b < VM_ECE_BINS; b++) {
             size_t count = (size_t)json_integer_value(json_array_get(json_object_get(expected, "counts"), (size_t)b));
-            if (bins[b].count != count) fail_msg("%s: bin %d holds %zu items, expected %zu", name, b, bins[b].count, count);
+            if (bins[b].count != count)
+                fail_msg("%s: bin %d holds %zu items, expected %zu", name, b, bins[b].count, count);
             ece += (double)bins[b].count / (double)t.d.n * fabs(bins[b].accuracy - bins[b].confidence);
         }
         near(name, "ece", ece, expected, 1e-9);
@@ -131,8 +134,8 @@ static void golden(void **state) {
     json_decref(root);
 }
 
-/* All items confident by c, a share a of them right: ECE = MCE = |a - c|, in one bin. With equal confidences the equal-mass
- * bins follow the items' order; right and wrong ones spread evenly give the same value. */
+/* All items confident by c, a share a of them right: ECE = MCE = |a - c|, in one bin. With equal confidences the
+ * equal-mass bins follow the items' order; right and wrong ones spread evenly give the same value. */
 static void constant_confidence(void **state) {
     (void)state;
     table t = table_new(300, 4);
@@ -214,8 +217,8 @@ static void refuses_bad_input(void **state) {
     table_free(&t);
 }
 
-/* n items over four choices with confidences from .3 to 1; the label is drawn from p (calibrated) or from p sharpened or
- * flattened by ln p -> ln p / planted. */
+/* n items over four choices with confidences from .3 to 1; the label is drawn from p (calibrated) or from p sharpened
+ * or flattened by ln p -> ln p / planted. */
 static table synthetic(size_t n, uint64_t seed, double planted) {
     table t = table_new(n, 4);
     vm_rng rng = vm_rng_start(seed, VM_RNG_TEXT, 0);
@@ -233,9 +236,7 @@ static table synthetic(size_t n, uint64_t seed, double planted) {
     return t;
 }
 
-static double width(vm_interval i) {
-    return i.high - i.low;
-}
+static double width(vm_interval i) { return i.high - i.low; }
 
 static void bootstrap_agrees_with_binomial(void **state) {
     (void)state;
@@ -257,12 +258,13 @@ static void bootstrap_agrees_with_binomial(void **state) {
     for (size_t i = 0; i < 500; i++) square += pow(-log(t.p[4 * i + (size_t)t.label[i]]) - m.nll, 2);
     assert_true(fabs(width(ci.nll) / 2 / (sqrt(square / 499) / sqrt(500)) - 1.96) < .15);
     assert_true(ci.brier.low < m.brier && m.brier < ci.brier.high);
-    assert_true(ci.ece.low > 0 && ci.ece.low <= ci.ece.high && ci.mce.low <= ci.mce.high && ci.ece_mass.low < ci.ece_mass.high);
+    assert_true(ci.ece.low > 0 && ci.ece.low <= ci.ece.high && ci.mce.low <= ci.mce.high &&
+                ci.ece_mass.low < ci.ece_mass.high);
     table_free(&t);
 }
 
-/* One item drawn n times: every metric is that of the item, so the interval has no width. It also walks the equal-mass bins
- * over items that count many times. */
+/* One item drawn n times: every metric is that of the item, so the interval has no width. It also walks the equal-mass
+ * bins over items that count many times. */
 static void bootstrap_of_equal_items(void **state) {
     (void)state;
     table t = table_new(40, 2);
@@ -292,7 +294,8 @@ static void paired_is_tighter_and_signed(void **state) {
     assert_int_equal(vm_metrics_compute(&b.d, &m_b), VMOER_OK);
     assert_int_equal(vm_metrics_bootstrap(&a.d, 1000, 5, &alone), VMOER_OK);
     assert_true(fabs(difference.ece - (m_b.ece - m_a.ece)) < 1e-15 && difference.ece < 0);
-    assert_true(difference.acc == 0 && paired.acc.low == 0 && paired.acc.high == 0); /* scaling keeps every prediction */
+    assert_true(difference.acc == 0 && paired.acc.low == 0 &&
+                paired.acc.high == 0); /* scaling keeps every prediction */
     assert_true(paired.ece.high < 0 && paired.nll.high < 0);
     assert_true(width(paired.nll) < width(alone.nll));
 
@@ -307,8 +310,8 @@ static void paired_is_tighter_and_signed(void **state) {
     table_free(&b);
 }
 
-/* A calibrated predictor's ECE is a draw from the floor's own distribution: over 40 data sets it exceeds the 95th percentile
- * about twice, and the mean of the floor matches their mean. An over-confident one exceeds it always. */
+/* A calibrated predictor's ECE is a draw from the floor's own distribution: over 40 data sets it exceeds the 95th
+ * percentile about twice, and the mean of the floor matches their mean. An over-confident one exceeds it always. */
 static void floor_holds_the_calibrated(void **state) {
     (void)state;
     int above = 0, overconfident_above = 0;
@@ -364,7 +367,8 @@ static void temperature_recovers_what_was_planted(void **state) {
         assert_true(nll_at(&t.d, temperature) <= nll_at(&t.d, temperature / 1.001));
         table_free(&t);
     }
-    /* Right and certain wants T -> 0, wrong and certain T -> infinity: the ends of the range; equal choices want nothing. */
+    /* Right and certain wants T -> 0, wrong and certain T -> infinity: the ends of the range; equal choices want
+     * nothing. */
     table t = table_new(5, 2);
     double temperature;
     for (size_t i = 0; i < 5; i++) t.p[2 * i] = .9, t.p[2 * i + 1] = .1;

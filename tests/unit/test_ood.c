@@ -1,7 +1,9 @@
-/* test_ood.c: AUROC, average precision and FPR95 against scikit-learn's numbers (tests/golden/metrics.json) and by hand. */
+/* test_ood.c: AUROC, average precision and FPR95 against scikit-learn's numbers (tests/golden/metrics.json) and by
+ * hand. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
 #include <cmocka.h>
 
 #include "base/json.h"

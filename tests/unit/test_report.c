@@ -1,5 +1,5 @@
-/* test_report.c: a synthetic folder of runs, written as docs/FORMATS.md says, becomes one self-contained page; bad files are
- * refused by name. VMOER_REPORT_OUTPUT=page.html keeps the page to look at. */
+/* test_report.c: a synthetic folder of runs, written as docs/FORMATS.md says, becomes one self-contained page; bad
+ * files are refused by name. VMOER_REPORT_OUTPUT=page.html keeps the page to look at. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -81,9 +81,9 @@ static char *slurp(const char *path) {
 
 typedef struct made_run {
     const char *folder, *label, *kind;
-    double sharpness;    /* how far the probabilities exaggerate: 1 is calibrated */
-    double gain;         /* added to the logit of the right answer */
-    double variance;     /* level of the logit variance, 0: the model has none */
+    double sharpness; /* how far the probabilities exaggerate: 1 is calibrated */
+    double gain;      /* added to the logit of the right answer */
+    double variance;  /* level of the logit variance, 0: the model has none */
 } made_run;
 
 enum { CHOICES = 4 };
@@ -131,17 +131,21 @@ static json_t *result_of(const made_run *run, const vm_predictions *d) {
     vm_reliability(d, bins);
     json_t *reliability = json_array(), *layers = json_array();
     for (int b = 0; b < VM_ECE_BINS; b++) {
-        json_array_append_new(reliability, json_pack("{sf sf sI sf sf}", "low", bins[b].low, "high", bins[b].high, "count", (json_int_t)bins[b].count, "confidence",
+        json_array_append_new(reliability, json_pack("{sf sf sI sf sf}", "low", bins[b].low, "high", bins[b].high,
+                                                     "count", (json_int_t)bins[b].count, "confidence",
                                                      bins[b].confidence, "accuracy", bins[b].accuracy));
     }
     for (int l = 0; l < 30; l++) {
         double wave = sin(l * .4) * .08;
-        json_array_append_new(layers, json_pack("{si sf sf sf}", "layer", l, "logit_spread", .5 + wave + run->variance * .1, "margin", .12 - wave / 2 - run->variance * .02,
-                                                "load_entropy", 3.0 + wave));
+        json_array_append_new(layers,
+                              json_pack("{si sf sf sf}", "layer", l, "logit_spread", .5 + wave + run->variance * .1,
+                                        "margin", .12 - wave / 2 - run->variance * .02, "load_entropy", 3.0 + wave));
     }
-    return json_pack("{sI sf sf sf sf sf sf s{so so so so so so} s{sf sf} so s{so}}", "n", (json_int_t)d->n, "acc", m.acc, "nll", m.nll, "ece", m.ece, "mce", m.mce, "brier",
-                     m.brier, "ece_mass", m.ece_mass, "ci95", "acc", interval(ci.acc), "nll", interval(ci.nll), "ece", interval(ci.ece), "mce", interval(ci.mce), "brier",
-                     interval(ci.brier), "ece_mass", interval(ci.ece_mass), "ece_floor", "mean", floor.mean, "p95", floor.p95, "reliability", reliability, "routing", "layers", layers);
+    return json_pack("{sI sf sf sf sf sf sf s{so so so so so so} s{sf sf} so s{so}}", "n", (json_int_t)d->n, "acc",
+                     m.acc, "nll", m.nll, "ece", m.ece, "mce", m.mce, "brier", m.brier, "ece_mass", m.ece_mass, "ci95",
+                     "acc", interval(ci.acc), "nll", interval(ci.nll), "ece", interval(ci.ece), "mce", interval(ci.mce),
+                     "brier", interval(ci.brier), "ece_mass", interval(ci.ece_mass), "ece_floor", "mean", floor.mean,
+                     "p95", floor.p95, "reliability", reliability, "routing", "layers", layers);
 }
 
 static char *lines_of(const char *task, const vm_predictions *d, char *text) {
@@ -153,7 +157,8 @@ static char *lines_of(const char *task, const vm_predictions *d, char *text) {
         char id[64], hash[32];
         snprintf(id, sizeof id, "%s-%zu", task, i);
         snprintf(hash, sizeof hash, "%016zx", i * 2654435761u);
-        json_t *line = json_pack("{ss ss ss si so}", "task", task, "id", id, "hash", hash, "label", d->label[i], "probabilities", p);
+        json_t *line = json_pack("{ss ss ss si so}", "task", task, "id", id, "hash", hash, "label", d->label[i],
+                                 "probabilities", p);
         char *written = vm_json_line(line);
         used += (size_t)sprintf(text + used, "%s\n", written);
         free(written);
@@ -181,11 +186,17 @@ static void make_run(const made_run *run) {
     }
     bool deterministic = strcmp(run->kind, "deterministic") == 0;
     snprintf(name, sizeof name, "%s/results.json", run->folder);
-    put_json(name, json_pack("{ss ss ss s{ss ss ss} s{ss ss} s{ss ss? so sf} s{ss ss ss ss si si sb} so}", "vmoer", "0.1.0", "kind", "eval", "label", run->label, "model", "name",
-                             "smollm2-moe", "architecture", "granitemoe", "fingerprint", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "adapter", "name", "map", "fingerprint",
-                             "0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53b179c9523d0e6a", "router", "kind", run->kind, "fingerprint",
-                             deterministic ? NULL : "7562b682750a6f8c8c15e5bc70ea373728110db53b179c9523d0e6a0f98a330c", "layers", deterministic ? json_array() : json_pack("[iii]", 3, 7, 9), "temperature", 1.0,
-                             "config", "format", "cloze", "split", "test", "compute", "bf16", "inference", deterministic ? "mean" : "sample", "samples", 32, "seed", 0, "oracle", 0, "results", results));
+    put_json(name,
+             json_pack("{ss ss ss s{ss ss ss} s{ss ss} s{ss ss? so sf} s{ss ss ss ss si si sb} so}", "vmoer", "0.1.0",
+                       "kind", "eval", "label", run->label, "model", "name", "smollm2-moe", "architecture",
+                       "granitemoe", "fingerprint", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                       "adapter", "name", "map", "fingerprint",
+                       "0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53b179c9523d0e6a", "router", "kind", run->kind,
+                       "fingerprint",
+                       deterministic ? NULL : "7562b682750a6f8c8c15e5bc70ea373728110db53b179c9523d0e6a0f98a330c",
+                       "layers", deterministic ? json_array() : json_pack("[iii]", 3, 7, 9), "temperature", 1.0,
+                       "config", "format", "cloze", "split", "test", "compute", "bf16", "inference",
+                       deterministic ? "mean" : "sample", "samples", 32, "seed", 0, "oracle", 0, "results", results));
     snprintf(name, sizeof name, "%s/samples.jsonl", run->folder);
     put_file(name, lines);
     free(lines);
@@ -205,8 +216,8 @@ static json_t *signal_of(uint64_t seed, double shift, size_t n_id, size_t n_ood)
     for (size_t i = 0; i < n; i++) json_array_append_new(roc, json_pack("[ff]", fpr[i], tpr[i]));
     free(id);
     free(ood);
-    return json_pack("{sf sf sf s{so so so} so}", "auroc", m.auroc, "aupr", m.aupr, "fpr95", m.fpr95, "ci95", "auroc", interval(ci.auroc), "aupr", interval(ci.aupr), "fpr95",
-                     interval(ci.fpr95), "roc", roc);
+    return json_pack("{sf sf sf s{so so so} so}", "auroc", m.auroc, "aupr", m.aupr, "fpr95", m.fpr95, "ci95", "auroc",
+                     interval(ci.auroc), "aupr", interval(ci.aupr), "fpr95", interval(ci.fpr95), "roc", roc);
 }
 
 static void make_ood(const made_run *run) {
@@ -219,19 +230,23 @@ static void make_ood(const made_run *run) {
     json_t *results = json_object();
     for (size_t i = 0; i < 3; i++) {
         json_t *signals = json_object();
-        json_object_set_new(signals, "choice_entropy", signal_of(i + 100 * strlen(run->folder), sets[i].shift, 500, sets[i].n));
+        json_object_set_new(signals, "choice_entropy",
+                            signal_of(i + 100 * strlen(run->folder), sets[i].shift, 500, sets[i].n));
         json_object_set_new(signals, "vocabulary_entropy", signal_of(10 + i, sets[i].shift - .2, 500, sets[i].n));
         json_object_set_new(signals, "gate_entropy", signal_of(20 + i, .05, 500, sets[i].n));
         json_object_set_new(signals, "length", signal_of(30 + i, sets[i].length, 500, sets[i].n));
         if (run->variance > 0) {
-            json_object_set_new(signals, "logit_variance", signal_of(40 + i, i == 1 ? -.7 : sets[i].shift + .3, 500, sets[i].n));
-            json_object_set_new(signals, "logit_variance_projected", signal_of(50 + i, sets[i].shift + .2, 500, sets[i].n));
+            json_object_set_new(signals, "logit_variance",
+                                signal_of(40 + i, i == 1 ? -.7 : sets[i].shift + .3, 500, sets[i].n));
+            json_object_set_new(signals, "logit_variance_projected",
+                                signal_of(50 + i, sets[i].shift + .2, 500, sets[i].n));
             json_object_set_new(signals, "logit_variance_last", signal_of(60 + i, sets[i].shift, 500, sets[i].n));
         }
         json_object_set_new(results, sets[i].set, json_pack("{sI so}", "n", (json_int_t)sets[i].n, "signals", signals));
     }
     snprintf(name, sizeof name, "%s/ood/results.json", run->folder);
-    put_json(name, json_pack("{ss ss ss s{ss si ss} so}", "vmoer", "0.1.0", "kind", "ood", "label", run->label, "id", "task", "openbookqa", "n", 500, "run", run->label, "results", results));
+    put_json(name, json_pack("{ss ss ss s{ss si ss} so}", "vmoer", "0.1.0", "kind", "ood", "label", run->label, "id",
+                             "task", "openbookqa", "n", 500, "run", run->label, "results", results));
 }
 
 static void make_training(const char *folder, const char *kind) {
@@ -239,13 +254,20 @@ static void make_training(const char *folder, const char *kind) {
     json_t *history = json_array();
     for (int step = 10; step <= 600; step += 10) {
         double ce = .9 * exp(-step / 200.0) + .25 + .04 * sin(step * 1.7);
-        json_t *record = json_pack("{si sf sf sf sf sf sf}", "step", step, "epoch", step / 300.0, "loss", ce + .01 * (3 - step / 400.0), "ce", ce, "kl", 3 - step / 400.0, "lr", 1e-4, "grad_norm", 1.0);
-        if (step % 100 == 0) json_object_set_new(record, "heldout", json_pack("{sf sf sf}", "acc", .5, "nll", 1.2 + pow(step / 100.0 - 3, 2) * .01, "ece", .1 - step * .0001));
+        json_t *record =
+            json_pack("{si sf sf sf sf sf sf}", "step", step, "epoch", step / 300.0, "loss",
+                      ce + .01 * (3 - step / 400.0), "ce", ce, "kl", 3 - step / 400.0, "lr", 1e-4, "grad_norm", 1.0);
+        if (step % 100 == 0)
+            json_object_set_new(record, "heldout",
+                                json_pack("{sf sf sf}", "acc", .5, "nll", 1.2 + pow(step / 100.0 - 3, 2) * .01, "ece",
+                                          .1 - step * .0001));
         json_array_append_new(history, record);
     }
     snprintf(name, sizeof name, "%s/training.json", folder);
-    put_json(name, json_pack("{ss ss s{sf si ss} s[{sssi}{sssi}] si so}", "vmoer", "0.1.0", "kind", kind, "config", "learning_rate", 1e-4, "epochs", 2, "router", "vglr-fc", "trainable", "name",
-                             "layer3.trunk", "parameters", 36864, "name", "layer3.head", "parameters", 19200, "parameters", 56064, "history", history));
+    put_json(name, json_pack("{ss ss s{sf si ss} s[{sssi}{sssi}] si so}", "vmoer", "0.1.0", "kind", kind, "config",
+                             "learning_rate", 1e-4, "epochs", 2, "router", "vglr-fc", "trainable", "name",
+                             "layer3.trunk", "parameters", 36864, "name", "layer3.head", "parameters", 19200,
+                             "parameters", 56064, "history", history));
 }
 
 static const made_run RUNS[] = {
@@ -273,7 +295,8 @@ static size_t count(const char *text, const char *what) {
 }
 
 static char *report(const char *output) {
-    if (vm_report_write(root, output, "Bayesian routing on OpenBookQA", NULL) != VMOER_OK) fail_msg("%s", vm_error_text());
+    if (vm_report_write(root, output, "Bayesian routing on OpenBookQA", NULL) != VMOER_OK)
+        fail_msg("%s", vm_error_text());
     return slurp(output);
 }
 
@@ -297,7 +320,9 @@ static void one_page_that_stands_alone(void **state) {
     const char *kept = getenv("VMOER_REPORT_OUTPUT");
     char *page = report(kept ? kept : in_root("report.html"));
     check_pictures(page, 30);
-    assert_int_equal(count(page, "http:") + count(page, "https:") + count(page, "src=") + count(page, "<script") + count(page, "@import") + count(page, "<link"), 0);
+    assert_int_equal(count(page, "http:") + count(page, "https:") + count(page, "src=") + count(page, "<script") +
+                         count(page, "@import") + count(page, "<link"),
+                     0);
     assert_non_null(strstr(page, "<title>Bayesian routing on OpenBookQA</title>"));
     assert_non_null(strstr(page, "prefers-color-scheme:dark"));
     assert_non_null(strstr(page, "@media print"));
@@ -316,13 +341,15 @@ static void the_summary_is_honest(void **state) {
     (void)state;
     make_all();
     char *page = report(in_root("report.html"));
-    const char *published = strstr(page, "<h3>published · openbookqa"), *stopped = strstr(page, "<h3>nll-stopped · openbookqa");
+    const char *published = strstr(page, "<h3>published · openbookqa"),
+               *stopped = strstr(page, "<h3>nll-stopped · openbookqa");
     assert_true(published && stopped && stopped < published);
     assert_true(strstr(published, "2 of 3 runs improve calibration over MAP.") < strstr(published, "</section>"));
     assert_true(strstr(stopped, "No improvement of calibration over MAP is shown.") < published);
     assert_true(strstr(stopped, "includes 0: <span class=\"tag unclear\">no improvement shown</span>") < published);
     assert_non_null(strstr(page, "<li>VGLR-FC, logit variance: clearly lower on 1 of 3 sets.</li>"));
-    assert_non_null(strstr(page, "<li>residual control, entropy over the choices: no clear difference on any of 3 sets.</li>"));
+    assert_non_null(
+        strstr(page, "<li>residual control, entropy over the choices: no clear difference on any of 3 sets.</li>"));
     assert_non_null(strstr(page, "mmlu_professional_law: the questions differ much in length alone (AUROC 0.999)"));
     assert_null(strstr(page, "arc_easy: the questions differ much"));
     assert_non_null(strstr(page, ">wrong way<"));
@@ -347,13 +374,15 @@ static void same_input_same_bytes(void **state) {
 
 static void text_of_files_is_escaped(void **state) {
     (void)state;
-    const made_run bad[] = {{"a/map", "MAP", "deterministic", 2, .1, 0}, {"a/<b>&'\"", "<script>alert('1')</script> & \"co\"", "<i>kind</i>", 1, .1, 0}};
+    const made_run bad[] = {{"a/map", "MAP", "deterministic", 2, .1, 0},
+                            {"a/<b>&'\"", "<script>alert('1')</script> & \"co\"", "<i>kind</i>", 1, .1, 0}};
     for (size_t i = 0; i < 2; i++) {
         make_run(&bad[i]);
         make_ood(&bad[i]);
     }
     make_training("a/<img onerror=x>", "<u>");
-    if (vm_report_write(root, in_root("report.html"), "<b>title</b>", NULL) != VMOER_OK) fail_msg("%s", vm_error_text());
+    if (vm_report_write(root, in_root("report.html"), "<b>title</b>", NULL) != VMOER_OK)
+        fail_msg("%s", vm_error_text());
     char *page = slurp(in_root("report.html"));
     assert_int_equal(count(page, "<script"), 0);
     assert_int_equal(count(page, "<i>kind"), 0);
@@ -369,7 +398,8 @@ static void text_of_files_is_escaped(void **state) {
 
 static void refuse(vmoer_status status, const char *file, const char *words) {
     assert_int_equal(vm_report_write(root, in_root("report.html"), NULL, NULL), status);
-    if (!strstr(vm_error_text(), file) || !strstr(vm_error_text(), words)) fail_msg("\"%s\" does not name %s and %s", vm_error_text(), file, words);
+    if (!strstr(vm_error_text(), file) || !strstr(vm_error_text(), words))
+        fail_msg("\"%s\" does not name %s and %s", vm_error_text(), file, words);
     assert_false(vm_file_exists(in_root("report.html")));
 }
 
@@ -391,7 +421,8 @@ static void malformed_files_are_named(void **state) {
     assert_int_equal(vm_report_write(root, in_root("ok.html"), NULL, NULL), VMOER_OK);
     json_t *good;
     assert_int_equal(vm_json_load(in_root("a/results.json"), &good), VMOER_OK);
-    const char *const keys[] = {"n", "acc", "nll", "ece", "mce", "brier", "ece_mass", "ci95", "ece_floor", "reliability", "routing"};
+    const char *const keys[] = {"n",        "acc",  "nll",       "ece",         "mce",    "brier",
+                                "ece_mass", "ci95", "ece_floor", "reliability", "routing"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         json_t *bad = json_deep_copy(good);
         json_object_set_new(json_object_get(json_object_get(bad, "results"), "arc_easy"), keys[i], json_string("x"));
@@ -404,17 +435,21 @@ static void malformed_files_are_named(void **state) {
     refuse(VMOER_ERROR_FORMAT, "a/results.json", "router.kind: a string expected");
     put_json("a/results.json", good);
 
-    const char *line = "{\"task\": \"openbookqa\", \"id\": \"x\", \"hash\": \"0\", \"label\": %s, \"probabilities\": %s}\n%s";
+    const char *line =
+        "{\"task\": \"openbookqa\", \"id\": \"x\", \"hash\": \"0\", \"label\": %s, \"probabilities\": %s}\n%s";
     const struct {
         const char *label, *p, *rest, *words;
         vmoer_status status;
-    } samples[] = {{"0", "[0.5, 0.5]", "{\"task\"", "line 2", VMOER_ERROR_FORMAT},
-                   {"2", "[0.5, 0.5]", "", "line 1: label", VMOER_ERROR_FORMAT},
-                   {"0", "[]", "", "line 1: probabilities", VMOER_ERROR_FORMAT},
-                   {"0", "[\"a\", 0.5]", "", "line 1: probabilities", VMOER_ERROR_FORMAT},
-                   {"0", "[0.5, 0.6]", "", "openbookqa: item 0: probabilities sum to 1.1", VMOER_ERROR_DATA},
-                   {"0", "[0.5, 0.5]", "{\"task\": \"openbookqa\", \"id\": \"x\", \"hash\": \"0\", \"label\": 0, \"probabilities\": [1]}\n", "item x 0 occurs twice", VMOER_ERROR_FORMAT},
-                   {"0", "[0.5, 0.5]", "\n", "line 2", VMOER_ERROR_FORMAT}};
+    } samples[] = {
+        {"0", "[0.5, 0.5]", "{\"task\"", "line 2", VMOER_ERROR_FORMAT},
+        {"2", "[0.5, 0.5]", "", "line 1: label", VMOER_ERROR_FORMAT},
+        {"0", "[]", "", "line 1: probabilities", VMOER_ERROR_FORMAT},
+        {"0", "[\"a\", 0.5]", "", "line 1: probabilities", VMOER_ERROR_FORMAT},
+        {"0", "[0.5, 0.6]", "", "openbookqa: item 0: probabilities sum to 1.1", VMOER_ERROR_DATA},
+        {"0", "[0.5, 0.5]",
+         "{\"task\": \"openbookqa\", \"id\": \"x\", \"hash\": \"0\", \"label\": 0, \"probabilities\": [1]}\n",
+         "item x 0 occurs twice", VMOER_ERROR_FORMAT},
+        {"0", "[0.5, 0.5]", "\n", "line 2", VMOER_ERROR_FORMAT}};
     for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) {
         char text[1024];
         snprintf(text, sizeof text, line, samples[i].label, samples[i].p, samples[i].rest);
@@ -428,10 +463,53 @@ static void malformed_files_are_named(void **state) {
     assert_int_equal(remove(in_root("a/training.json")), 0);
     make_ood(&run);
     assert_int_equal(vm_json_load(in_root("a/ood/results.json"), &bad), VMOER_OK);
-    json_t *signal = json_object_get(json_object_get(json_object_get(json_object_get(json_object_get(bad, "results"), "arc_easy"), "signals"), "length"), "roc");
+    json_t *signal = json_object_get(
+        json_object_get(json_object_get(json_object_get(json_object_get(bad, "results"), "arc_easy"), "signals"),
+                        "length"),
+        "roc");
     json_array_append_new(signal, json_integer(1));
     put_json("a/ood/results.json", bad);
     refuse(VMOER_ERROR_FORMAT, "a/ood/results.json", "length.roc: an array of [fpr, tpr] expected");
+}
+
+/* Runs of one label over several folders, one a task, are one run; two of the same task are told apart by their
+ * folders. An upcycled model has layers instead of a history. */
+static void runs_over_several_folders(void **state) {
+    (void)state;
+    json_t *whole, *part;
+    make_run(&RUNS[0]);
+    assert_int_equal(vm_json_load(in_root("published/map/results.json"), &whole), VMOER_OK);
+    const char *const tasks[] = {"openbookqa", "arc_easy", "arc_challenge"};
+    for (size_t i = 0; i < 3; i++) {
+        char name[64];
+        part = json_deep_copy(whole);
+        json_t *results = json_object();
+        json_object_set(results, tasks[i], json_object_get(json_object_get(whole, "results"), tasks[i]));
+        json_object_set_new(part, "results", results);
+        snprintf(name, sizeof name, "split/%s/results.json", tasks[i]);
+        put_json(name, part);
+    }
+    json_decref(whole);
+    assert_int_equal(remove(in_root("published/map/results.json")), 0);
+    put_file("moe/training.json", "{\"kind\": \"upcycle\", \"config\": {\"experts\": 32}, \"dense_nats\": 4.39, "
+                                  "\"nats\": {\"split\": {\"learned\": 5}},"
+                                  "\"layers\": [{\"layer\": 0, \"error_before\": 0.9, \"error_after\": 0.05}, "
+                                  "{\"layer\": 1, \"error_before\": 0.8, \"error_after\": 0.04}]}");
+    char *page = report(in_root("report.html"));
+    assert_int_equal(count(page, "MAP (split"), 0);
+    assert_int_equal(count(page, "There is one run only: nothing is compared."), 3);
+    assert_non_null(
+        strstr(page, "before: from 0.900 at 0.00 to 0.800 at 1.00. after: from 0.050 at 0.00 to 0.040 at 1.00."));
+    assert_non_null(strstr(page, "dense_nats</th><td>4.39"));
+    assert_non_null(strstr(page, "nats.split</th><td>{&quot;learned&quot;:5}"));
+    free(page);
+    char *again = slurp(in_root("split/arc_easy/results.json"));
+    put_file("published/map/results.json", again);
+    free(again);
+    page = report(in_root("report.html"));
+    assert_true(count(page, "MAP (split/arc_easy)") > 0 && count(page, "MAP (published/map)") > 0);
+    assert_int_equal(count(page, "MAP (split/openbookqa)"), 0);
+    free(page);
 }
 
 /* What cannot be shown is said on the page, not passed over. */
@@ -441,11 +519,12 @@ static void what_is_left_out_is_told(void **state) {
     make_run(&run);
     put_file("b/samples.jsonl", "");
     put_file("c/results.json", "{\"kind\": \"stability\"}");
-    put_file("d/training.json", "{\"kind\": \"upcycle\", \"history\": []}");
+    put_file("d/training.json", "{\"kind\": \"finetune\", \"history\": []}");
     put_file("a/1/2/3/deep/too-deep/results.json", "not read");
     put_file(".hidden/results.json", "not read");
     char lines[2048];
-    snprintf(lines, sizeof lines, "{\"task\": \"openbookqa\", \"id\": \"x\", \"hash\": \"0\", \"label\": 0, \"probabilities\": [1]}\n");
+    snprintf(lines, sizeof lines,
+             "{\"task\": \"openbookqa\", \"id\": \"x\", \"hash\": \"0\", \"label\": 0, \"probabilities\": [1]}\n");
     put_file("a/samples.jsonl", lines); /* one item where results.json speaks of 500 */
     char *page = report(in_root("report.html"));
     assert_non_null(strstr(page, "b has samples but no results yet"));
@@ -490,7 +569,9 @@ static void numbers_and_text(void **state) {
     (void)state;
     vm_text t = {0};
     vm_text_put(&t, "%0 %1 %3 %n3 %+2 %+1 %2 %d %u %%", 2.5, -.04, -.0625, -.0625, .5, -.25, 1e300, -7, (size_t)42);
-    same_text(&t, "3 0.0 -0.063 \xe2\x88\x92" "0.063 +0.50 \xe2\x88\x92" "0.3 \xe2\x88\x9e -7 42 %");
+    same_text(&t, "3 0.0 -0.063 \xe2\x88\x92"
+                  "0.063 +0.50 \xe2\x88\x92"
+                  "0.3 \xe2\x88\x9e -7 42 %");
     vm_text_put(&t, "%g %g %g %g %g %g %g", 0.0, 1e-4, 3e-7, 1234567.0, -.5, 1.0 / 3, 2e15);
     same_text(&t, "0 0.0001 3e-7 1234567 -0.5 0.333333 2e15");
     vm_text_put(&t, "%t|%s", "a<b>&\x01\xff\xc3\xa4\xe2\x82", "<i>");
@@ -507,6 +588,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(same_input_same_bytes, make_root, remove_root),
         cmocka_unit_test_setup_teardown(text_of_files_is_escaped, make_root, remove_root),
         cmocka_unit_test_setup_teardown(malformed_files_are_named, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(runs_over_several_folders, make_root, remove_root),
         cmocka_unit_test_setup_teardown(what_is_left_out_is_told, make_root, remove_root),
         cmocka_unit_test_setup_teardown(too_many_runs, make_root, remove_root),
         cmocka_unit_test_setup_teardown(can_be_stopped, make_root, remove_root),
