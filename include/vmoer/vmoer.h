@@ -59,10 +59,11 @@ typedef struct vmoer_model vmoer_model;
 
 typedef enum vmoer_compute { VMOER_COMPUTE_AUTO, VMOER_COMPUTE_F32, VMOER_COMPUTE_BF16 } vmoer_compute; /* AUTO: bf16 */
 typedef enum vmoer_inference {
-    VMOER_INFERENCE_AUTO,   /* what the router file names: closed where it has a covariance, else mean */
+    VMOER_INFERENCE_AUTO,   /* tilted where the router has a covariance, else mean */
     VMOER_INFERENCE_MEAN,   /* logits l_det + dmu, no noise */
     VMOER_INFERENCE_CLOSED, /* closed-form approximation of E softmax(l), no sampling noise */
-    VMOER_INFERENCE_SAMPLE  /* mean of softmax over S draws */
+    VMOER_INFERENCE_SAMPLE, /* mean of softmax over S draws */
+    VMOER_INFERENCE_TILTED  /* softmax of tilted logits: exact to second order in the covariance, no sampling noise (docs/METHOD.md) */
 } vmoer_inference;
 /* Diagnostics: how the K experts are chosen. */
 typedef enum vmoer_routing { VMOER_ROUTING_LEARNED, VMOER_ROUTING_RANDOM, VMOER_ROUTING_ORACLE } vmoer_routing;

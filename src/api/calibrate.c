@@ -154,7 +154,7 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
     bool covariance = vm_router_has_covariance(c.router), layers = r->n_layers > 0;
     vm_train_job job = {.params = &p->train, .config = config, .stage = "calibrate", .model = t.model, .pool = t.pool, .trained = trained, .train = &t.train,
                         .heldout = &t.heldout, .save = save_router, .context = &c,
-                        .predict = {.router = layers ? c.router : NULL, .inference = covariance ? VM_INFERENCE_CLOSED : VM_INFERENCE_MEAN, .seed = p->train.seed},
+                        .predict = {.router = layers ? c.router : NULL, .inference = covariance ? VM_INFERENCE_TILTED : VM_INFERENCE_MEAN, .seed = p->train.seed},
                         .objective = {.pass = t.pass, .format = VM_FORMAT_CLOZE, .router = layers ? c.router : NULL, .beta = covariance ? p->beta : 0,
                                       .draws = covariance ? p->draws : 1, .seed = p->train.seed, .memory = (size_t)(p->train.memory_gib * 1073741824.0)}};
     if (layers) VM_GOTO(vm_train_run(&job, hooks, &record));

@@ -70,7 +70,7 @@ vmoer_model_params vmoer_model_params_default(void) { return (vmoer_model_params
 
 vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *p, vm_session **out) {
     static const vm_routing routings[] = {VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE};
-    static const int inferences[] = {-1, VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE};
+    static const int inferences[] = {-1, VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE, VM_INFERENCE_TILTED};
     if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
     if (p->samples < 1 || p->samples > 4096) return vm_error(VMOER_ERROR_ARGUMENT, "samples %d, must be 1 to 4096", p->samples);
     vm_session_options o = {.adapter = p->adapter, .router = p->router, .compute = vm_api_compute(p->compute), .inference = inferences[p->inference],

@@ -280,7 +280,7 @@ static json_t *name_of(const char *name, const char *fingerprint) {
 
 /* Everything that decides the samples: the head of results.json and what run.json holds. */
 static json_t *identity_of(const evaluation *e) {
-    static const char *const routings[] = {"learned", "random", "oracle"}, *const inferences[] = {"mean", "closed", "sample"}, *const splits[] = {"test", "train", "heldout"};
+    static const char *const routings[] = {"learned", "random", "oracle"}, *const inferences[] = {"mean", "closed", "sample", "tilted"}, *const splits[] = {"test", "train", "heldout"};
     const vmoer_eval_params *p = e->p;
     const vm_session *s = e->session;
     const vm_router_config *r = s->router ? vm_router_get_config(s->router) : NULL;

@@ -62,7 +62,7 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
         s->temperature = vm_router_get_config(s->router)->temperature;
         s->options.router = s->router;
         s->options.inference = o->inference >= 0                        ? (vm_inference)o->inference
-                               : vm_router_has_covariance(s->router) ? VM_INFERENCE_CLOSED
+                               : vm_router_has_covariance(s->router) ? VM_INFERENCE_TILTED
                                                                       : VM_INFERENCE_MEAN;
     }
 done:

@@ -8,7 +8,7 @@ typedef struct vm_session_options {
     const char *adapter;   /* PEFT folder or NULL */
     const char *router;    /* router file or NULL */
     vm_compute compute;
-    int inference;         /* vm_inference, or -1: closed where there is a covariance, else mean */
+    int inference;         /* vm_inference, or -1: tilted where there is a covariance, else mean */
     int samples;
     vm_routing routing;
     uint64_t seed;
