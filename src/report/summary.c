@@ -53,7 +53,7 @@ void vm_page_auroc(vm_text *t, const vm_report_signal *s, bool more) {
 
 static const char *kind_in_words(const char *kind) {
     static const char *const KINDS[][2] = {
-        {"deterministic", "the model's own router"},
+        {"deterministic", "the model as it is"},
         {"vglr-fc", "a variational router with correlated scores"},
         {"vglr-mf", "a variational router with independent scores"},
         {"residual", "a control: a learned shift without randomness"},
