@@ -1,7 +1,7 @@
-/* bench_kernels.c: GFLOP/s of vm_gemm per ISA, type and shape beside the measured peak of the instruction it is made of, best of
- * N, one CSV line each. Packing of A is inside the time (it happens in every call), packing of B is not (weights are packed once;
- * the pack_* lines give its rate).
- *   bench_kernels [isa or shape ...]   all of this CPU's by default; BENCH_SECONDS: time a line may take (0.2) */
+/* bench_kernels.c: GFLOP/s of vm_gemm per ISA, type and shape beside the measured peak of the instruction it is made
+ * of, best of N, one CSV line each. Packing of A is inside the time (it happens in every call), packing of B is not
+ * (weights are packed once; the pack_* lines give its rate). bench_kernels [isa or shape ...]   all of this CPU's by
+ * default; BENCH_SECONDS: time a line may take (0.2) */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -40,8 +40,8 @@ static double best(void (*fn)(void *), void *context) {
     return shortest;
 }
 
-/* ---- peaks: one instruction on independent registers, on every thread at once; on numbers as real as the products', since
- * some CPUs lower their clock when multipliers toggle ---- */
+/* ---- peaks: one instruction on independent registers, on every thread at once; on numbers as real as the products',
+ * since some CPUs lower their clock when multipliers toggle ---- */
 
 enum { PEAK_STEPS = 200000, PEAK_SUMS = 12 };
 static volatile float sink;
@@ -84,7 +84,8 @@ __attribute__((target("avx512f"))) static void peak_avx512(void *context, int ta
     sink = _mm512_cvtss_f32(sum[0]);
 }
 
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void peak_bf16(void *context, int task, int worker) {
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void peak_bf16(void *context, int task,
+                                                                                      int worker) {
     (void)context, (void)task, (void)worker;
     __m512 sum[PEAK_SUMS];
     __m512i x = _mm512_load_si512(peak_data), y = _mm512_load_si512(peak_data + 64);
@@ -100,7 +101,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void peak
 }
 
 static const unsigned char tile_config[64] __attribute__((aligned(64))) = {
-    [0] = 1, [16] = 64, [18] = 64, [20] = 64, [22] = 64, [24] = 64, [26] = 64, [28] = 64, [30] = 64,
+    [0] = 1,   [16] = 64, [18] = 64, [20] = 64, [22] = 64, [24] = 64, [26] = 64, [28] = 64, [30] = 64,
     [48] = 16, [49] = 16, [50] = 16, [51] = 16, [52] = 16, [53] = 16, [54] = 16, [55] = 16};
 
 __attribute__((target("amx-tile,amx-bf16"))) static void peak_amx(void *context, int task, int worker) {
@@ -116,9 +117,9 @@ __attribute__((target("amx-tile,amx-bf16"))) static void peak_amx(void *context,
     _tile_loadd(7, peak_data + 3072, 64);
     for (int s = 0; s < PEAK_STEPS / 4; s++) {
         _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        _tile_dpbf16ps(1, 5, 7);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 6);
     }
     _tile_release();
 }
@@ -140,10 +141,14 @@ static double peak_of(const char *isa, vm_compute type, vm_pool *pool) {
     peak p = {.pool = pool};
 #if defined(__x86_64__)
     double sums = (double)PEAK_STEPS * PEAK_SUMS;
-    if (strcmp(isa, "avx2") == 0) p.fn = peak_avx2, p.flops = sums * 16;
-    else if (strcmp(isa, "amx") == 0 && type == VM_COMPUTE_BF16) p.fn = peak_amx, p.flops = PEAK_STEPS * 16384.0;
-    else if (strcmp(isa, "ref") != 0 && type == VM_COMPUTE_BF16 && __builtin_cpu_supports("avx512bf16")) p.fn = peak_bf16, p.flops = sums * 64;
-    else if (strcmp(isa, "ref") != 0) p.fn = peak_avx512, p.flops = sums * 32;
+    if (strcmp(isa, "avx2") == 0)
+        p.fn = peak_avx2, p.flops = sums * 16;
+    else if (strcmp(isa, "amx") == 0 && type == VM_COMPUTE_BF16)
+        p.fn = peak_amx, p.flops = PEAK_STEPS * 16384.0;
+    else if (strcmp(isa, "ref") != 0 && type == VM_COMPUTE_BF16 && __builtin_cpu_supports("avx512bf16"))
+        p.fn = peak_bf16, p.flops = sums * 64;
+    else if (strcmp(isa, "ref") != 0)
+        p.fn = peak_avx512, p.flops = sums * 32;
 #else
     (void)isa, (void)type;
 #endif
@@ -158,13 +163,14 @@ typedef struct shape {
     bool transposed;   /* A is stored [k, m] */
 } shape;
 
-static const shape shapes[] = {
-    {"qkv", 1, 1000, 960, 576, false},      {"attention_out", 1, 1000, 576, 576, false}, {"gate_up", 1, 1000, 3072, 576, false},
-    {"down", 1, 1000, 576, 1536, false},    {"down_300", 1, 300, 576, 1536, false},      {"qkv_600", 1, 600, 960, 576, false},
-    {"head", 1, 64, 49152, 576, false},     {"weight_gradient", 1, 3072, 576, 1000, true}, {"gradient_300", 1, 576, 576, 300, true},
-    {"experts_up", 24, 150, 96, 576, false}, {"experts_down", 24, 150, 576, 48, false},  {"lora_down", 1, 1000, 16, 576, false},
-    {"lora_up", 1, 1000, 576, 16, false},   {"router", 1, 1000, 24, 576, false},         {"row", 1, 1, 3072, 576, false},
-    {"square", 1, 2048, 2048, 2048, false}};
+static const shape shapes[] = {{"qkv", 1, 1000, 960, 576, false},         {"attention_out", 1, 1000, 576, 576, false},
+                               {"gate_up", 1, 1000, 3072, 576, false},    {"down", 1, 1000, 576, 1536, false},
+                               {"down_300", 1, 300, 576, 1536, false},    {"qkv_600", 1, 600, 960, 576, false},
+                               {"head", 1, 64, 49152, 576, false},        {"weight_gradient", 1, 3072, 576, 1000, true},
+                               {"gradient_300", 1, 576, 576, 300, true},  {"experts_up", 24, 150, 96, 576, false},
+                               {"experts_down", 24, 150, 576, 48, false}, {"lora_down", 1, 1000, 16, 576, false},
+                               {"lora_up", 1, 1000, 576, 16, false},      {"router", 1, 1000, 24, 576, false},
+                               {"row", 1, 1, 3072, 576, false},           {"square", 1, 2048, 2048, 2048, false}};
 enum { MAX_JOBS = 24 };
 
 typedef struct product {
@@ -212,9 +218,13 @@ static bool bench_shape(const vm_kernels *table, vm_compute type, const shape *s
         p.b = b;
         run_pack_weights(&p);
         for (int j = 0, row = 0; j < s->jobs; row += m[j++])
-            p.jobs[j] = (vm_gemm_job){.m = m[j], .a = s->transposed ? a : a + (size_t)row * (size_t)s->k,
-                                      .a_m_stride = s->transposed ? 1 : (size_t)s->k, .a_k_stride = s->transposed ? (size_t)s->m : 1,
-                                      .b = &panel, .c = c + (size_t)row * (size_t)s->n, .ldc = (size_t)s->n};
+            p.jobs[j] = (vm_gemm_job){.m = m[j],
+                                      .a = s->transposed ? a : a + (size_t)row * (size_t)s->k,
+                                      .a_m_stride = s->transposed ? 1 : (size_t)s->k,
+                                      .a_k_stride = s->transposed ? (size_t)s->m : 1,
+                                      .b = &panel,
+                                      .c = c + (size_t)row * (size_t)s->n,
+                                      .ldc = (size_t)s->n};
         double rates[2];
         for (int t = 0; t < 2; t++) {
             p.pool = pools[t];
@@ -223,8 +233,9 @@ static bool bench_shape(const vm_kernels *table, vm_compute type, const shape *s
             rates[t] = flops / best(run_product, &p) / 1e9;
         }
         done = !p.failed;
-        printf("%s,%s,%s,%d,%d,%d,%d,%.1f,%.2f,%.1f,%.2f,%.2f\n", table->name, type_names[type], s->what, s->jobs, rows, s->n, s->k, rates[0],
-               peaks[0] > 0 ? rates[0] / peaks[0] : 0, rates[1], peaks[1] > 0 ? rates[1] / peaks[1] : 0, rates[1] / rates[0]);
+        printf("%s,%s,%s,%d,%d,%d,%d,%.1f,%.2f,%.1f,%.2f,%.2f\n", table->name, type_names[type], s->what, s->jobs, rows,
+               s->n, s->k, rates[0], peaks[0] > 0 ? rates[0] / peaks[0] : 0, rates[1],
+               peaks[1] > 0 ? rates[1] / peaks[1] : 0, rates[1] / rates[0]);
         fflush(stdout);
     }
     vm_free(a);
@@ -244,8 +255,8 @@ static bool bench_packing(vm_compute type) {
         p.b = b;
         p.panel = &panel;
         double read = (double)N * K * sizeof(float) / 1e9;
-        printf("# packing B, one thread, GB/s of f32 read: weights %.1f, activations %.1f\n", read / best(run_pack_weights, &p),
-               read / best(run_pack_activations, &p));
+        printf("# packing B, one thread, GB/s of f32 read: weights %.1f, activations %.1f\n",
+               read / best(run_pack_weights, &p), read / best(run_pack_activations, &p));
     }
     vm_free(b);
     vm_free(panel.data);
@@ -274,7 +285,8 @@ static void run_swiglu(void *context) {
 }
 static void run_swiglu_backward(void *context) {
     row_run *r = context;
-    for (int i = 0; i < ROWS; i++) r->k->swiglu_backward(r->x + i * ROW, r->y + i * ROW, r->z + i * ROW, r->d + i * ROW, r->e + i * ROW, ROW);
+    for (int i = 0; i < ROWS; i++)
+        r->k->swiglu_backward(r->x + i * ROW, r->y + i * ROW, r->z + i * ROW, r->d + i * ROW, r->e + i * ROW, ROW);
 }
 static void run_dot(void *context) {
     row_run *r = context;
@@ -285,12 +297,18 @@ static bool bench_rows(const vm_kernels *table) {
     static const struct {
         const char *name;
         void (*fn)(void *);
-    } rows[] = {{"dot", run_dot}, {"rmsnorm", run_rmsnorm}, {"softmax", run_softmax}, {"swiglu", run_swiglu}, {"swiglu_backward", run_swiglu_backward}};
-    row_run r = {table, values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW)};
+    } rows[] = {{"dot", run_dot},
+                {"rmsnorm", run_rmsnorm},
+                {"softmax", run_softmax},
+                {"swiglu", run_swiglu},
+                {"swiglu_backward", run_swiglu_backward}};
+    row_run r = {
+        table, values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW)};
     bool done = r.x && r.y && r.z && r.d && r.e;
     if (done) {
         printf("# %s rows of %d, elements/ns, one thread:", table->name, ROW);
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) printf(" %s %.2f", rows[i].name, ROWS * ROW / best(rows[i].fn, &r) / 1e9);
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            printf(" %s %.2f", rows[i].name, ROWS * ROW / best(rows[i].fn, &r) / 1e9);
         printf("\n");
     }
     vm_free(r.x);
@@ -306,7 +324,8 @@ static bool wanted(const char *name, bool is_shape, int argc, char **argv) {
     bool any = false;
     for (int i = 1; i < argc; i++) {
         bool names_shape = false;
-        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) names_shape = names_shape || strcmp(argv[i], shapes[s].what) == 0;
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            names_shape = names_shape || strcmp(argv[i], shapes[s].what) == 0;
         if (names_shape != is_shape) continue;
         if (strcmp(argv[i], name) == 0) return true;
         any = true;
@@ -321,19 +340,23 @@ int main(int argc, char **argv) {
     fill_peak_data();
     const vm_kernels *tables[8];
     int n_tables = vm_kernels_all(tables, 8);
-    printf("isa,type,shape,jobs,m,n,k,gflops_1,of_peak_1,gflops_%d,of_peak_%d,speedup\n", vm_pool_threads(pools[1]), vm_pool_threads(pools[1]));
+    printf("isa,type,shape,jobs,m,n,k,gflops_1,of_peak_1,gflops_%d,of_peak_%d,speedup\n", vm_pool_threads(pools[1]),
+           vm_pool_threads(pools[1]));
     bool done = true;
     for (int t = 0; t < n_tables; t++) {
         if (!wanted(tables[t]->name, false, argc, argv)) continue;
         vm_kernels_force(tables[t]);
         done = bench_rows(tables[t]) && done;
         for (int type = VM_COMPUTE_F32; type <= VM_COMPUTE_BF16; type++) {
-            double peaks[2] = {peak_of(tables[t]->name, (vm_compute)type, pools[0]), peak_of(tables[t]->name, (vm_compute)type, pools[1])};
-            printf("# %s %s peak, GFLOP/s: one thread %.0f, all %.0f\n", tables[t]->name, type == VM_COMPUTE_F32 ? "f32" : "bf16", peaks[0], peaks[1]);
+            double peaks[2] = {peak_of(tables[t]->name, (vm_compute)type, pools[0]),
+                               peak_of(tables[t]->name, (vm_compute)type, pools[1])};
+            printf("# %s %s peak, GFLOP/s: one thread %.0f, all %.0f\n", tables[t]->name,
+                   type == VM_COMPUTE_F32 ? "f32" : "bf16", peaks[0], peaks[1]);
             done = bench_packing((vm_compute)type) && done;
             for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
                 if (!wanted(shapes[s].what, true, argc, argv)) continue;
-                if (strcmp(tables[t]->name, "ref") == 0 && shapes[s].m * (double)shapes[s].n * shapes[s].k > 1e9) continue;
+                if (strcmp(tables[t]->name, "ref") == 0 && shapes[s].m * (double)shapes[s].n * shapes[s].k > 1e9)
+                    continue;
                 done = bench_shape(tables[t], (vm_compute)type, &shapes[s], peaks) && done;
             }
         }

@@ -1,4 +1,5 @@
-/* gemm.c: packing of both operands and the spreading of products over the threads. The arithmetic is in the ISA folders.
+/* gemm.c: packing of both operands and the spreading of products over the threads. The arithmetic is in the ISA
+ * folders.
  *
  * Panels (B): F32 [ceil(n/16)][k][16] f32; BF16 [ceil(n/16)][ceil(k/32) * 16 pairs][16][2] bf16, zero-padded.
  * A block of at most 256 rows of A is packed into the thread's scratch and multiplied by a group of panels. A task is
@@ -15,9 +16,9 @@
 enum {
     PANEL = VM_GEMM_PANEL,
     BLOCK_ROWS = VM_GEMM_BLOCK_ROWS,
-    BLOCK_BYTES = 512 << 10,   /* packed A stays in a second-level cache of 1 MB beside two panels */
-    SPLIT_ROWS = 64,           /* below this the panels are read too often for the rows they serve */
-    TASKS_PER_THREAD = 4,      /* enough that the last task to end is short */
+    BLOCK_BYTES = 512 << 10, /* packed A stays in a second-level cache of 1 MB beside two panels */
+    SPLIT_ROWS = 64,         /* below this the panels are read too often for the rows they serve */
+    TASKS_PER_THREAD = 4,    /* enough that the last task to end is short */
     PANELS_PER_PACK_TASK = 4
 };
 #define SPLIT_WORK 500000.0 /* multiply-adds that outweigh the start of a task */
@@ -50,7 +51,8 @@ typedef struct source {
     const int32_t *outer_index, *k_index; /* NULL: identity */
 } source;
 
-/* Where words go: the block of outer 16 * p and word w starts at p * outer_step + w * word_step, its rows `stride` apart. */
+/* Where words go: the block of outer 16 * p and word w starts at p * outer_step + w * word_step, its rows `stride`
+ * apart. */
 typedef struct destination {
     uint32_t *words;
     size_t outer_step, word_step, stride;
@@ -66,7 +68,8 @@ static size_t k_offset(const source *s, int l) { return (size_t)(s->k_index ? s-
 static int at_most(int value, int limit) { return value < limit ? value : limit; }
 
 /* Fills in the destination of one block and packs it. */
-static void pack_at(const vm_gemm_kernels *kernels, const source *s, const destination *d, vm_pack_block *block, int outer, int k_first) {
+static void pack_at(const vm_gemm_kernels *kernels, const source *s, const destination *d, vm_pack_block *block,
+                    int outer, int k_first) {
     size_t word = (size_t)(s->type == VM_COMPUTE_BF16 ? k_first / 2 : k_first);
     block->dst = d->words + (size_t)(outer / PANEL) * d->outer_step + word * d->word_step;
     block->rows = d->by_word && s->type == VM_COMPUTE_F32 ? at_most(s->k - k_first, PANEL) : PANEL;
@@ -75,8 +78,8 @@ static void pack_at(const vm_gemm_kernels *kernels, const source *s, const desti
 
 static int block_depth(vm_compute type) { return type == VM_COMPUTE_BF16 ? 2 * PANEL : PANEL; }
 
-/* Outer [first, first + count), whose neighbours are neighbours in memory. Every line is short and far from the one before
- * it, which the hardware does not foresee: while one group of lines is packed, the next is fetched. */
+/* Outer [first, first + count), whose neighbours are neighbours in memory. Every line is short and far from the one
+ * before it, which the hardware does not foresee: while one group of lines is packed, the next is fetched. */
 static void pack_across(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
     int depth = block_depth(s->type);
     vm_pack_block block = {.type = s->type, .along_k = false, .by_word = d->by_word, .dst_stride = d->stride};
@@ -165,8 +168,8 @@ static void panel_pack_task(void *context, int task, int worker) {
     pack_columns(p->kernels, &p->source, first * PANEL, count, &d);
 }
 
-void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, const float *src, size_t k_stride, size_t n_stride,
-                   const int32_t *k_index) {
+void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, const float *src, size_t k_stride,
+                   size_t n_stride, const int32_t *k_index) {
     dst->type = type;
     dst->k = k;
     dst->n = n;
@@ -219,7 +222,8 @@ static void *scratch_get(size_t bytes) {
     return s->data;
 }
 
-/* How one job is cut: tasks [first_task, first_task + blocks * groups), the groups of a row block next to each other. */
+/* How one job is cut: tasks [first_task, first_task + blocks * groups), the groups of a row block next to each other.
+ */
 typedef struct plan {
     int first_task;
     int block_rows, blocks;
@@ -239,8 +243,10 @@ static int job_of_task(const gemm_run *run, int task) {
     int low = 0, high = run->n_jobs; /* plans[low].first_task <= task < plans[high].first_task */
     while (high - low > 1) {
         int middle = low + (high - low) / 2;
-        if (run->plans[middle].first_task <= task) low = middle;
-        else high = middle;
+        if (run->plans[middle].first_task <= task)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }
@@ -305,7 +311,7 @@ static plan make_plan(const vm_gemm_job *job, int tile_rows, double share, int f
     if (parts > blocks) blocks = at_most(parts, job->m / SPLIT_ROWS > blocks ? job->m / SPLIT_ROWS : blocks);
     p.block_rows = at_most(ceil_div(ceil_div(job->m, blocks), tile_rows) * tile_rows, most);
     p.blocks = ceil_div(job->m, p.block_rows);
-    int pairs = ceil_div(panel_count(job->b->n), 2); /* kernels take two panels at a time */
+    int pairs = ceil_div(panel_count(job->b->n), 2);                /* kernels take two panels at a time */
     int groups = at_most((parts + p.blocks / 2) / p.blocks, pairs); /* every further group may pack the rows again */
     if (groups < 1) groups = 1;
     p.group_panels = 2 * ceil_div(pairs, groups);
@@ -319,7 +325,11 @@ vmoer_status vm_gemm(vm_pool *pool, const vm_gemm_job *jobs, int n_jobs) {
     size_t plan_bytes = ((size_t)n_jobs + 1) * sizeof(plan);
     plan *plans = vm_malloc(plan_bytes + (size_t)threads * sizeof(int), 1);
     if (!plans) return vm_error(VMOER_ERROR_MEMORY, "matrix product: no memory for the plan of %d jobs", n_jobs);
-    gemm_run run = {.kernels = vm_kernels_get()->gemm, .jobs = jobs, .plans = plans, .n_jobs = n_jobs, .packed = (int *)(plans + n_jobs + 1)};
+    gemm_run run = {.kernels = vm_kernels_get()->gemm,
+                    .jobs = jobs,
+                    .plans = plans,
+                    .n_jobs = n_jobs,
+                    .packed = (int *)(plans + n_jobs + 1)};
     atomic_init(&run.out_of_memory, false);
     for (int t = 0; t < threads; t++) run.packed[t] = -1;
 

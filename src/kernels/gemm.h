@@ -25,15 +25,15 @@ typedef struct vm_pack_block {
     int lines;             /* along k: 0..16; across k: 0..16, or 0..32 for bf16 */
     size_t offset;         /* first element read in every line */
     int valid;             /* elements read of every line; along k: 1..16, or 1..32 for bf16; across k: 1..16 */
-    bool by_word;          /* false: dst row = row of A, 16 words along k each; true: dst row = word, 16 columns of B each */
-    uint32_t *dst;         /* [rows][dst_stride] words; 16 words of each are written, zero where the source has nothing */
+    bool by_word;  /* false: dst row = row of A, 16 words along k each; true: dst row = word, 16 columns of B each */
+    uint32_t *dst; /* [rows][dst_stride] words; 16 words of each are written, zero where the source has nothing */
     size_t dst_stride;
     int rows; /* 1..16 */
 } vm_pack_block;
 
 /* C[m, n] = (accumulate ? C : 0) + A B for one packed block of rows and some panels. */
 typedef struct vm_gemm_block {
-    int m, n, words; /* m <= VM_GEMM_BLOCK_ROWS */
+    int m, n, words;   /* m <= VM_GEMM_BLOCK_ROWS */
     const uint32_t *a; /* [m, 16-padded][a_stride], plain or as tiles */
     size_t a_stride;   /* words, >= words rounded up to 16 */
     const uint32_t *b; /* [panels][panel_words] */
@@ -59,8 +59,8 @@ extern const vm_gemm_kernels vm_gemm_ref;
 #if defined(__x86_64__)
 extern const vm_kernels vm_kernels_avx2;
 extern const vm_gemm_kernels vm_gemm_avx2;
-extern const vm_kernels vm_kernels_avx512;       /* bf16 by unpacking to f32 */
-extern const vm_kernels vm_kernels_avx512_bf16;  /* bf16 by vdpbf16ps; also called "avx512" */
+extern const vm_kernels vm_kernels_avx512;      /* bf16 by unpacking to f32 */
+extern const vm_kernels vm_kernels_avx512_bf16; /* bf16 by vdpbf16ps; also called "avx512" */
 extern const vm_kernels vm_kernels_amx;
 void vm_gemm_pack_avx512(const vm_pack_block *block);
 void vm_gemm_pack_row_avx512(vm_compute type, const float *x, int n, uint32_t *dst, size_t step, const float *next);

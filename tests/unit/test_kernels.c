@@ -1,4 +1,5 @@
-/* test_kernels.c: every table this CPU can run against truths in double, and against itself where bits must not differ. */
+/* test_kernels.c: every table this CPU can run against truths in double, and against itself where bits must not differ.
+ */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -34,7 +35,9 @@ static int32_t *random_index(vm_rng *rng, int n, int below) {
     return index;
 }
 
-static double as_operand(vm_compute type, float f) { return type == VM_COMPUTE_BF16 ? vm_bf16_to_f32(vm_f32_to_bf16(f)) : f; }
+static double as_operand(vm_compute type, float f) {
+    return type == VM_COMPUTE_BF16 ? vm_bf16_to_f32(vm_f32_to_bf16(f)) : f;
+}
 
 /* ---- matrix products ---- */
 
@@ -55,7 +58,8 @@ typedef struct product {
 enum { A_ALONG_K, A_ACROSS, A_NEITHER, A_LAYOUTS };
 enum { B_ALONG_K, B_ACROSS, B_NEITHER, B_LAYOUTS };
 
-static product make_product(vm_rng *rng, shape s, vm_compute type, int a_layout, int b_layout, bool gather_m, bool gather_k) {
+static product make_product(vm_rng *rng, shape s, vm_compute type, int a_layout, int b_layout, bool gather_m,
+                            bool gather_k) {
     product p = {.s = s, .type = type, .a_rows = gather_m ? s.m + 3 : s.m, .a_depth = gather_k ? s.k + 5 : s.k};
     p.b_depth = p.a_depth;
     size_t a_pad = a_layout == A_NEITHER ? 2 : 1, b_pad = b_layout == B_NEITHER ? 2 : 1;
@@ -87,8 +91,16 @@ static vm_panel pack_panel(vm_pool *pool, const product *p) {
 }
 
 static vm_gemm_job make_job(const product *p, const vm_panel *panel, float *c, size_t ldc, bool accumulate) {
-    return (vm_gemm_job){.m = p->s.m, .a = p->a, .a_m_stride = p->a_m_stride, .a_k_stride = p->a_k_stride, .m_index = p->m_index,
-                         .k_index = p->a_k_index, .b = panel, .c = c, .ldc = ldc, .accumulate = accumulate};
+    return (vm_gemm_job){.m = p->s.m,
+                         .a = p->a,
+                         .a_m_stride = p->a_m_stride,
+                         .a_k_stride = p->a_k_stride,
+                         .m_index = p->m_index,
+                         .k_index = p->a_k_index,
+                         .b = panel,
+                         .c = c,
+                         .ldc = ldc,
+                         .accumulate = accumulate};
 }
 
 /* The product in double, and the error a sum of k products in f32 may have in any order: (k + 2) 2^-24 sum |a b|
@@ -125,8 +137,8 @@ static void check_product(const vm_kernels *table, const product *p, bool accumu
             if (accumulate) truth += old[at], absolute += fabs((double)old[at]);
             double budget = (p->s.k + 2) * 0x1p-24 * absolute;
             if (!(fabs(c[at] - truth) <= budget))
-                fail_msg("%s type %d m %d n %d k %d: C[%d, %d] = %.9g, true %.9g, budget %.3g", table->name, (int)p->type, p->s.m, p->s.n,
-                         p->s.k, i, j, (double)c[at], truth, budget);
+                fail_msg("%s type %d m %d n %d k %d: C[%d, %d] = %.9g, true %.9g, budget %.3g", table->name,
+                         (int)p->type, p->s.m, p->s.n, p->s.k, i, j, (double)c[at], truth, budget);
         }
         for (size_t x = (size_t)p->s.n; x < ldc; x++) assert_true(c[(size_t)i * ldc + x] == guard);
     }
@@ -143,11 +155,13 @@ static void test_gemm_against_truth(void **state) {
     for (int t = 0; t < n_tables; t++) {
         for (int type = VM_COMPUTE_F32; type <= VM_COMPUTE_BF16; type++) {
             for (int a = 0; a < N_SIZES; a++) {
-                for (int b = 0; b < N_SIZES; b++) { /* every pair (m, n) with some k, so every pair (m, k) with some n */
+                for (int b = 0; b < N_SIZES;
+                     b++) { /* every pair (m, n) with some k, so every pair (m, k) with some n */
                     for (int c = 0; c < 3; c++) {
                         shape s = {sizes[a], sizes[b], sizes[(a + 4 * b + 3 * c) % N_SIZES]};
                         int flags = (int)vm_rng_below(&rng, 8);
-                        product p = make_product(&rng, s, (vm_compute)type, (a + c) % A_LAYOUTS, (b + 2 * c) % B_LAYOUTS, flags & 1, flags & 2);
+                        product p = make_product(&rng, s, (vm_compute)type, (a + c) % A_LAYOUTS,
+                                                 (b + 2 * c) % B_LAYOUTS, flags & 1, flags & 2);
                         check_product(tables[t], &p, flags & 4);
                         free_product(&p);
                     }
@@ -164,15 +178,16 @@ static void test_gemm_every_layout(void **state) {
     for (int t = 0; t < n_tables; t++) {
         for (int i = 0; i < 2 * A_LAYOUTS * B_LAYOUTS * 8; i++) {
             int flags = i / (2 * A_LAYOUTS * B_LAYOUTS);
-            product p = make_product(&rng, (shape){37, 50, 75}, (vm_compute)(i % 2), i / 2 % A_LAYOUTS, i / 2 / A_LAYOUTS % B_LAYOUTS,
-                                     flags & 1, flags & 2);
+            product p = make_product(&rng, (shape){37, 50, 75}, (vm_compute)(i % 2), i / 2 % A_LAYOUTS,
+                                     i / 2 / A_LAYOUTS % B_LAYOUTS, flags & 1, flags & 2);
             check_product(tables[t], &p, flags & 4);
             free_product(&p);
         }
         /* more than one row block, and rows of A 2048 bytes apart */
         static const shape large[] = {{300, 40, 512}, {70, 33, 2048}, {3, 1000, 9}, {600, 8, 33}};
         for (int i = 0; i < 8; i++) {
-            product p = make_product(&rng, large[i / 2], (vm_compute)(i % 2), i % A_LAYOUTS, (i + 1) % B_LAYOUTS, false, false);
+            product p =
+                make_product(&rng, large[i / 2], (vm_compute)(i % 2), i % A_LAYOUTS, (i + 1) % B_LAYOUTS, false, false);
             check_product(tables[t], &p, i % 3 == 0);
             free_product(&p);
         }
@@ -188,7 +203,8 @@ static void test_gemm_empty(void **state) {
             float c[4] = {1, 2, 3, 4}, a[4] = {0};
             assert_int_equal(vm_panel_bytes((vm_compute)type, 0, 2), 0);
             vm_panel none = {.type = (vm_compute)type, .k = 0, .n = 2, .data = NULL};
-            vm_gemm_job job = {.m = 2, .a = a, .a_m_stride = 1, .a_k_stride = 1, .b = &none, .c = c, .ldc = 2, .accumulate = true};
+            vm_gemm_job job = {
+                .m = 2, .a = a, .a_m_stride = 1, .a_k_stride = 1, .b = &none, .c = c, .ldc = 2, .accumulate = true};
             assert_int_equal(vm_gemm(NULL, &job, 1), VMOER_OK);
             assert_true(c[0] == 1 && c[3] == 4); /* C + nothing */
             job.m = 0;
@@ -207,12 +223,14 @@ static void test_gemm_empty(void **state) {
 /* The bits of packed weights are one for all ISAs, special values included. */
 static void test_panels_equal(void **state) {
     (void)state;
-    static const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-40f, -1e-42f, 3.3961776e38f, 3.4028235e38f, 1.00390625f, 1.01171875f};
+    static const float special[] = {0.0f,    -0.0f,         INFINITY,      -INFINITY,   NAN,        1e-40f,
+                                    -1e-42f, 3.3961776e38f, 3.4028235e38f, 1.00390625f, 1.01171875f};
     vm_rng rng = vm_rng_start(7, VM_RNG_INIT, 3);
     static const shape shapes[] = {{1, 1, 1}, {1, 17, 33}, {1, 70, 95}, {1, 16, 32}, {1, 5, 64}};
     for (size_t x = 0; x < sizeof shapes / sizeof *shapes; x++) {
         for (int i = 0; i < 2 * B_LAYOUTS * 2; i++) {
-            product p = make_product(&rng, shapes[x], (vm_compute)(i % 2), A_ALONG_K, i / 2 % B_LAYOUTS, false, i / 2 / B_LAYOUTS);
+            product p = make_product(&rng, shapes[x], (vm_compute)(i % 2), A_ALONG_K, i / 2 % B_LAYOUTS, false,
+                                     i / 2 / B_LAYOUTS);
             size_t count = (size_t)p.b_depth * (size_t)p.s.n;
             for (size_t j = 0; j < count; j += 3) p.b[j] = special[j / 3 % (sizeof special / sizeof *special)];
             size_t bytes = vm_panel_bytes(p.type, p.s.k, p.s.n);
@@ -249,7 +267,8 @@ static void test_gemm_same_bits(void **state) {
             vm_panel panels[JOBS];
             float *alone[JOBS], *together[JOBS];
             for (int j = 0; j < JOBS; j++) {
-                p[j] = make_product(&rng, (shape){m_of_job[j], n, k}, (vm_compute)type, j % A_LAYOUTS, j % B_LAYOUTS, j == 2, false);
+                p[j] = make_product(&rng, (shape){m_of_job[j], n, k}, (vm_compute)type, j % A_LAYOUTS, j % B_LAYOUTS,
+                                    j == 2, false);
                 panels[j] = pack_panel(pools[0], &p[j]);
                 alone[j] = calloc((size_t)m_of_job[j] * n, sizeof(float));
                 together[j] = calloc((size_t)m_of_job[j] * n, sizeof(float));
@@ -257,8 +276,10 @@ static void test_gemm_same_bits(void **state) {
                 for (int i = 0; i < m_of_job[j]; i++) { /* row by row */
                     vm_gemm_job job = make_job(&p[j], &panels[j], alone[j] + (size_t)i * n, n, false);
                     job.m = 1;
-                    if (job.m_index) job.m_index += i;
-                    else job.a += (size_t)i * job.a_m_stride;
+                    if (job.m_index)
+                        job.m_index += i;
+                    else
+                        job.a += (size_t)i * job.a_m_stride;
                     assert_int_equal(vm_gemm(NULL, &job, 1), VMOER_OK);
                 }
                 jobs[j] = make_job(&p[j], &panels[j], together[j], n, false);
@@ -266,7 +287,8 @@ static void test_gemm_same_bits(void **state) {
             for (int round = 0; round < 3; round++) {
                 for (int j = 0; j < JOBS; j++) memset(together[j], 0xff, (size_t)m_of_job[j] * n * sizeof(float));
                 assert_int_equal(vm_gemm(round == 0 ? NULL : pools[round - 1], jobs, JOBS), VMOER_OK);
-                for (int j = 0; j < JOBS; j++) assert_memory_equal(alone[j], together[j], (size_t)m_of_job[j] * n * sizeof(float));
+                for (int j = 0; j < JOBS; j++)
+                    assert_memory_equal(alone[j], together[j], (size_t)m_of_job[j] * n * sizeof(float));
                 memset(together[0], 0xff, (size_t)m_of_job[0] * n * sizeof(float));
                 assert_int_equal(vm_gemm(round == 0 ? NULL : pools[round - 1], jobs, 1), VMOER_OK);
                 assert_memory_equal(alone[0], together[0], (size_t)m_of_job[0] * n * sizeof(float));
@@ -289,10 +311,10 @@ static void test_gemm_same_bits(void **state) {
 static const int lengths[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 127, 576};
 enum { N_LENGTHS = sizeof lengths / sizeof *lengths };
 
-#define CHECK(value, truth, budget)                                                                                        \
-    do {                                                                                                                   \
-        double v_ = (value), t_ = (truth), b_ = (budget);                                                                  \
-        if (!(fabs(v_ - t_) <= b_)) fail_msg("%s: %s = %.9g, true %.9g, budget %.3g", k->name, #value, v_, t_, b_);        \
+#define CHECK(value, truth, budget)                                                                                 \
+    do {                                                                                                            \
+        double v_ = (value), t_ = (truth), b_ = (budget);                                                           \
+        if (!(fabs(v_ - t_) <= b_)) fail_msg("%s: %s = %.9g, true %.9g, budget %.3g", k->name, #value, v_, t_, b_); \
     } while (0)
 
 /* Rounding errors of one element: a handful of operations. */
@@ -320,12 +342,14 @@ static void test_linear_rows(void **state) {
 
             memcpy(out, y, size * sizeof *out);
             k->axpy(0.7f, x, out, n);
-            for (int i = 0; i < n; i++) CHECK(out[i], y[i] + (double)0.7f * x[i], 0x1p-23 * (fabs((double)y[i]) + fabs(0.7 * x[i])));
+            for (int i = 0; i < n; i++)
+                CHECK(out[i], y[i] + (double)0.7f * x[i], 0x1p-23 * (fabs((double)y[i]) + fabs(0.7 * x[i])));
 
             double inverse = 1 / sqrt(squares / n + 1e-5);
             float inv_rms = k->rmsnorm(x, w, 1e-5f, out, n);
             CHECK(inv_rms, inverse, (n + 8) * 0x1p-24 * inverse);
-            for (int i = 0; i < n; i++) CHECK(out[i], x[i] * inverse * w[i], (n + 10) * 0x1p-24 * fabs(x[i] * inverse * w[i]));
+            for (int i = 0; i < n; i++)
+                CHECK(out[i], x[i] * inverse * w[i], (n + 10) * 0x1p-24 * fabs(x[i] * inverse * w[i]));
             memcpy(out, x, size * sizeof *out);
             assert_true(k->rmsnorm(out, w, 1e-5f, out, n) == inv_rms); /* in place */
 
@@ -337,9 +361,11 @@ static void test_linear_rows(void **state) {
             double cube = inverse * inverse * inverse / n;
             for (int i = 0; i < n; i++) {
                 double first = (double)y[i] * w[i] * inverse, second = x[i] * along * cube;
-                double budget = (n + 16) * 0x1p-24 * (fabs(first) + fabs((double)before[i]) + fabs(x[i] * along_absolute * cube));
+                double budget =
+                    (n + 16) * 0x1p-24 * (fabs(first) + fabs((double)before[i]) + fabs(x[i] * along_absolute * cube));
                 CHECK(dx[i], before[i] + first - second, budget);
-                CHECK(dw[i], before[n + i] + y[i] * x[i] * inverse, SOME(fabs((double)before[n + i]) + fabs(y[i] * x[i] * inverse)));
+                CHECK(dw[i], before[n + i] + y[i] * x[i] * inverse,
+                      SOME(fabs((double)before[n + i]) + fabs(y[i] * x[i] * inverse)));
             }
             memcpy(out, dx, size * sizeof *out);
             memcpy(dx, before, size * sizeof *dx);
@@ -348,7 +374,8 @@ static void test_linear_rows(void **state) {
             free(before);
 
             int half = n; /* rope turns 2 n values: x then y */
-            float *pair = malloc(2 * size * sizeof *pair), *cosine = malloc(size * sizeof *cosine), *sine = malloc(size * sizeof *sine);
+            float *pair = malloc(2 * size * sizeof *pair), *cosine = malloc(size * sizeof *cosine),
+                  *sine = malloc(size * sizeof *sine);
             assert_true(pair && cosine && sine);
             memcpy(pair, x, size * sizeof *x);
             memcpy(pair + n, y, size * sizeof *y);
@@ -394,8 +421,10 @@ static void test_softmax(void **state) {
             CHECK(k->logsumexp(x, n), truth, budget);
             for (int i = 0; i < n; i++) { /* x - max is rounded once: relative 2^-24 |x - max| */
                 double p = exp(x[i] - max) / sum;
-                if (x[i] == -INFINITY) assert_true(y[i] == 0);
-                else CHECK(y[i], p, p * 0x1p-24 * (n + 12 + fabs(x[i] - max)) + 3e-45);
+                if (x[i] == -INFINITY)
+                    assert_true(y[i] == 0);
+                else
+                    CHECK(y[i], p, p * 0x1p-24 * (n + 12 + fabs(x[i] - max)) + 3e-45);
             }
             free(x);
             free(y);
@@ -420,7 +449,8 @@ static void test_swiglu(void **state) {
         for (int l = 0; l < N_LENGTHS; l++) {
             int n = lengths[l];
             size_t bytes = (size_t)n * sizeof(float);
-            float *gate = random_values(&rng, (size_t)n), *up = random_values(&rng, (size_t)n), *dout = random_values(&rng, (size_t)n);
+            float *gate = random_values(&rng, (size_t)n), *up = random_values(&rng, (size_t)n),
+                  *dout = random_values(&rng, (size_t)n);
             float *out = malloc(bytes), *dgate = malloc(bytes), *dup = malloc(bytes);
             assert_true(out && dgate && dup);
             for (int i = 0; i < n; i++) gate[i] *= i % 3 == 0 ? 30 : 3;
@@ -431,7 +461,8 @@ static void test_swiglu(void **state) {
                 double below = z < -87 ? 1e-35 : 0; /* e^-z overflows: 0 stands for what is this small */
                 CHECK(out[i], z * s * up[i], SOME(z * s * up[i]) + below);
                 CHECK(dup[i], dout[i] * z * s, SOME(dout[i] * z * s) + below);
-                CHECK(dgate[i], dout[i] * up[i] * s * (1 + z * (1 - s)), SOME(dout[i] * up[i] * s * (1 + fabs(z) * 2)) + below);
+                CHECK(dgate[i], dout[i] * up[i] * s * (1 + z * (1 - s)),
+                      SOME(dout[i] * up[i] * s * (1 + fabs(z) * 2)) + below);
             }
             float *g = malloc(bytes), *u = malloc(bytes);
             assert_true(g && u);
@@ -560,10 +591,18 @@ int main(int argc, char **argv) {
         if (tables[t] == &vm_kernels_avx512_bf16) tables[n_tables++] = &vm_kernels_avx512;
 #endif
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gemm_against_truth), cmocka_unit_test(test_gemm_every_layout), cmocka_unit_test(test_gemm_empty),
-        cmocka_unit_test(test_panels_equal),       cmocka_unit_test(test_gemm_same_bits),    cmocka_unit_test(test_linear_rows),
-        cmocka_unit_test(test_softmax),            cmocka_unit_test(test_swiglu),            cmocka_unit_test(test_exponential),
-        cmocka_unit_test(test_rows_any_alignment), cmocka_unit_test(test_tables),            cmocka_unit_test(test_isa_override),
+        cmocka_unit_test(test_gemm_against_truth),
+        cmocka_unit_test(test_gemm_every_layout),
+        cmocka_unit_test(test_gemm_empty),
+        cmocka_unit_test(test_panels_equal),
+        cmocka_unit_test(test_gemm_same_bits),
+        cmocka_unit_test(test_linear_rows),
+        cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_exponential),
+        cmocka_unit_test(test_rows_any_alignment),
+        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_isa_override),
     };
     return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
 }

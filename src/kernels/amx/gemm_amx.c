@@ -1,9 +1,10 @@
 /* gemm_amx.c: bf16 products by TMUL: 32 x 32 sums in four tiles of 16 x 16, two tiles of A, two of B.
  *
- * Sums leave the tiles for a small buffer in the first-level cache; from there vector stores carry them to C between the
- * steps of the next 32 x 32 sums, where they cost nothing. Storing tiles into C straight would stall on every cache miss.
- * The same steps fetch the next panels into the second-level cache. A depth whose two panels exceed the first-level cache is
- * gone through in passes; sums wait in f32 between them, so the passes do not show in the result. */
+ * Sums leave the tiles for a small buffer in the first-level cache; from there vector stores carry them to C between
+ * the steps of the next 32 x 32 sums, where they cost nothing. Storing tiles into C straight would stall on every cache
+ * miss. The same steps fetch the next panels into the second-level cache. A depth whose two panels exceed the
+ * first-level cache is gone through in passes; sums wait in f32 between them, so the passes do not show in the result.
+ */
 #include "kernels/gemm.h"
 
 #include <immintrin.h>
@@ -16,7 +17,7 @@ enum {
     STRIPS = VM_GEMM_BLOCK_ROWS / SIDE,
     PASS_STEPS = 20, /* 2 KB of B a step: 40 of the 48 KB of first-level cache */
     LINE_WORDS = 16,
-    MAX_FETCH = 8 /* lines a step; more would crowd out the products' own loads */
+    MAX_FETCH = 8 /* lines a step; more gained nothing */
 };
 
 /* Palette 1: eight tiles of 16 rows x 64 bytes. Static, since compilers do not see that ldtilecfg reads all of it. */
@@ -33,7 +34,7 @@ typedef struct aside {
     const float *side; /* [rows][SIDE] */
     float *c;          /* [rows, columns] */
     size_t ldc;
-    int rows; /* left */
+    int rows;            /* left */
     __mmask16 low, high; /* columns */
     bool accumulate;
     int rows_per_step;
@@ -61,46 +62,46 @@ static inline void step_aside(aside *s) {
         _mm_prefetch((const char *)s->fetch, _MM_HINT_T1);
 }
 
-/* The products of `steps` pairs of tiles along k added to the sums of 32 (or 16, if one is false) rows and columns in side;
- * first: there are none yet. a and b: the first tiles of two strips, whose tiles along k follow each other. B is read again
- * for every strip of A and stays in the first-level cache; A passes by it, hence the streaming load.
- * Tiles: 0..3 sums (row-major), 4 and 5 A, 6 and 7 B. */
-#define SUMS(name, rows2, columns2)                                                                                      \
-    static void name(const vm_gemm_block *g, const uint32_t *a, const uint32_t *b, int steps, bool first, float *side,   \
-                     aside *s) {                                                                                         \
-        const uint32_t *a2 = a + TILE * g->a_stride, *b2 = b + g->panel_words;                                           \
-        const long row = SIDE * sizeof(float);                                                                           \
-        if (first) {                                                                                                     \
-            _tile_zero(0);                                                                                               \
-            if (columns2) _tile_zero(1);                                                                                 \
-            if (rows2) _tile_zero(2);                                                                                    \
-            if (rows2 && columns2) _tile_zero(3);                                                                        \
-        } else {                                                                                                         \
-            _tile_loadd(0, side, row);                                                                                   \
-            if (columns2) _tile_loadd(1, side + TILE, row);                                                              \
-            if (rows2) _tile_loadd(2, side + TILE * SIDE, row);                                                          \
-            if (rows2 && columns2) _tile_loadd(3, side + TILE * SIDE + TILE, row);                                       \
-        }                                                                                                                \
-        for (int i = 0; i < steps; i++) {                                                                                \
-            _tile_loadd(6, b, TILE_BYTES);                                                                               \
-            _tile_stream_loadd(4, a, TILE_BYTES);                                                                        \
-            _tile_dpbf16ps(0, 4, 6);                                                                                     \
-            if (columns2) {                                                                                              \
-                _tile_loadd(7, b2, TILE_BYTES);                                                                          \
-                _tile_dpbf16ps(1, 4, 7);                                                                                 \
-            }                                                                                                            \
-            if (rows2) {                                                                                                 \
-                _tile_stream_loadd(5, a2, TILE_BYTES);                                                                   \
-                _tile_dpbf16ps(2, 5, 6);                                                                                 \
-                if (columns2) _tile_dpbf16ps(3, 5, 7);                                                                   \
-            }                                                                                                            \
-            step_aside(s);                                                                                               \
-            a += TILE_WORDS, a2 += TILE_WORDS, b += TILE_WORDS, b2 += TILE_WORDS;                                        \
-        }                                                                                                                \
-        _tile_stored(0, side, row);                                                                                      \
-        if (columns2) _tile_stored(1, side + TILE, row);                                                                 \
-        if (rows2) _tile_stored(2, side + TILE * SIDE, row);                                                             \
-        if (rows2 && columns2) _tile_stored(3, side + TILE * SIDE + TILE, row);                                          \
+/* The products of `steps` pairs of tiles along k added to the sums of 32 (or 16, if one is false) rows and columns in
+ * side; first: there are none yet. a and b: the first tiles of two strips, whose tiles along k follow each other. B is
+ * read again for every strip of A and stays in the first-level cache; A passes by it, hence the streaming load. Tiles:
+ * 0..3 sums (row-major), 4 and 5 A, 6 and 7 B. */
+#define SUMS(name, rows2, columns2)                                                                                    \
+    static void name(const vm_gemm_block *g, const uint32_t *a, const uint32_t *b, int steps, bool first, float *side, \
+                     aside *s) {                                                                                       \
+        const uint32_t *a2 = a + TILE * g->a_stride, *b2 = b + g->panel_words;                                         \
+        const long row = SIDE * sizeof(float);                                                                         \
+        if (first) {                                                                                                   \
+            _tile_zero(0);                                                                                             \
+            if (columns2) _tile_zero(1);                                                                               \
+            if (rows2) _tile_zero(2);                                                                                  \
+            if (rows2 && columns2) _tile_zero(3);                                                                      \
+        } else {                                                                                                       \
+            _tile_loadd(0, side, row);                                                                                 \
+            if (columns2) _tile_loadd(1, side + TILE, row);                                                            \
+            if (rows2) _tile_loadd(2, side + TILE * SIDE, row);                                                        \
+            if (rows2 && columns2) _tile_loadd(3, side + TILE * SIDE + TILE, row);                                     \
+        }                                                                                                              \
+        for (int i = 0; i < steps; i++) {                                                                              \
+            _tile_loadd(6, b, TILE_BYTES);                                                                             \
+            _tile_stream_loadd(4, a, TILE_BYTES);                                                                      \
+            _tile_dpbf16ps(0, 4, 6);                                                                                   \
+            if (columns2) {                                                                                            \
+                _tile_loadd(7, b2, TILE_BYTES);                                                                        \
+                _tile_dpbf16ps(1, 4, 7);                                                                               \
+            }                                                                                                          \
+            if (rows2) {                                                                                               \
+                _tile_stream_loadd(5, a2, TILE_BYTES);                                                                 \
+                _tile_dpbf16ps(2, 5, 6);                                                                               \
+                if (columns2) _tile_dpbf16ps(3, 5, 7);                                                                 \
+            }                                                                                                          \
+            step_aside(s);                                                                                             \
+            a += TILE_WORDS, a2 += TILE_WORDS, b += TILE_WORDS, b2 += TILE_WORDS;                                      \
+        }                                                                                                              \
+        _tile_stored(0, side, row);                                                                                    \
+        if (columns2) _tile_stored(1, side + TILE, row);                                                               \
+        if (rows2) _tile_stored(2, side + TILE * SIDE, row);                                                           \
+        if (rows2 && columns2) _tile_stored(3, side + TILE * SIDE + TILE, row);                                        \
     }
 SUMS(sums_16_16, false, false)
 SUMS(sums_16_32, false, true)
@@ -118,7 +119,8 @@ void vm_gemm_bf16_amx(const vm_gemm_block *g) {
     int strips = ceil_div(g->m, SIDE), panels = ceil_div(g->n, TILE), all_steps = g->words / TILE;
     int passes = all_steps > 0 ? ceil_div(all_steps, PASS_STEPS) : 1, pass_steps = ceil_div(all_steps, passes);
     const uint32_t *end = g->b + (size_t)panels * g->panel_words;
-    aside s = {.ldc = g->ldc, .accumulate = g->accumulate, .rows_per_step = pass_steps > 0 ? ceil_div(SIDE, pass_steps) : 0};
+    aside s = {
+        .ldc = g->ldc, .accumulate = g->accumulate, .rows_per_step = pass_steps > 0 ? ceil_div(SIDE, pass_steps) : 0};
     int fetch = all_steps > 0 ? ceil_div((int)(2 * g->panel_words / LINE_WORDS), strips * all_steps) : 0;
     s.fetch_per_step = fetch < MAX_FETCH ? fetch : MAX_FETCH;
     int turn = 0;
@@ -133,13 +135,18 @@ void vm_gemm_bf16_amx(const vm_gemm_block *g) {
                 int i = strip * SIDE, rows = g->m - i < SIDE ? g->m - i : SIDE;
                 const uint32_t *a_step = g->a + (size_t)i * g->a_stride + (size_t)step * TILE_WORDS;
                 const uint32_t *b_step = b + (size_t)step * TILE_WORDS;
-                /* A side is written at the end of a pass, when the one before it has gone to C. With one pass two take turns. */
+                /* A side is written at the end of a pass, when the one before it has gone to C. With one pass two take
+                 * turns. */
                 float *side = sides[passes > 1 ? strip : turn];
                 turn = !turn;
-                if (rows > TILE && columns > TILE) sums_32_32(g, a_step, b_step, steps, pass == 0, side, &s);
-                else if (rows > TILE) sums_32_16(g, a_step, b_step, steps, pass == 0, side, &s);
-                else if (columns > TILE) sums_16_32(g, a_step, b_step, steps, pass == 0, side, &s);
-                else sums_16_16(g, a_step, b_step, steps, pass == 0, side, &s);
+                if (rows > TILE && columns > TILE)
+                    sums_32_32(g, a_step, b_step, steps, pass == 0, side, &s);
+                else if (rows > TILE)
+                    sums_32_16(g, a_step, b_step, steps, pass == 0, side, &s);
+                else if (columns > TILE)
+                    sums_16_32(g, a_step, b_step, steps, pass == 0, side, &s);
+                else
+                    sums_16_16(g, a_step, b_step, steps, pass == 0, side, &s);
                 if (pass < passes - 1) continue;
                 while (s.rows > 0) carry_row(&s);
                 s.side = side;

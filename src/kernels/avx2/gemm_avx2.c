@@ -37,15 +37,19 @@ static inline __m256i pair_words(__m256i low, __m256i high) {
 /* 16 bf16 of two vectors that follow each other: neighbours make a word, so part them into even and odd first. */
 static inline __m256i narrow(__m256 a, __m256 b) {
     __m256 even = _mm256_shuffle_ps(a, b, 0x88), odd = _mm256_shuffle_ps(a, b, 0xdd);
-    return _mm256_permute4x64_epi64(pair_words(round_bf16(even), round_bf16(odd)), 0xd8); /* shuffles work inside halves */
+    return _mm256_permute4x64_epi64(pair_words(round_bf16(even), round_bf16(odd)),
+                                    0xd8); /* shuffles work inside halves */
 }
 
 /* v[i]: eight words x .. x + 7 of the lines (or pairs of lines) line + i. */
 static inline void load_words(const vm_pack_block *p, int line, int x, __m256i v[8]) {
     for (int i = 0; i < 8; i++) {
-        if (p->type == VM_COMPUTE_F32) v[i] = _mm256_castps_si256(load(p, line + i, x));
-        else if (p->along_k) v[i] = narrow(load(p, line + i, 2 * x), load(p, line + i, 2 * x + 8));
-        else v[i] = pair_words(round_bf16(load(p, 2 * (line + i), x)), round_bf16(load(p, 2 * (line + i) + 1, x)));
+        if (p->type == VM_COMPUTE_F32)
+            v[i] = _mm256_castps_si256(load(p, line + i, x));
+        else if (p->along_k)
+            v[i] = narrow(load(p, line + i, 2 * x), load(p, line + i, 2 * x + 8));
+        else
+            v[i] = pair_words(round_bf16(load(p, 2 * (line + i), x)), round_bf16(load(p, 2 * (line + i) + 1, x)));
     }
 }
 
@@ -93,9 +97,13 @@ static void pack_row(vm_compute type, const float *x, int n, uint32_t *dst, size
         for (int half = 0; half < 2; half++) {
             int at = l + half * depth / 2, left = n - at;
             __m256i words;
-            if (left <= 0) words = _mm256_setzero_si256();
-            else if (type == VM_COMPUTE_F32) words = _mm256_castps_si256(load_some(x + at, left));
-            else words = narrow(load_some(x + at, left), left > 8 ? load_some(x + at + 8, left - 8) : _mm256_setzero_ps());
+            if (left <= 0)
+                words = _mm256_setzero_si256();
+            else if (type == VM_COMPUTE_F32)
+                words = _mm256_castps_si256(load_some(x + at, left));
+            else
+                words =
+                    narrow(load_some(x + at, left), left > 8 ? load_some(x + at + 8, left - 8) : _mm256_setzero_ps());
             _mm256_store_si256((__m256i *)(dst + half * 8), words);
         }
     }
@@ -159,8 +167,8 @@ static inline __attribute__((always_inline)) void tile_multiply(const tile *t, c
 }
 
 /* One function a tile height, so that every sum has its register. */
-#define TILE(rows)                                                                          \
-    static void tile_f32_##rows(const tile *t) { tile_multiply(t, rows, VM_COMPUTE_F32); }  \
+#define TILE(rows)                                                                         \
+    static void tile_f32_##rows(const tile *t) { tile_multiply(t, rows, VM_COMPUTE_F32); } \
     static void tile_bf16_##rows(const tile *t) { tile_multiply(t, rows, VM_COMPUTE_BF16); }
 TILE(1)
 TILE(2)
@@ -195,4 +203,5 @@ static void multiply(const vm_gemm_block *g, const tile_fn *tiles) {
 static void multiply_f32(const vm_gemm_block *g) { multiply(g, tiles_f32); }
 static void multiply_bf16(const vm_gemm_block *g) { multiply(g, tiles_bf16); }
 
-const vm_gemm_kernels vm_gemm_avx2 = {.rows = {TILE_ROWS, TILE_ROWS}, .pack = pack, .pack_row = pack_row, .multiply = {multiply_f32, multiply_bf16}};
+const vm_gemm_kernels vm_gemm_avx2 = {
+    .rows = {TILE_ROWS, TILE_ROWS}, .pack = pack, .pack_row = pack_row, .multiply = {multiply_f32, multiply_bf16}};

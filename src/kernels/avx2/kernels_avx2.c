@@ -27,7 +27,9 @@ static inline vec vec_div(vec a, vec b) { return _mm256_div_ps(a, b); }
 static inline vec vec_max(vec a, vec b) { return _mm256_max_ps(a, b); }
 static inline vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vec vec_round(vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline vec vec_clamp(vec v, float low, float high) { return _mm256_max_ps(vec_set(low), _mm256_min_ps(vec_set(high), v)); }
+static inline vec vec_clamp(vec v, float low, float high) {
+    return _mm256_max_ps(vec_set(low), _mm256_min_ps(vec_set(high), v));
+}
 static inline vec vec_equal_zero(vec v, vec x, vec y) { return _mm256_and_ps(v, _mm256_cmp_ps(x, y, _CMP_NEQ_UQ)); }
 
 static inline vec power_of_two(__m256i n) {

@@ -10,7 +10,9 @@ enum { LANES = 16 };
 static inline __mmask16 lanes(int n) { return (__mmask16)((1u << n) - 1); }
 static inline vec vec_set(float f) { return _mm512_set1_ps(f); }
 static inline vec vec_load(const float *p) { return _mm512_loadu_ps(p); }
-static inline vec vec_load_part(const float *p, int n, float fill) { return _mm512_mask_loadu_ps(vec_set(fill), lanes(n), p); }
+static inline vec vec_load_part(const float *p, int n, float fill) {
+    return _mm512_mask_loadu_ps(vec_set(fill), lanes(n), p);
+}
 static inline void vec_store(float *p, vec v) { _mm512_storeu_ps(p, v); }
 static inline void vec_store_part(float *p, vec v, int n) { _mm512_mask_storeu_ps(p, lanes(n), v); }
 static inline vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
@@ -21,8 +23,12 @@ static inline vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }
 static inline vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vec vec_scale(vec v, vec n) { return _mm512_scalef_ps(v, n); }
 static inline vec vec_round(vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline vec vec_clamp(vec v, float low, float high) { return _mm512_max_ps(vec_set(low), _mm512_min_ps(vec_set(high), v)); }
-static inline vec vec_equal_zero(vec v, vec x, vec y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_NEQ_UQ), v); }
+static inline vec vec_clamp(vec v, float low, float high) {
+    return _mm512_max_ps(vec_set(low), _mm512_min_ps(vec_set(high), v));
+}
+static inline vec vec_equal_zero(vec v, vec x, vec y) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_NEQ_UQ), v);
+}
 
 /* Halves are folded onto each other down to one lane. */
 static inline float vec_sum(vec v) {
@@ -45,7 +51,8 @@ static inline float vec_maximum(vec v) {
 
 #define PACKING .pack = vm_gemm_pack_avx512, .pack_row = vm_gemm_pack_row_avx512
 static const vm_gemm_kernels gemm = {.rows = {14, 12}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_avx512}};
-static const vm_gemm_kernels gemm_bf16 = {.rows = {14, 14}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_avx512_bf16}};
+static const vm_gemm_kernels gemm_bf16 = {
+    .rows = {14, 14}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_avx512_bf16}};
 static const vm_gemm_kernels gemm_amx = {
     .a_tiles = {false, true}, .rows = {14, 32}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_amx}};
 

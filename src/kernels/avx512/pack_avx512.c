@@ -15,8 +15,8 @@ static inline __m512i round_bf16(__m512 x) {
 
 /* 32 bf16 of two vectors that follow each other. */
 static inline __m512i narrow(__m512 a, __m512 b) {
-    const __m512i upper_halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19,
-                                                  17, 15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512i upper_halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31,
+                                                  29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
     return _mm512_permutex2var_epi16(round_bf16(a), upper_halves, round_bf16(b));
 }
 
@@ -39,8 +39,8 @@ static inline void transpose(__m512i v[16]) {
     }
     VM_UNROLL
     for (int c = 0; c < 4; c++) {
-        t[c] = _mm512_shuffle_i32x4(v[c], v[c + 4], 0x88);      /* blocks 0 and 2 of the columns, rows 0 .. 7 */
-        t[c + 4] = _mm512_shuffle_i32x4(v[c], v[c + 4], 0xdd);  /* blocks 1 and 3 */
+        t[c] = _mm512_shuffle_i32x4(v[c], v[c + 4], 0x88);     /* blocks 0 and 2 of the columns, rows 0 .. 7 */
+        t[c + 4] = _mm512_shuffle_i32x4(v[c], v[c + 4], 0xdd); /* blocks 1 and 3 */
         t[c + 8] = _mm512_shuffle_i32x4(v[c + 8], v[c + 12], 0x88);
         t[c + 12] = _mm512_shuffle_i32x4(v[c + 8], v[c + 12], 0xdd);
     }
@@ -99,5 +99,6 @@ void vm_gemm_pack_row_avx512(vm_compute type, const float *x, int n, uint32_t *d
     }
     if (l == n) return;
     __m512 a = _mm512_maskz_loadu_ps(first(n - l), x + l);
-    _mm512_store_si512(dst, depth == 32 ? narrow(a, _mm512_maskz_loadu_ps(first(n - l - 16), x + l + 16)) : _mm512_castps_si512(a));
+    _mm512_store_si512(dst, depth == 32 ? narrow(a, _mm512_maskz_loadu_ps(first(n - l - 16), x + l + 16))
+                                        : _mm512_castps_si512(a));
 }

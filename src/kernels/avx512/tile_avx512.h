@@ -1,6 +1,6 @@
-/* tile_avx512.h: the body of an AVX-512 product: register tiles of up to TILE_ROWS x 32 sums, one word of A broadcast to
- * 16 columns at a time. Include once in a file that defines TILE_ROWS (12 or 14) and
- *   static inline __m512 multiply_add(__m512 sum, __m512i a, __m512i b): sum + the products of one word of A and 16 of B. */
+/* tile_avx512.h: the body of an AVX-512 product: register tiles of up to TILE_ROWS x 32 sums, one word of A broadcast
+ * to 16 columns at a time. Include once in a file that defines TILE_ROWS (12 or 14) and static inline __m512
+ * multiply_add(__m512 sum, __m512i a, __m512i b): sum + the products of one word of A and 16 of B. */
 #include "kernels/unroll.h"
 
 typedef struct tile {
@@ -51,7 +51,7 @@ static inline __attribute__((always_inline)) void tile_multiply(const tile *t, c
 }
 
 /* One function a tile height, so that every sum has its register. */
-#define TILE(rows)                                                       \
+#define TILE(rows)                                                            \
     static void tile_##rows##_1(const tile *t) { tile_multiply(t, rows, 1); } \
     static void tile_##rows##_2(const tile *t) { tile_multiply(t, rows, 2); }
 TILE(1)
@@ -72,11 +72,13 @@ TILE(14)
 #endif
 #undef TILE
 
-#define TILE(rows) {tile_##rows##_1, tile_##rows##_2}
-static void (*const tiles[TILE_ROWS + 1][2])(const tile *t) = {
-    {NULL, NULL}, TILE(1), TILE(2), TILE(3), TILE(4), TILE(5), TILE(6), TILE(7), TILE(8), TILE(9), TILE(10), TILE(11), TILE(12),
+#define TILE(rows) \
+    { tile_##rows##_1, tile_##rows##_2 }
+static void (*const tiles[TILE_ROWS + 1][2])(const tile *t) = {{NULL, NULL}, TILE(1),  TILE(2),  TILE(3), TILE(4),
+                                                               TILE(5),      TILE(6),  TILE(7),  TILE(8), TILE(9),
+                                                               TILE(10),     TILE(11), TILE(12),
 #if TILE_ROWS == 14
-    TILE(13), TILE(14)
+                                                               TILE(13),     TILE(14)
 #endif
 };
 #undef TILE

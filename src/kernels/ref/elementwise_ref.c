@@ -21,7 +21,8 @@ static float rmsnorm(const float *x, const float *w, float eps, float *y, int n)
     return inv_rms;
 }
 
-static void rmsnorm_backward(const float *x, const float *w, float inv_rms, const float *dy, float *dx, float *dw, int n) {
+static void rmsnorm_backward(const float *x, const float *w, float inv_rms, const float *dy, float *dx, float *dw,
+                             int n) {
     double along = 0; /* sum_j dy_j w_j x_j */
     for (int i = 0; i < n; i++) along += (double)(dy[i] * w[i]) * x[i];
     float pull = (float)(along * inv_rms * inv_rms * inv_rms / n);

@@ -27,8 +27,10 @@ static void pack(const vm_pack_block *p) {
         for (int x = 0; x < VM_GEMM_PANEL; x++) {
             int i = p->by_word ? x : r, w = p->by_word ? r : x;
             uint32_t *word = &p->dst[(size_t)r * p->dst_stride + (size_t)x];
-            if (p->type == VM_COMPUTE_F32) *word = float_word(element(p, i, w));
-            else *word = vm_f32_to_bf16(element(p, i, 2 * w)) | (uint32_t)vm_f32_to_bf16(element(p, i, 2 * w + 1)) << 16;
+            if (p->type == VM_COMPUTE_F32)
+                *word = float_word(element(p, i, w));
+            else
+                *word = vm_f32_to_bf16(element(p, i, 2 * w)) | (uint32_t)vm_f32_to_bf16(element(p, i, 2 * w + 1)) << 16;
         }
     }
 }
@@ -81,4 +83,5 @@ static void multiply_bf16(const vm_gemm_block *g) {
     }
 }
 
-const vm_gemm_kernels vm_gemm_ref = {.rows = {1, 1}, .pack = pack, .pack_row = pack_row, .multiply = {multiply_f32, multiply_bf16}};
+const vm_gemm_kernels vm_gemm_ref = {
+    .rows = {1, 1}, .pack = pack, .pack_row = pack_row, .multiply = {multiply_f32, multiply_bf16}};
