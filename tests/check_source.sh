@@ -43,5 +43,5 @@ planted src/base/a.c '/* TO''DO: later */\n' 'left-over'
 planted src/base/a.c 'int a;\t\n' 'tab'
 planted src/base/a.c 'int a; \n' 'space at the line end'
 planted src/base/a.c 'int a;' 'no newline at the end'
-planted src/base/a.c "/* $(printf 'x%.0s' $(seq 200)) */\n" 'longer than 160 columns'
+planted src/base/a.h "/* $(printf 'x%.0s' $(seq 200)) */\n" 'longer than 160 columns'
 echo "every planted violation was seen"

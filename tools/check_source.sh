@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # check_source.sh [TREE]: the law of dependence between rooms, and what every source file keeps to.
 #   - who may include whom (docs/ARCHITECTURE.md); paths relative to src/ and include/
-#   - at most 800 lines a file; in C 160 columns a line and no tab (120 is the rule, ./dev fmt; beyond 160 nobody can read it);
-#     no space at a line's end, a newline at the file's end
+#   - at most 800 lines a file; no tab in C; no space at a line's end, a newline at the file's end; headers, which are laid out
+#     by hand, at most 160 columns wide (the rest is for ./dev fmt)
 #   - no left-overs
 # One line a finding on stdout; exit code 1 where there is one.
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 
-files=$(find include src cli tests fuzz tools bench -type f \( -name '*.[ch]' -o -name '*.inc' -o -name '*.sh' -o -name '*.py' \) 2>/dev/null | LC_ALL=C sort)
+files=$({ find include src cli tests fuzz tools bench -type f \( -name '*.[ch]' -o -name '*.inc' -o -name '*.sh' -o -name '*.py' \) 2>/dev/null || true; } | LC_ALL=C sort)
 [ -n "$files" ] || { echo "check_source: no source files found"; exit 1; }
 
 # shellcheck disable=SC2086
@@ -22,7 +22,7 @@ BEGIN {
     may["kernels"] = "base kernels"
     may["router"] = "base io kernels router"
     may["model"] = "base io kernels router model"
-    may["train"] = "base io kernels router model train"
+    may["train"] = "base io kernels router model eval train vmoer" # eval: measures of the held-out part; vmoer: params
     may["infer"] = "base io kernels router model infer"
     may["eval"] = "base eval"
     may["report"] = "base eval report vmoer"
@@ -34,7 +34,7 @@ BEGIN {
 }
 FNR == 1 { is_c = FILENAME ~ /\.(c|h|inc)$/; room = room_of(FILENAME); if (!(room in may)) finding("a file in no known room") }
 FNR == 801 { finding("more than 800 lines: wants to be two files") }
-is_c && length > 160 { finding("longer than 160 columns") }
+FILENAME ~ /\.h$/ && length > 160 { finding("longer than 160 columns") }
 is_c && /\t/ { finding("tab") }
 /[ \t]$/ { finding("space at the line end") }
 $0 ~ leftover { finding("left-over: " $0) }
