@@ -67,7 +67,8 @@ static vmoer_status solve(double *a, int n, double ridge, double *b, int m) {
     return VMOER_OK;
 }
 
-/* norm[T, N]: norm of each routed expert's output, minus the token's mean over the experts. */
+/* norm[T, N]: norm of each routed expert's output over the token's mean, minus 1. Relative, because the first token of a sequence has outputs
+ * a thousand times larger than any other and would decide the fit alone. */
 static vmoer_status expert_norms(const vm_recipe *r, int layer, const vm_dense_ffn *dense, vm_pool *pool, const float *u, int n_tokens, float *norm) {
     size_t T = (size_t)n_tokens, F = (size_t)r->width, D = (size_t)r->dim, w = (size_t)r->expert_width, N = (size_t)r->experts;
     float *gate = vm_malloc(w * D, sizeof *gate), *up = vm_malloc(w * D, sizeof *up), *down = vm_malloc(D * w, sizeof *down), *out = vm_malloc(T * D, sizeof *out);
@@ -86,7 +87,7 @@ static vmoer_status expert_norms(const vm_recipe *r, int layer, const vm_dense_f
     for (size_t t = 0; t < T; t++) {
         float mean = 0;
         for (size_t e = 0; e < N; e++) mean += norm[t * N + e] / (float)N;
-        for (size_t e = 0; e < N; e++) norm[t * N + e] -= mean;
+        for (size_t e = 0; e < N; e++) norm[t * N + e] = norm[t * N + e] / (mean + 1e-20f) - 1.0f;
     }
     vm_free(gate);
     vm_free(up);
