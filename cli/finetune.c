@@ -13,6 +13,8 @@ static const option options[] = {
      offsetof(finetune_options, p.targets), NULL, 0},
     {"rank", 0, OPTION_INT, "N", "of the LoRA matrices", offsetof(finetune_options, p.rank), NULL, 0},
     {"alpha", 0, OPTION_REAL, "X", "LoRA's scale is alpha / rank", offsetof(finetune_options, p.alpha), NULL, 0},
+    {"router_learning_rate", 0, OPTION_REAL, "X", "of the routers, where they are trained; 0: that of everything else",
+     offsetof(finetune_options, p.router_learning_rate), NULL, 0},
     QUESTION_OPTIONS(finetune_options, p.train.questions),
     TRAIN_OPTIONS(finetune_options, p.train),
     COMMON_OPTIONS,
@@ -38,7 +40,7 @@ const verb verb_finetune = {
     .summary = "MAP fine-tuning on a task: a LoRA adapter in PEFT's layout",
     .description =
         "Trains on the tasks' training questions, watches a held-out part of them, and writes a LoRA adapter "
-        "(adapter_config.json, adapter_model.safetensors).",
+        "(adapter_config.json, adapter_model.safetensors) or, with --targets all, the whole model (model.gguf).",
     .options = options,
     .size = sizeof(finetune_options),
     .defaults = defaults,

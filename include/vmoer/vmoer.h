@@ -163,8 +163,9 @@ typedef struct vmoer_train_params { /* what finetune and calibrate share */
 typedef struct vmoer_finetune_params {
     vmoer_train_params train;
     const char *targets;  /* "attention,experts,router": modules that get LoRA; "all": full fine-tuning, writes a GGUF */
-    int rank;
+    int rank;             /* of LoRA; with "all" these two must stay at their defaults */
     double alpha;
+    double router_learning_rate; /* of the routers, where they are trained; 0: train.learning_rate */
 } vmoer_finetune_params;
 VMOER_API vmoer_finetune_params vmoer_finetune_params_default(void);
 VMOER_API vmoer_status vmoer_finetune(const vmoer_finetune_params *params, const vmoer_hooks *hooks, char **out_json);

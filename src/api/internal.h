@@ -34,6 +34,7 @@ typedef struct vm_training {
  * part and look at the training part. */
 vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap, vm_training *out);
 void vm_training_close(vm_training *t);
+size_t vm_training_memory(const vmoer_train_params *p); /* bytes for kept activations */
 /* The settings that decide a training's result, as JSON: what a checkpoint is compared by. */
 json_t *vm_training_config(const vm_training *t);
 vmoer_train_params vm_train_params_default(void);

@@ -4,28 +4,40 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/status.h"
+#include "train/export.h"
 #include "train/lora.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 vmoer_train_params vm_train_params_default(void) {
-    return (vmoer_train_params){.questions = {.tasks = "openbookqa"}, .epochs = 3, .batch_size = 16, .learning_rate = 1e-4, .warmup = 0.06, .clip = 1.0, .memory_gib = 2.0};
+    return (vmoer_train_params){.questions = {.tasks = "openbookqa"},
+                                .epochs = 3,
+                                .batch_size = 16,
+                                .learning_rate = 1e-4,
+                                .warmup = 0.06,
+                                .clip = 1.0,
+                                .memory_gib = 2.0};
 }
 
 static vmoer_status load_part(vm_training *t, vmoer_split split, vm_examples *out) {
     const vmoer_questions *q = &t->params->questions;
     vm_dataset *d;
-    if (!q->tasks || strchr(q->tasks, ',')) return vm_error(VMOER_ERROR_ARGUMENT, "training takes one task (--tasks openbookqa)");
+    if (!q->tasks || q->task_file || strchr(q->tasks, ','))
+        return vm_error(VMOER_ERROR_ARGUMENT, "training takes one task by its name (--tasks openbookqa)");
     VM_TRY(vm_api_dataset(q, q->tasks, split, &d));
     vmoer_status status = vm_examples_build(t->tokenizer, d, VM_FORMAT_CLOZE, out);
     vm_dataset_free(d);
     return status;
 }
 
-static vmoer_status open_training(const vmoer_train_params *p, int backward_from, bool train_all, bool swap, vm_training *t) {
+static vmoer_status open_training(const vmoer_train_params *p, int backward_from, bool train_all, bool swap,
+                                  vm_training *t) {
     if (!p->model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
     if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
+    if (!(p->memory_gib >= 0 && p->memory_gib < 1e6))
+        return vm_error(VMOER_ERROR_ARGUMENT, "--memory_gib %g, must be 0 (no bound) to a million", p->memory_gib);
     vm_adapter *adapter = NULL;
     VM_TRY(vm_pool_create(p->threads, &t->pool));
     if (p->adapter) {
@@ -33,7 +45,10 @@ static vmoer_status open_training(const vmoer_train_params *p, int backward_from
         snprintf(t->adapter_name, sizeof t->adapter_name, "%s", vm_adapter_name(adapter));
         snprintf(t->adapter_fingerprint, sizeof t->adapter_fingerprint, "%s", vm_adapter_fingerprint(adapter));
     }
-    vm_model_options o = {.compute = vm_api_compute(p->compute), .adapter = adapter, .backward_from = backward_from, .train_all = train_all};
+    vm_model_options o = {.compute = vm_api_compute(p->compute),
+                          .adapter = adapter,
+                          .backward_from = backward_from,
+                          .train_all = train_all};
     vmoer_status status = vm_model_load(p->model, &o, t->pool, &t->model);
     vm_adapter_free(adapter);
     VM_TRY(status);
@@ -43,7 +58,8 @@ static vmoer_status open_training(const vmoer_train_params *p, int backward_from
     return load_part(t, VMOER_SPLIT_HELDOUT, swap ? &t->train : &t->heldout);
 }
 
-vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap, vm_training *t) {
+vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap,
+                              vm_training *t) {
     memset(t, 0, sizeof *t);
     t->params = params;
     vmoer_status status = open_training(params, backward_from, train_all, swap, t);
@@ -61,59 +77,123 @@ void vm_training_close(vm_training *t) {
     memset(t, 0, sizeof *t);
 }
 
+size_t vm_training_memory(const vmoer_train_params *p) { return (size_t)(p->memory_gib * 1073741824.0); }
+
 json_t *vm_training_config(const vm_training *t) {
     const vmoer_train_params *p = t->params;
-    return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:i, s:b, s:s, s:i}", "base", t->model->fingerprint, "adapter",
-                     t->adapter_fingerprint, "tasks", p->questions.tasks, "seed", (json_int_t)p->seed, "epochs", p->epochs, "steps", p->steps, "batch_size",
-                     p->batch_size, "learning_rate", p->learning_rate, "warmup", p->warmup, "weight_decay", p->weight_decay, "clip", p->clip, "evaluate_every",
-                     p->evaluate_every, "keep_best", p->keep_best, "compute", vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32", "limit",
-                     p->questions.limit);
+    json_t *config =
+        json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:i, s:b, s:s, s:i}", "base",
+                  t->model->fingerprint, "adapter", t->adapter_fingerprint, "tasks", p->questions.tasks, "seed",
+                  (json_int_t)p->seed, "epochs", p->epochs, "steps", p->steps, "batch_size", p->batch_size,
+                  "learning_rate", p->learning_rate, "warmup", p->warmup, "weight_decay", p->weight_decay, "clip",
+                  p->clip, "evaluate_every", p->evaluate_every, "keep_best", p->keep_best, "compute",
+                  vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32", "limit", p->questions.limit);
+    if (p->questions.n_choices) json_object_set_new(config, "n_choices", json_integer(p->questions.n_choices));
+    if (p->questions.sample) json_object_set_new(config, "sample", json_integer(p->questions.sample));
+    return config;
 }
 
 /* ---- finetune ---- */
 
 vmoer_finetune_params vmoer_finetune_params_default(void) {
-    return (vmoer_finetune_params){.train = vm_train_params_default(), .targets = "attention,experts", .rank = 8, .alpha = 16};
+    return (vmoer_finetune_params){
+        .train = vm_train_params_default(), .targets = "attention,experts", .rank = 8, .alpha = 16};
 }
 
 typedef struct finetune {
     const vmoer_finetune_params *params;
     vm_training *training;
+    bool all; /* the weights themselves, not LoRA */
 } finetune;
 
-static vmoer_status save_record(const char *dir, const json_t *record) {
+static vmoer_status save_result(void *context, const json_t *record) {
+    const finetune *f = context;
+    const char *dir = f->params->train.output_path;
     char path[4096];
+    if (f->all) {
+        VM_TRY(vm_path_join(path, sizeof path, dir, "model.gguf"));
+        VM_TRY(vm_model_export(f->training->model, path));
+    } else {
+        VM_TRY(vm_lora_save(f->training->model, dir, "F16"));
+    }
     VM_TRY(vm_path_join(path, sizeof path, dir, "training.json"));
     return vm_json_save(path, record);
 }
 
-static vmoer_status save_adapter(void *context, const json_t *record) {
-    finetune *f = context;
-    VM_TRY(vm_lora_save(f->training->model, f->params->train.output_path, "F16"));
-    return save_record(f->params->train.output_path, record);
+static json_t *config_of(const finetune *f) {
+    json_t *config = vm_training_config(f->training);
+    json_object_set_new(config, "targets", json_string(f->params->targets));
+    if (f->params->router_learning_rate > 0)
+        json_object_set_new(config, "router_learning_rate", json_real(f->params->router_learning_rate));
+    if (f->all) return config;
+    json_object_set_new(config, "rank", json_integer(f->params->rank));
+    json_object_set_new(config, "alpha", json_real(f->params->alpha));
+    return config;
+}
+
+/* Multipliers of the learning rate, [trained->count]; NULL where there is one rate for all. */
+static vmoer_status rates_of(const vmoer_finetune_params *p, const vm_param_list *trained, float **out) {
+    size_t routers = 0;
+    *out = NULL;
+    if (p->router_learning_rate == 0) return VMOER_OK;
+    float *rates = vm_malloc(trained->count, sizeof *rates);
+    if (!rates) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu learning rates", trained->count);
+    for (size_t i = 0; i < trained->count; i++) {
+        const char *name = trained->items[i]->name;
+        bool router = strstr(name, ".router.") || strstr(name, ".ffn_gate_inp.");
+        routers += router;
+        rates[i] = router ? (float)(p->router_learning_rate / p->train.learning_rate) : 1.0f;
+    }
+    *out = rates;
+    return routers ? VMOER_OK : vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate, but no router is trained");
+}
+
+static vmoer_status check_params(const vmoer_finetune_params *p, bool all) {
+    const vmoer_finetune_params standard = vmoer_finetune_params_default();
+    if (all && (p->rank != standard.rank || p->alpha != standard.alpha))
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "--rank and --alpha are LoRA's: --targets all trains the weights themselves");
+    if (!(p->router_learning_rate >= 0 && isfinite(p->router_learning_rate)))
+        return vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate %g, must be 0 or more", p->router_learning_rate);
+    if (p->router_learning_rate > 0 && !(p->train.learning_rate > 0))
+        return vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate needs a --learning_rate above 0");
+    return VMOER_OK;
 }
 
 vmoer_status vmoer_finetune(const vmoer_finetune_params *p, const vmoer_hooks *hooks, char **out_json) {
     vm_training t;
     json_t *config = NULL, *record = NULL;
     vm_param_list trained = {NULL, 0};
-    VM_TRY(vm_training_open(&p->train, 0, false, false, &t));
+    float *rates = NULL;
+    finetune context = {.params = p, .training = &t, .all = strcmp(p->targets, "all") == 0};
+    VM_TRY(check_params(p, context.all));
+    VM_TRY(vm_training_open(&p->train, 0, context.all, false, &t));
     vmoer_status status;
-    VM_GOTO(vm_lora_attach(t.model, p->targets, p->rank, p->alpha, p->train.seed, t.pool));
+    if (!context.all) VM_GOTO(vm_lora_attach(t.model, p->targets, p->rank, p->alpha, p->train.seed, t.pool));
     VM_GOTO(vm_model_params(t.model, &trained));
-    config = vm_training_config(&t);
-    json_object_set_new(config, "targets", json_string(p->targets));
-    json_object_set_new(config, "rank", json_integer(p->rank));
-    json_object_set_new(config, "alpha", json_real(p->alpha));
-    finetune context = {p, &t};
-    vm_train_job job = {.params = &p->train, .config = config, .stage = "finetune", .model = t.model, .pool = t.pool, .trained = trained,
-                        .train = &t.train, .heldout = &t.heldout, .save = save_adapter, .context = &context,
-                        .objective = {.pass = t.pass, .format = VM_FORMAT_CLOZE, .draws = 1, .seed = p->train.seed,
-                                      .memory = (size_t)(p->train.memory_gib * 1073741824.0)}};
+    VM_GOTO(rates_of(p, &trained, &rates));
+    config = config_of(&context);
+    vm_train_job job = {.params = &p->train,
+                        .config = config,
+                        .stage = "finetune",
+                        .model = t.model,
+                        .pool = t.pool,
+                        .trained = trained,
+                        .rates = rates,
+                        .train = &t.train,
+                        .heldout = &t.heldout,
+                        .save = save_result,
+                        .context = &context,
+                        .objective = {.pass = t.pass,
+                                      .format = VM_FORMAT_CLOZE,
+                                      .draws = 1,
+                                      .seed = p->train.seed,
+                                      .memory = vm_training_memory(&p->train)}};
     VM_GOTO(vm_train_run(&job, hooks, &record));
     status = vm_api_return_json(record, out_json);
 done:
     vm_free(trained.items);
+    vm_free(rates);
     json_decref(config);
     vm_training_close(&t);
     return status;

@@ -164,7 +164,7 @@ vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **
     options.clip = t->clip;
     VM_GOTO(vm_make_dirs(t->output_path));
     VM_GOTO(vm_path_join(r.checkpoint, sizeof r.checkpoint, t->output_path, "checkpoint.safetensors"));
-    VM_GOTO(vm_optimizer_create(&job->trained, &options, NULL, &r.optimizer));
+    VM_GOTO(vm_optimizer_create(&job->trained, &options, job->rates, &r.optimizer));
     VM_GOTO(vm_model_refresh(job->model, job->pool));
     if (t->resume && vm_file_exists(r.checkpoint)) VM_GOTO(resume(&r));
     VM_GOTO(train(&r));

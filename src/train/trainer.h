@@ -15,6 +15,7 @@ typedef struct vm_train_job {
     vm_model *model;
     vm_pool *pool;
     vm_param_list trained;
+    const float *rates;          /* [trained.count] multipliers of the learning rate; NULL: 1 everywhere */
     const vm_examples *train, *heldout;
     vm_pass_options predict;     /* how the held-out part is answered */
     /* Writes what is trained now to its final place; called for the best look (keep_best) or at the end. */
