@@ -20,7 +20,7 @@ mutant rope-turns-back src/model/pass.c 'rope(p, a->qkv, 1.0f);' 'rope(p, a->qkv
 mutant norm-epsilon-sign src/kernels/elementwise.inc 'dot(x, x, n) / (float)n + eps' 'dot(x, x, n) / (float)n - eps'
 mutant label-shifted src/train/objective.c 'right = e->answers[items[i]];' 'right = (e->answers[items[i]] + 1) % k;'
 mutant antithetic-draw-repeated src/train/objective.c '.sign = draw ? -1.0f : 1.0f' '.sign = 1.0f'
-mutant ece-bin-edge src/eval/metrics.c 'confidence <= (double)b / VM_ECE_BINS) b--' 'confidence < (double)b / VM_ECE_BINS) b--'
+mutant ece-bin-edge src/eval/metrics.c 'confidence > (double)(b + 1) / VM_ECE_BINS) b++' 'confidence >= (double)(b + 1) / VM_ECE_BINS) b++'
 mutant auroc-ties-lost src/eval/ood.c 'above_id - id[i] * .5' 'above_id - id[i] * 1.'
 mutant adamw-bias-correction src/train/optimizer.c '(float)(rate / s->correction1)' '(float)rate'
 
