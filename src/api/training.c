@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "train/export.h"
 #include "train/lora.h"
 
@@ -42,7 +43,7 @@ static vmoer_status open_training(const vmoer_train_params *p, int backward_from
     VM_TRY(vm_pool_create(p->threads, &t->pool));
     if (p->adapter) {
         VM_TRY(vm_adapter_open(p->adapter, &adapter));
-        snprintf(t->adapter_name, sizeof t->adapter_name, "%s", vm_adapter_name(adapter));
+        vm_copy_text(t->adapter_name, sizeof t->adapter_name, vm_adapter_name(adapter));
         snprintf(t->adapter_fingerprint, sizeof t->adapter_fingerprint, "%s", vm_adapter_fingerprint(adapter));
     }
     vm_model_options o = {.compute = vm_api_compute(p->compute),

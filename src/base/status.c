@@ -1,6 +1,8 @@
 /* status.c: the error text of each thread. One line of at most 1023 bytes; what is longer is cut at the end. */
 #include "base/status.h"
 
+#include "base/utf8.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +18,7 @@ static void store(const char *text) {
         unsigned char c = (unsigned char)text[i];
         error_text[i] = c < 0x20 || c == 0x7f ? '?' : text[i];
     }
+    if (i == TEXT_SIZE - 1) i = vm_utf8_cut(error_text, i); /* it was cut, here or before */
     error_text[i] = '\0';
 }
 

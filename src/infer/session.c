@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/status.h"
+#include "base/utf8.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -49,7 +50,7 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
     vm_model_options m = {.compute = o->compute, .adapter = adapter, .backward_from = -1};
     VM_GOTO(vm_model_load(model_path, &m, s->pool, &s->model));
     if (adapter) {
-        snprintf(s->adapter_name, sizeof s->adapter_name, "%s", vm_adapter_name(adapter));
+        vm_copy_text(s->adapter_name, sizeof s->adapter_name, vm_adapter_name(adapter));
         snprintf(s->adapter_fingerprint, sizeof s->adapter_fingerprint, "%s", vm_adapter_fingerprint(adapter));
     }
     VM_GOTO(vm_tokenizer_from_gguf(s->model->file, &s->tokenizer));

@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "io/dataset_internal.h"
 #include "io/heldout.h"
 #include "io/unicode.h"
@@ -20,7 +21,7 @@ vmoer_status vm_dataset_create(const char *task, vm_dataset **out) {
         vm_free(d);
         return vm_error(VMOER_ERROR_MEMORY, "no memory for a data set");
     }
-    snprintf(d->task, sizeof d->task, "%s", task);
+    vm_copy_text(d->task, sizeof d->task, task);
     *out = d;
     return VMOER_OK;
 }

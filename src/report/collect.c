@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/status.h"
+#include "base/utf8.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -31,7 +32,7 @@ vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
-    const char *kept = vm_arena_strndup(data->arena, line, strlen(line));
+    const char *kept = vm_arena_strndup(data->arena, line, vm_utf8_cut(line, strlen(line)));
     if (!kept || !vm_grow((void **)&data->notes, &data->capacity[3], data->n_notes + 1, sizeof *data->notes)) {
         return vm_error(VMOER_ERROR_MEMORY, "report: out of memory");
     }

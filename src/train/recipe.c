@@ -2,6 +2,7 @@
 #include "train/recipe.h"
 
 #include "base/status.h"
+#include "base/utf8.h"
 #include "io/safetensors.h"
 
 #include <math.h>
@@ -73,7 +74,7 @@ vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_wid
     r->experts = experts, r->expert_width = expert_width, r->shared_width = r->width - experts * expert_width;
     r->top_k = top_k, r->rank = rank;
     memcpy(r->base, dense->fingerprint, sizeof r->base);
-    snprintf(r->base_name, sizeof r->base_name, "%s", c->name);
+    vm_copy_text(r->base_name, sizeof r->base_name, c->name);
     vmoer_status status = check_shape(r);
     if (status == VMOER_OK) status = allocate(r);
     if (status != VMOER_OK) vm_recipe_free(r);
@@ -170,7 +171,7 @@ static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
     if (strlen(text) != 64) return vm_error(VMOER_ERROR_FORMAT, "__metadata__.base: not a fingerprint");
     memcpy(r->base, text, 64);
     VM_TRY(get_meta(st, "base_name", &text));
-    snprintf(r->base_name, sizeof r->base_name, "%s", text);
+    vm_copy_text(r->base_name, sizeof r->base_name, text);
     VM_TRY(get_meta(st, "training", &text));
     snprintf(r->training, sizeof r->training, "%s", text);
     VM_TRY(get_meta_int(st, "layers", &r->n_layers));
