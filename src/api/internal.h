@@ -38,5 +38,8 @@ size_t vm_training_memory(const vmoer_train_params *p); /* bytes for kept activa
 /* The settings that decide a training's result, as JSON: what a checkpoint is compared by. */
 json_t *vm_training_config(const vm_training *t);
 vmoer_train_params vm_train_params_default(void);
+enum { VM_TRAINING_TEXT = 4096 };
+/* The settings as one line for the metadata of a file; VMOER_ERROR_LIMIT where they are too many for it. */
+vmoer_status vm_api_training_text(const json_t *config, char out[VM_TRAINING_TEXT]);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 vmoer_train_params vm_train_params_default(void) {
@@ -92,6 +93,18 @@ json_t *vm_training_config(const vm_training *t) {
     if (p->questions.n_choices) json_object_set_new(config, "n_choices", json_integer(p->questions.n_choices));
     if (p->questions.sample) json_object_set_new(config, "sample", json_integer(p->questions.sample));
     return config;
+}
+
+vmoer_status vm_api_training_text(const json_t *config, char out[VM_TRAINING_TEXT]) {
+    char *line = config ? vm_json_line(config) : NULL;
+    if (!line) return vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+    size_t length = strlen(line);
+    if (length < VM_TRAINING_TEXT) memcpy(out, line, length + 1);
+    free(line);
+    return length < VM_TRAINING_TEXT
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_LIMIT, "the settings take %zu bytes, a file's record of them holds %d", length,
+                          VM_TRAINING_TEXT - 1);
 }
 
 /* ---- finetune ---- */

@@ -16,7 +16,8 @@ typedef enum vm_rng_purpose {
     VM_RNG_FLOOR,      /* labels of the perfectly calibrated model */
     VM_RNG_RANDOM_ROUTING, /* experts drawn at random */
     VM_RNG_CLUSTER,    /* clustering of neurons */
-    VM_RNG_TEXT        /* text sampled from a model */
+    VM_RNG_TEXT,       /* text sampled from a model */
+    VM_RNG_NOISE       /* noise on a router's input, where its stability is measured */
 } vm_rng_purpose;
 
 /* 4 words from (seed, purpose) and counter[4]. */

@@ -69,7 +69,8 @@ static vmoer_status record_of(const run *r, json_t **out) {
     }
     *out = json_pack("{s:s, s:s, s:O, s:o, s:I, s:O}", "vmoer", vmoer_version(), "kind", job->stage, "config", job->config, "trainable", trainable,
                      "parameters", (json_int_t)total, "history", r->history);
-    return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+    bool ok = *out && (!job->facts || json_object_update(*out, (json_t *)(uintptr_t)job->facts) == 0);
+    return ok ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
 }
 
 static vmoer_status save_result(run *r) {

@@ -10,6 +10,7 @@
 typedef struct vm_train_job {
     const vmoer_train_params *params;
     json_t *config;              /* every setting that decides the result: a checkpoint with another one is refused */
+    const json_t *facts;         /* object whose entries stand in the record too; NULL: none */
     const char *stage;           /* for progress: "finetune" */
     vm_objective objective;
     vm_model *model;
