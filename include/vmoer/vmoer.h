@@ -162,7 +162,7 @@ typedef struct vmoer_train_params { /* what finetune and calibrate share */
 
 typedef struct vmoer_finetune_params {
     vmoer_train_params train;
-    const char *targets;  /* "attention,experts,router": modules that get LoRA; "all": full fine-tuning, writes a GGUF */
+    const char *targets;  /* "attention,shared,experts,router": modules that get LoRA; "all": full fine-tuning, writes a GGUF */
     int rank;             /* of LoRA; with "all" these two must stay at their defaults */
     double alpha;
     double router_learning_rate; /* of the routers, where they are trained; 0: train.learning_rate */

@@ -19,6 +19,7 @@ static const struct {
     {"attention", 1u << VM_SITE_QKV | 1u << VM_SITE_ATTENTION_OUT},
     {"experts",
      1u << VM_SITE_SHARED_IN | 1u << VM_SITE_SHARED_OUT | 1u << VM_SITE_EXPERT_IN | 1u << VM_SITE_EXPERT_OUT},
+    {"shared", 1u << VM_SITE_SHARED_IN | 1u << VM_SITE_SHARED_OUT},
     {"router", 1u << VM_SITE_ROUTER},
 };
 
@@ -32,7 +33,7 @@ static vmoer_status parse_targets(const char *targets, unsigned *out) {
             if (strlen(known_targets[i].name) == length && strncmp(known_targets[i].name, p, length) == 0)
                 sites = known_targets[i].sites;
         if (!sites)
-            return vm_error(VMOER_ERROR_ARGUMENT, "LoRA target \"%.*s\" is not attention, experts or router",
+            return vm_error(VMOER_ERROR_ARGUMENT, "LoRA target \"%.*s\" is not attention, shared, experts or router",
                             (int)(length < 80 ? length : 80), p);
         *out |= sites;
         p += length;
