@@ -17,7 +17,7 @@ STEPS=100
 BATCH_SIZE=16
 LEARNING_RATE=1e-3
 TRAIN_ON=train
-SAMPLES=32
+INFERENCE=auto
 SEED=0
 
 mkdir -p "$out"
@@ -47,7 +47,7 @@ if [ ! -f "$router" ] || [ ! -f "$out/router/training.json" ]; then
         --train_on $TRAIN_ON --seed $SEED --resume --output_path "$out/router" >"$out/router.md"
 fi
 label=$(echo $ROUTER | tr '[:lower:]' '[:upper:]')
-evaluate $ROUTER "$label" --router "$router" --inference sample --samples $SAMPLES
+evaluate $ROUTER "$label" --router "$router" --inference $INFERENCE
 
 stage report
 "$vmoer" report -q "$out" --output_path "$out/report.html" --title "MAP and $label on SmolLM2-135M as a Mixture-of-Experts" >/dev/null
