@@ -512,7 +512,6 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
         }
         bool input = l > lowest || p->m->embedding_param;
         VM_TRY_IN(layer_backward(p, l, p->x[l], &p->acts[l], kl_weight, input, dx), "layer %d", l);
-        p->acts[l].filled = false;
     }
     return embed_backward(p, dx);
 }

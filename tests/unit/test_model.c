@@ -185,6 +185,27 @@ static void test_questions(void **state) {
  * matters as much as what it is added to, up to 3 times; a trained one does not enlarge it. */
 static double bf16_budget(double gain, int n_layers) { return gain * sqrt(2.0 / 3) / 512 * sqrt(4 * n_layers + 1); }
 
+/* The routing decision is f32 whatever the rest is: its logits are those of the file's weights, in double, and the input the router saw. */
+static void check_f32_routing(vm_model *m, const captured *seen, const vm_facts *facts, size_t n_tokens) {
+    size_t N = (size_t)m->config.n_experts, K = (size_t)m->config.top_k;
+    for (int layer = 0; layer < m->config.n_layers; layer++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.ffn_gate_inp.weight", layer);
+        const float *w = (const float *)(const void *)vm_gguf_find_tensor(m->file, name)->data;
+        for (size_t t = 0; t < n_tokens; t++) {
+            double logit[8] = {0}, mean = 0, square = 0;
+            for (size_t e = 0; e < N; e++) {
+                for (size_t d = 0; d < DIM; d++) logit[e] += (double)w[e * DIM + d] * (double)seen->u[layer][t * DIM + d];
+                mean += logit[e] / (double)N;
+            }
+            for (size_t e = 0; e < N; e++) square += (logit[e] - mean) * (logit[e] - mean) / (double)N;
+            size_t at = (size_t)layer * n_tokens + t;
+            assert_float_equal(facts->spread[at], sqrt(square), 5e-6);
+            for (size_t k = 1; k < K; k++) assert_true(logit[facts->chosen[at * K + k]] <= logit[facts->chosen[at * K + k - 1]] + 1e-5);
+        }
+    }
+}
+
 static void test_bf16(void **state) {
     (void)state;
     for (int i = 0; i < TINY_MODELS; i++) {
@@ -193,10 +214,13 @@ static void test_bf16(void **state) {
         vm_pass *pass;
         sequences s;
         float logits[MAX_TOKENS * VOCAB];
-        vm_pass_options options = {.sign = 1};
+        captured seen;
+        vm_pass_options options = {.sign = 1, .facts = true, .capture = capture, .capture_context = &seen};
         OK(vm_pass_create(m, NULL, &pass));
         golden_sequences(st, 0, 6, &s);
         OK(vm_pass_forward(pass, &s.batch, &options, NULL, NULL, logits));
+        vm_facts facts = vm_pass_facts(pass);
+        if (m->config.n_experts) check_f32_routing(m, &seen, &facts, (size_t)s.batch.n_tokens);
         double d = relative_difference(logits, golden_f32(st, "logits", 0), (size_t)s.batch.n_tokens * VOCAB), budget = bf16_budget(3, m->config.n_layers);
         if (!(d < budget && d > budget / 100)) fail_msg("%s: bf16 logits differ by %g of their size, the budget is %g", tiny_models[i], d, budget);
         vm_pass_free(pass);

@@ -115,24 +115,35 @@ static void test_means(void **state) {
     close_bench(&b);
 }
 
-/* Two draws: the mean of the draw and of its mirror image, which is not the draw again. */
+/* Two draws: values and gradients are means over the draw and its mirror image, which is not the draw again. */
 static void test_two_draws(void **state) {
     (void)state;
     bench b = open_bench(ITEM + 1);
     vm_objective o = {.pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.1, .draws = 2, .seed = 123};
     vm_arena *arena = vm_arena_create();
     vm_loss both;
-    double ce = 0, ces[2];
+    double ce[2], kl = 0, kl_weight = 1.0 / (11 * 2 * 2); /* tokens, layers, draws */
+    size_t n;
     OK(vm_objective_step(&o, &b.examples, (int32_t[]){ITEM}, 1, 5, &both));
+    float *got = take_gradients(&b, &n);
     for (int draw = 0; draw < 2; draw++) {
         question_run r = golden_question(arena, &b.examples.prompts[ITEM], ITEM);
         OK(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.training = true, .router = b.router, .seed = 123, .step = 5, .sign = draw ? -1.0f : 1.0f},
                            r.log_probability, NULL, NULL));
         question_loss(&r, &(int){1});
-        ce += (ces[draw] = r.loss) / 2;
+        ce[draw] = r.loss;
+        kl += vm_pass_kl(b.pass) * kl_weight;
+        for (int i = 0; i < r.q.batch.n_targets; i++) r.d_log_probability[i] /= 2;
+        OK(vm_pass_backward(b.pass, r.d_log_probability, (float)(o.beta * kl_weight)));
     }
-    assert_true(fabs(ces[0] - ces[1]) > 1e-3);
-    assert_float_equal(both.ce, ce, 1e-9);
+    float *expected = take_gradients(&b, &n);
+    assert_true(fabs(ce[0] - ce[1]) > 1e-3);
+    assert_float_equal(both.ce, (ce[0] + ce[1]) / 2, 1e-9);
+    assert_float_equal(both.kl, kl, 1e-9 * kl);
+    assert_float_equal(both.kl_sum, kl * 11 * 2, 1e-9 * kl);
+    assert_true(relative_difference(got, expected, n) < 1e-6);
+    vm_free(got);
+    vm_free(expected);
     vm_arena_free(arena);
     close_bench(&b);
 }

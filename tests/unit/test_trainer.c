@@ -62,6 +62,7 @@ typedef struct training {
     vm_model *m;
     vm_router *bayes;
     int saves;
+    int first_step;      /* the first one done in this process */
     json_t *record;
 } training;
 
@@ -81,6 +82,7 @@ static int progress(void *user, const char *stage, uint64_t done, uint64_t total
     training *t = user;
     assert_string_equal(stage, "test");
     assert_true(done >= 1 && done <= total && strstr(note, "loss "));
+    if (!t->first_step) t->first_step = (int)done;
     if (t->stop_at == 0 || done < (uint64_t)t->stop_at) return 0;
     if (t->killed) raise(SIGKILL);
     return 1;
@@ -220,9 +222,12 @@ static void test_stopped(void **state) {
             t.router = router;
             for (int k = 0; k < 3; k++) {
                 t.params.resume = k > 0;
+                t.first_step = 0;
                 t.stop_at = stops[i][k];
                 vmoer_status status = train(&t);
                 assert_int_equal(status, t.stop_at ? VMOER_ERROR_INTERRUPTED : VMOER_OK);
+                int done = k ? stops[i][k - 1] : 0;
+                assert_int_equal(t.first_step, done < STEPS ? done + 1 : 0); /* nothing is done twice */
             }
             result_of(&t, hex);
             assert_string_equal(hex, expected);
@@ -251,6 +256,7 @@ static void test_killed(void **state) {
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     t.stop_at = 0, t.params.resume = true;
     OK(train(&t));
+    assert_int_equal(t.first_step, 11); /* looks are checkpoints */
     result_of(&t, hex);
     assert_string_equal(hex, expected);
     assert_true(json_equal(t.record, first.record));
