@@ -187,7 +187,7 @@ VMOER_API vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, con
 typedef struct vmoer_upcycle_params {
     const char *model;        /* dense GGUF */
     const char *recipe;       /* given: rebuild from it (seconds, the same bytes everywhere); NULL: find one */
-    const char *output_path;  /* the MoE GGUF; a found recipe goes beside it as <name>.recipe.safetensors */
+    const char *output_path;  /* the MoE GGUF; a found recipe goes beside it as <name>.recipe.safetensors, <name>.training.json */
     vmoer_questions questions; /* training questions whose tokens drive the split and the distillation */
     int experts, shared, top_k; /* of equal width; experts counts the shared ones too */
     int tokens;               /* cached tokens a layer for the distillation */

@@ -1,4 +1,5 @@
-/* upcycle.c: a dense model becomes a Mixture-of-Experts: split by activations, distilled block by block, written as a recipe and built from it. */
+/* upcycle.c: a dense model becomes a Mixture-of-Experts: split by activations, distilled block by block, written as a
+ * recipe and built from it. */
 #include "api/internal.h"
 
 #include "base/file.h"
@@ -8,13 +9,21 @@
 #include "train/distill.h"
 #include "train/recipe.h"
 
-#include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
 
 vmoer_upcycle_params vmoer_upcycle_params_default(void) {
-    return (vmoer_upcycle_params){.questions = {.tasks = "openbookqa", .split = VMOER_SPLIT_TRAIN}, .experts = 32, .shared = 8, .top_k = 12, .tokens = 16384,
-                                  .steps = 250, .batch_tokens = 1536, .rank = 12, .learning_rate = 1e-3, .router_learning_rate = 2e-3, .spread = 0.5};
+    return (vmoer_upcycle_params){.questions = {.tasks = "openbookqa", .split = VMOER_SPLIT_TRAIN},
+                                  .experts = 32,
+                                  .shared = 8,
+                                  .top_k = 12,
+                                  .tokens = 16384,
+                                  .steps = 250,
+                                  .batch_tokens = 1536,
+                                  .rank = 12,
+                                  .learning_rate = 1e-3,
+                                  .router_learning_rate = 2e-3,
+                                  .spread = 0.5};
 }
 
 enum { CLUSTER_TOKENS = 2048, PASS_QUESTIONS = 32 };
@@ -26,9 +35,9 @@ typedef struct upcycle {
     vm_model *dense;
     vm_tokenizer *tokenizer;
     vm_examples texts, heldout;
-    float *u;          /* [layers, tokens, D] feed-forward inputs of the dense model */
+    float *u;            /* [layers, tokens, D] feed-forward inputs of the dense model */
     int n_tokens, first; /* cached; where the pass at hand begins */
-    json_t *layers;    /* per layer: relative error before and after */
+    json_t *layers;      /* per layer: relative error before and after */
 } upcycle;
 
 /* ---- running texts: question and right answer, one sequence each ---- */
@@ -43,18 +52,28 @@ static int right_tokens(const vm_examples *e, int i) {
 static vmoer_status text_batch(const vm_examples *e, int first, int n, vm_arena *arena, vm_batch *b) {
     size_t tokens = 0;
     for (int i = 0; i < n; i++) tokens += (size_t)right_tokens(e, first + i);
-    int32_t *ids = vm_arena_alloc(arena, tokens, sizeof *ids), *positions = vm_arena_alloc(arena, tokens, sizeof *positions);
-    int32_t *rows = vm_arena_alloc(arena, tokens, sizeof *rows), *row = vm_arena_alloc(arena, tokens, sizeof *row), *id = vm_arena_alloc(arena, tokens, sizeof *id);
+    int32_t *ids = vm_arena_alloc(arena, tokens, sizeof *ids),
+            *positions = vm_arena_alloc(arena, tokens, sizeof *positions);
+    int32_t *rows = vm_arena_alloc(arena, tokens, sizeof *rows), *row = vm_arena_alloc(arena, tokens, sizeof *row),
+            *id = vm_arena_alloc(arena, tokens, sizeof *id);
     vm_token_key *keys = vm_arena_alloc(arena, tokens, sizeof *keys);
     vm_segment *segments = vm_arena_alloc(arena, (size_t)n, sizeof *segments);
-    if (!ids || !positions || !rows || !row || !id || !keys || !segments) return vm_error(VMOER_ERROR_MEMORY, "no memory for a batch of %d texts", n);
-    *b = (vm_batch){.ids = ids, .positions = positions, .keys = keys, .segments = segments, .rows = rows, .target_row = row, .target_id = id};
+    if (!ids || !positions || !rows || !row || !id || !keys || !segments)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for a batch of %d texts", n);
+    *b = (vm_batch){.ids = ids,
+                    .positions = positions,
+                    .keys = keys,
+                    .segments = segments,
+                    .rows = rows,
+                    .target_row = row,
+                    .target_id = id};
     for (int i = 0; i < n; i++) {
         const vm_prompt *p = &e->prompts[first + i];
         int length = right_tokens(e, first + i);
         segments[b->n_segments++] = (vm_segment){b->n_tokens, length, -1};
         for (int t = 0; t < length; t++, b->n_tokens++) {
-            ids[b->n_tokens] = t < p->n_context ? p->ids[t] : p->ids[p->start[e->answers[first + i]] + t - p->n_context];
+            ids[b->n_tokens] =
+                t < p->n_context ? p->ids[t] : p->ids[p->start[e->answers[first + i]] + t - p->n_context];
             positions[b->n_tokens] = t;
             keys[b->n_tokens] = (vm_token_key){(uint32_t)(first + i), 0, (uint16_t)t};
             if (t == 0) continue;
@@ -77,10 +96,13 @@ static vmoer_status cache_inputs(upcycle *c) {
     int all = 0;
     for (int i = 0; i < (int)c->texts.n; i++) all += right_tokens(&c->texts, i);
     c->n_tokens = c->p->tokens < all ? c->p->tokens : all;
-    c->u = vm_malloc((size_t)c->dense->config.n_layers * (size_t)c->n_tokens * (size_t)c->dense->config.dim, sizeof *c->u);
+    c->u =
+        vm_malloc((size_t)c->dense->config.n_layers * (size_t)c->n_tokens * (size_t)c->dense->config.dim, sizeof *c->u);
     vm_arena *arena = vm_arena_create();
     vm_pass *pass = NULL;
-    vmoer_status status = c->u && arena ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory to cache %d tokens of %d layers", c->n_tokens, c->dense->config.n_layers);
+    vmoer_status status = c->u && arena ? VMOER_OK
+                                        : vm_error(VMOER_ERROR_MEMORY, "no memory to cache %d tokens of %d layers",
+                                                   c->n_tokens, c->dense->config.n_layers);
     if (status == VMOER_OK) status = vm_pass_create(c->dense, c->pool, &pass);
     vm_pass_options options = {.capture = capture, .capture_context = c};
     for (int i = 0; status == VMOER_OK && c->first < c->n_tokens; i += PASS_QUESTIONS) {
@@ -91,7 +113,8 @@ static vmoer_status cache_inputs(upcycle *c) {
         b.n_rows = b.n_targets = 0; /* nothing is asked */
         VM_GOTO(vm_pass_forward(pass, &b, &options, NULL, NULL, NULL));
         c->first += b.n_tokens;
-        VM_GOTO(vm_progress(c->hooks, "cache", (uint64_t)(c->first < c->n_tokens ? c->first : c->n_tokens), (uint64_t)c->n_tokens, NULL));
+        VM_GOTO(vm_progress(c->hooks, "cache", (uint64_t)(c->first < c->n_tokens ? c->first : c->n_tokens),
+                            (uint64_t)c->n_tokens, NULL));
     }
 done:
     vm_pass_free(pass);
@@ -105,7 +128,8 @@ static vmoer_status nats(upcycle *c, const char *path, vm_routing routing, doubl
     vm_pass *pass = NULL;
     vm_arena *arena = vm_arena_create();
     vm_model_options options = {.compute = VM_COMPUTE_BF16, .backward_from = -1};
-    vmoer_status status = arena ? vm_model_load(path, &options, c->pool, &m) : vm_error(VMOER_ERROR_MEMORY, "no memory");
+    vmoer_status status =
+        arena ? vm_model_load(path, &options, c->pool, &m) : vm_error(VMOER_ERROR_MEMORY, "no memory");
     if (status == VMOER_OK) status = vm_pass_create(m, c->pool, &pass);
     vm_pass_options o = {.routing = routing, .seed = c->p->seed};
     double sum = 0;
@@ -138,7 +162,8 @@ static vmoer_status read_dense(const upcycle *c, int layer, vm_dense_ffn *f) {
         char name[64];
         snprintf(name, sizeof name, "blk.%d.%s.weight", layer, names[i]);
         const vm_gguf_tensor *t = vm_gguf_find_tensor(c->dense->file, name); /* there: the model was loaded from it */
-        if (!vm_dequantize(t->type, t->data, (size_t)c->dense->config.dim * (size_t)c->dense->config.shared_width, out[i]))
+        if (!vm_dequantize(t->type, t->data, (size_t)c->dense->config.dim * (size_t)c->dense->config.shared_width,
+                           out[i]))
             return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported", name, vm_dtype_name(t->type));
     }
     return VMOER_OK;
@@ -148,11 +173,13 @@ static vmoer_status read_dense(const upcycle *c, int layer, vm_dense_ffn *f) {
 static vmoer_status split_layer(upcycle *c, vm_recipe *r, int layer, const vm_dense_ffn *f) {
     int n = c->n_tokens < CLUSTER_TOKENS ? c->n_tokens : CLUSTER_TOKENS;
     const float *u = c->u + (size_t)layer * (size_t)c->n_tokens * (size_t)r->dim;
-    float *out = vm_malloc((size_t)n * (size_t)r->dim, sizeof *out), *active = vm_malloc((size_t)n * (size_t)r->width, sizeof *active);
+    float *out = vm_malloc((size_t)n * (size_t)r->dim, sizeof *out),
+          *active = vm_malloc((size_t)n * (size_t)r->width, sizeof *active);
     vmoer_status status = out && active ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory to split layer %d", layer);
     if (status == VMOER_OK) status = vm_dense_ffn_run(f, c->pool, r->width, r->dim, n, u, out, active);
     if (status == VMOER_OK)
-        status = vm_cluster_neurons(c->pool, active, n, r->width, r->shared_width, r->experts, r->expert_width, c->p->seed, r->layers[layer].order);
+        status = vm_cluster_neurons(c->pool, active, n, r->width, r->shared_width, r->experts, r->expert_width,
+                                    c->p->seed, r->layers[layer].order);
     if (status == VMOER_OK) status = vm_distill_router(r, layer, f, c->pool, u, n, c->p->spread);
     vm_free(out);
     vm_free(active);
@@ -163,12 +190,18 @@ typedef vmoer_status (*layer_fn)(upcycle *c, vm_recipe *r, int layer, const vm_d
 
 static vmoer_status distill_layer(upcycle *c, vm_recipe *r, int layer, const vm_dense_ffn *f) {
     const vmoer_upcycle_params *p = c->p;
-    vm_distill_config d = {.steps = p->steps, .batch_tokens = p->batch_tokens, .learning_rate = p->learning_rate, .router_learning_rate = p->router_learning_rate,
-                           .spread = p->spread, .seed = p->seed};
+    vm_distill_config d = {.steps = p->steps,
+                           .batch_tokens = p->batch_tokens,
+                           .learning_rate = p->learning_rate,
+                           .router_learning_rate = p->router_learning_rate,
+                           .spread = p->spread,
+                           .seed = p->seed};
     double before, after;
-    VM_TRY(vm_distill_layer(r, layer, f, c->pool, c->u + (size_t)layer * (size_t)c->n_tokens * (size_t)r->dim, c->n_tokens, &d, &before, &after));
+    VM_TRY(vm_distill_layer(r, layer, f, c->pool, c->u + (size_t)layer * (size_t)c->n_tokens * (size_t)r->dim,
+                            c->n_tokens, &d, &before, &after));
     vm_log(c->hooks, "layer %d: relative error %.4f -> %.4f", layer, before, after);
-    json_array_append_new(c->layers, json_pack("{s:i, s:f, s:f}", "layer", layer, "error_before", before, "error_after", after));
+    json_array_append_new(c->layers,
+                          json_pack("{s:i, s:f, s:f}", "layer", layer, "error_before", before, "error_after", after));
     return VMOER_OK;
 }
 
@@ -188,16 +221,20 @@ done:
     return status;
 }
 
-static vmoer_status recipe_path(const char *gguf, char out[4096]) {
+/* The name of a file beside the model: "moe.gguf" and ".recipe.safetensors" give "moe.recipe.safetensors". */
+static vmoer_status path_beside(const char *gguf, const char *suffix, char out[4096]) {
     size_t n = strlen(gguf);
     if (n > 5 && strcmp(gguf + n - 5, ".gguf") == 0) n -= 5;
-    if (n + 32 > 4096) return vm_error(VMOER_ERROR_LIMIT, "--output_path is too long");
-    snprintf(out, 4096, "%.*s.recipe.safetensors", (int)n, gguf);
+    if (n + strlen(suffix) >= 4096) return vm_error(VMOER_ERROR_LIMIT, "--output_path is too long");
+    snprintf(out, 4096, "%.*s%s", (int)n, gguf, suffix);
     return VMOER_OK;
 }
 
 static vmoer_status measure(upcycle *c, vm_recipe *r, const char *key, json_t *figures) {
-    static const struct { const char *name; vm_routing routing; } ways[] = {{"learned", VM_ROUTING_LEARNED}, {"oracle", VM_ROUTING_ORACLE}, {"random", VM_ROUTING_RANDOM}};
+    static const struct {
+        const char *name;
+        vm_routing routing;
+    } ways[] = {{"learned", VM_ROUTING_LEARNED}, {"oracle", VM_ROUTING_ORACLE}, {"random", VM_ROUTING_RANDOM}};
     json_t *o = json_object();
     json_object_set_new(figures, key, o);
     VM_TRY(vm_recipe_build(r, c->p->model, c->p->output_path));
@@ -210,33 +247,55 @@ static vmoer_status measure(upcycle *c, vm_recipe *r, const char *key, json_t *f
     return VMOER_OK;
 }
 
-static vmoer_status find_recipe(upcycle *c, vm_recipe *r, json_t **out) {
+static json_t *config_of(const upcycle *c) {
     const vmoer_upcycle_params *p = c->p;
-    json_t *figures = json_object();
-    double dense;
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:I, s:s}", "experts", p->experts, "shared",
+                     p->shared, "top_k", p->top_k, "rank", p->rank, "tokens", c->n_tokens, "steps", p->steps,
+                     "batch_tokens", p->batch_tokens, "learning_rate", p->learning_rate, "router_learning_rate",
+                     p->router_learning_rate, "spread", p->spread, "seed", (json_int_t)p->seed, "tasks",
+                     p->questions.tasks);
+}
+
+/* Finds the recipe and writes it; `figures` gets nats a token by stage and way of routing. */
+static vmoer_status find_recipe(upcycle *c, vm_recipe *r, json_t *figures) {
     char path[4096];
-    vmoer_status status = nats(c, p->model, VM_ROUTING_LEARNED, &dense);
-    if (status == VMOER_OK) status = cache_inputs(c);
-    if (status == VMOER_OK) status = each_layer(c, r, "split", split_layer);
-    if (status == VMOER_OK) status = measure(c, r, "split", figures);
-    if (status == VMOER_OK) status = each_layer(c, r, "distill", distill_layer);
-    json_t *record = json_pack("{s:s, s:s, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:I, s:s}, s:O, s:f, s:o}", "vmoer", vmoer_version(), "kind", "upcycle",
-                               "config", "experts", p->experts, "shared", p->shared, "top_k", p->top_k, "rank", p->rank, "tokens", c->n_tokens, "steps", p->steps,
-                               "batch_tokens", p->batch_tokens, "learning_rate", p->learning_rate, "router_learning_rate", p->router_learning_rate, "spread",
-                               p->spread, "seed", (json_int_t)p->seed, "tasks", p->questions.tasks, "layers", c->layers, "dense_nats", dense, "nats", figures);
-    char *line = record && status == VMOER_OK ? vm_json_line(json_object_get(record, "config")) : NULL;
-    if (line) snprintf(r->training, sizeof r->training, "%s", line);
-    free(line);
-    if (status == VMOER_OK) status = recipe_path(p->output_path, path);
-    if (status == VMOER_OK) status = vm_recipe_save(r, path);
-    if (status == VMOER_OK) status = measure(c, r, "distilled", figures);
-    if (status != VMOER_OK) json_decref(record);
-    else *out = record;
+    VM_TRY(path_beside(c->p->output_path, ".recipe.safetensors", path));
+    VM_TRY(cache_inputs(c));
+    json_t *config = config_of(c);
+    vmoer_status status = vm_api_training_text(config, r->training);
+    json_decref(config);
+    VM_TRY(status);
+    VM_TRY(each_layer(c, r, "split", split_layer));
+    VM_TRY(measure(c, r, "split", figures));
+    VM_TRY(each_layer(c, r, "distill", distill_layer));
+    VM_TRY(vm_recipe_save(r, path));
+    return measure(c, r, "distilled", figures);
+}
+
+/* Finds the recipe, writes everything, and says how it went. */
+static vmoer_status find_and_record(upcycle *c, vm_recipe *r, json_t **out) {
+    char path[4096];
+    double dense;
+    VM_TRY(path_beside(c->p->output_path, ".training.json", path));
+    VM_TRY(nats(c, c->p->model, VM_ROUTING_LEARNED, &dense));
+    json_t *figures = json_object();
+    vmoer_status status = find_recipe(c, r, figures);
+    json_t *record = json_pack("{s:s, s:s, s:{s:s, s:s}, s:o, s:O, s:f, s:o}", "vmoer", vmoer_version(), "kind",
+                               "upcycle", "model", "name", c->dense->config.name, "fingerprint", c->dense->fingerprint,
+                               "config", config_of(c), "layers", c->layers, "dense_nats", dense, "nats", figures);
+    if (status == VMOER_OK && !record) status = vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+    if (status == VMOER_OK) status = vm_json_save(path, record);
+    if (status != VMOER_OK)
+        json_decref(record);
+    else
+        *out = record;
     return status;
 }
 
 static vmoer_status load_texts(upcycle *c, vmoer_split split, vm_examples *out) {
     vm_dataset *d;
+    if (!c->p->questions.tasks || c->p->questions.task_file)
+        return vm_error(VMOER_ERROR_ARGUMENT, "upcycling takes one task by its name (--tasks openbookqa)");
     VM_TRY(vm_api_dataset(&c->p->questions, c->p->questions.tasks, split, &d));
     vmoer_status status = vm_examples_build(c->tokenizer, d, VM_FORMAT_CLOZE, out);
     vm_dataset_free(d);
@@ -248,28 +307,37 @@ static vmoer_status search(upcycle *c, char **out_json) {
     vm_recipe *r = NULL;
     json_t *record = NULL;
     vm_model_options options = {.compute = VM_COMPUTE_BF16, .backward_from = -1};
-    if (p->tokens < 64 || p->steps < 1 || p->batch_tokens < 1) return vm_error(VMOER_ERROR_ARGUMENT, "tokens %d, steps %d, batch_tokens %d are too few", p->tokens, p->steps, p->batch_tokens);
+    if (p->tokens < 64 || p->steps < 1 || p->batch_tokens < 1)
+        return vm_error(VMOER_ERROR_ARGUMENT, "tokens %d, steps %d, batch_tokens %d are too few", p->tokens, p->steps,
+                        p->batch_tokens);
     VM_TRY(vm_pool_create(p->threads, &c->pool));
     VM_TRY(vm_model_load(p->model, &options, c->pool, &c->dense));
     if (p->experts < 2 || p->shared < 0 || p->shared > p->experts - 2 || c->dense->config.shared_width % p->experts)
-        return vm_error(VMOER_ERROR_ARGUMENT, "%d experts, %d of them shared, do not divide a feed-forward width of %d", p->experts, p->shared, c->dense->config.shared_width);
+        return vm_error(VMOER_ERROR_ARGUMENT, "%d experts, %d of them shared, do not divide a feed-forward width of %d",
+                        p->experts, p->shared, c->dense->config.shared_width);
     VM_TRY(vm_tokenizer_from_gguf(c->dense->file, &c->tokenizer));
     VM_TRY(load_texts(c, VMOER_SPLIT_TRAIN, &c->texts));
     VM_TRY(load_texts(c, VMOER_SPLIT_HELDOUT, &c->heldout));
-    VM_TRY(vm_recipe_create(c->dense, p->experts - p->shared, c->dense->config.shared_width / p->experts, p->top_k, p->rank, &r));
-    vmoer_status status = find_recipe(c, r, &record);
+    VM_TRY(vm_recipe_create(c->dense, p->experts - p->shared, c->dense->config.shared_width / p->experts, p->top_k,
+                            p->rank, &r));
+    vmoer_status status = find_and_record(c, r, &record);
     vm_recipe_free(r);
     return status == VMOER_OK ? vm_api_return_json(record, out_json) : status;
 }
 
 vmoer_status vmoer_upcycle(const vmoer_upcycle_params *p, const vmoer_hooks *hooks, char **out_json) {
-    if (!p->model || !p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "upcycling takes a dense model (-m) and the file to write (--output_path)");
+    if (!p->model || !p->output_path)
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "upcycling takes a dense model (-m) and the file to write (--output_path)");
     if (p->recipe) {
         vm_recipe *r;
         VM_TRY(vm_recipe_load(p->recipe, &r));
         vmoer_status status = vm_recipe_build(r, p->model, p->output_path);
         vm_recipe_free(r);
-        return status == VMOER_OK ? vm_api_return_json(json_pack("{s:s, s:s, s:s}", "vmoer", vmoer_version(), "kind", "upcycle", "output", p->output_path), out_json) : status;
+        return status == VMOER_OK ? vm_api_return_json(json_pack("{s:s, s:s, s:s}", "vmoer", vmoer_version(), "kind",
+                                                                 "upcycle", "output", p->output_path),
+                                                       out_json)
+                                  : status;
     }
     upcycle c = {.p = p, .hooks = hooks, .layers = json_array()};
     vmoer_status status = search(&c, out_json);

@@ -40,32 +40,16 @@ vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
     return VMOER_OK;
 }
 
-/* What lies in one folder itself. */
-static vmoer_status read_folder(walk *w, const char *folder, const char *path) {
-    vm_report_data *data = w->data;
-    char file[PATH_BYTES];
-    size_t runs = data->n_runs;
-    VM_TRY(vm_path_join(file, sizeof file, folder, "results.json"));
-    bool results = vm_file_exists(file);
-    if (results) VM_TRY(vm_report_read_results(data, file, path));
-    VM_TRY(vm_path_join(file, sizeof file, folder, "samples.jsonl"));
-    bool samples = vm_file_exists(file);
-    if (samples && !results)
-        VM_TRY(vm_report_note(data, "%s has samples but no results yet: an unfinished run, not shown.", path));
-    if (samples && data->n_runs > runs) VM_TRY(vm_report_read_samples(data, file));
-    VM_TRY(vm_path_join(file, sizeof file, folder, "training.json"));
-    if (vm_file_exists(file)) VM_TRY(vm_report_read_training(data, file, path));
-    if (found(data) > VM_REPORT_MAX_RUNS) {
-        return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d results; report on a smaller folder", w->folder,
-                        VM_REPORT_MAX_RUNS);
-    }
-    return vm_progress(w->hooks, "read", found(data), 0, path);
-}
-
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-/* Names of the sub-folders that are not hidden, sorted. Links are not followed: the walk stays inside. */
-static vmoer_status list_folders(walk *w, const char *folder, char ***out, size_t *out_count) {
+static bool ends_with(const char *name, const char *suffix) {
+    size_t n = strlen(name), m = strlen(suffix);
+    return n > m && strcmp(name + n - m, suffix) == 0;
+}
+
+/* Names in a folder that are not hidden, sorted: of its sub-folders (suffix NULL), or of its files that end so. Links
+ * are not followed: the walk stays inside. The array is the caller's (vm_free), the names the arena's. */
+static vmoer_status list_names(walk *w, const char *folder, const char *suffix, char ***out, size_t *out_count) {
     char **names = NULL;
     size_t count = 0, capacity = 0;
     vmoer_status status = VMOER_OK;
@@ -74,12 +58,14 @@ static vmoer_status list_folders(walk *w, const char *folder, char ***out, size_
     for (struct dirent *entry = readdir(dir); entry; entry = readdir(dir)) {
         struct stat info;
         if (entry->d_name[0] == '.') continue;
-        if (++w->entries > MAX_ENTRIES) {
+        if (suffix && ++w->entries > MAX_ENTRIES) { /* each folder is listed once for its files */
             status = vm_error(VMOER_ERROR_LIMIT, "%s: more than %d files; report on a smaller folder", w->folder,
                               MAX_ENTRIES);
             break;
         }
-        if (fstatat(dirfd(dir), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISDIR(info.st_mode)) continue;
+        if (suffix && !ends_with(entry->d_name, suffix)) continue;
+        if (fstatat(dirfd(dir), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
+        if (suffix ? !S_ISREG(info.st_mode) : !S_ISDIR(info.st_mode)) continue;
         char *name = vm_arena_strndup(w->data->arena, entry->d_name, strlen(entry->d_name));
         if (!name || !vm_grow((void **)&names, &capacity, count + 1, sizeof *names)) {
             status = vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", folder);
@@ -94,20 +80,65 @@ static vmoer_status list_folders(walk *w, const char *folder, char ***out, size_
     return status;
 }
 
+/* How the report shows `name` of the folder shown as `path`. */
+static vmoer_status shown_path(char out[PATH_BYTES], const char *path, const char *name) {
+    if (strcmp(path, ".") != 0) return vm_path_join(out, PATH_BYTES, path, name);
+    snprintf(out, PATH_BYTES, "%s", name);
+    return VMOER_OK;
+}
+
+/* training.json is a folder's own; "<name>.training.json" belongs to an upcycled model of that name. */
+static vmoer_status read_trainings(walk *w, const char *folder, const char *path) {
+    static const char suffix[] = ".training.json";
+    char file[PATH_BYTES], shown[PATH_BYTES], **names = NULL;
+    size_t count = 0;
+    vmoer_status status;
+    VM_GOTO(vm_path_join(file, sizeof file, folder, suffix + 1));
+    if (vm_file_exists(file)) VM_GOTO(vm_report_read_training(w->data, file, path));
+    VM_GOTO(list_names(w, folder, suffix, &names, &count));
+    for (size_t i = 0; i < count && found(w->data) <= VM_REPORT_MAX_RUNS; i++) {
+        VM_GOTO(vm_path_join(file, sizeof file, folder, names[i]));
+        names[i][strlen(names[i]) - strlen(suffix)] = '\0';
+        VM_GOTO(shown_path(shown, path, names[i]));
+        VM_GOTO(vm_report_read_training(w->data, file, shown));
+    }
+done:
+    vm_free(names);
+    return status;
+}
+
+/* What lies in one folder itself. */
+static vmoer_status read_folder(walk *w, const char *folder, const char *path) {
+    vm_report_data *data = w->data;
+    char file[PATH_BYTES];
+    size_t runs = data->n_runs;
+    VM_TRY(vm_path_join(file, sizeof file, folder, "results.json"));
+    bool results = vm_file_exists(file);
+    if (results) VM_TRY(vm_report_read_results(data, file, path));
+    VM_TRY(vm_path_join(file, sizeof file, folder, "samples.jsonl"));
+    bool samples = vm_file_exists(file);
+    if (samples && !results)
+        VM_TRY(vm_report_note(data, "%s has samples but no results yet: an unfinished run, not shown.", path));
+    if (samples && data->n_runs > runs) VM_TRY(vm_report_read_samples(data, file));
+    VM_TRY(read_trainings(w, folder, path));
+    if (found(data) > VM_REPORT_MAX_RUNS) {
+        return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d results; report on a smaller folder", w->folder,
+                        VM_REPORT_MAX_RUNS);
+    }
+    return vm_progress(w->hooks, "read", found(data), 0, path);
+}
+
 static vmoer_status visit(walk *w, const char *folder, const char *path, int depth) {
     VM_TRY(read_folder(w, folder, path));
     if (depth == VM_REPORT_MAX_DEPTH) return VMOER_OK;
     char **names = NULL;
     size_t count = 0;
     vmoer_status status;
-    VM_GOTO(list_folders(w, folder, &names, &count));
+    VM_GOTO(list_names(w, folder, NULL, &names, &count));
     for (size_t i = 0; i < count; i++) {
         char below[PATH_BYTES], shown[PATH_BYTES];
         VM_GOTO(vm_path_join(below, sizeof below, folder, names[i]));
-        if (strcmp(path, ".") == 0)
-            snprintf(shown, sizeof shown, "%s", names[i]);
-        else
-            VM_GOTO(vm_path_join(shown, sizeof shown, path, names[i]));
+        VM_GOTO(shown_path(shown, path, names[i]));
         VM_GOTO(visit(w, below, shown, depth + 1));
     }
 done:

@@ -491,16 +491,18 @@ static void runs_over_several_folders(void **state) {
     }
     json_decref(whole);
     assert_int_equal(remove(in_root("published/map/results.json")), 0);
-    put_file("moe/training.json", "{\"kind\": \"upcycle\", \"config\": {\"experts\": 32}, \"dense_nats\": 4.39, "
-                                  "\"nats\": {\"split\": {\"learned\": 5}},"
-                                  "\"layers\": [{\"layer\": 0, \"error_before\": 0.9, \"error_after\": 0.05}, "
-                                  "{\"layer\": 1, \"error_before\": 0.8, \"error_after\": 0.04}]}");
+    put_file("moe/small.training.json", "{\"kind\": \"upcycle\", \"config\": {\"experts\": 32}, \"dense_nats\": 4.39, "
+                                        "\"nats\": {\"split\": {\"learned\": 5}},"
+                                        "\"layers\": [{\"layer\": 0, \"error_before\": 0.9, \"error_after\": 0.05}, "
+                                        "{\"layer\": 1, \"error_before\": 0.8, \"error_after\": 0.04}]}");
     char *page = report(in_root("report.html"));
     assert_int_equal(count(page, "MAP (split"), 0);
     assert_int_equal(count(page, "There is one run only: nothing is compared."), 3);
     assert_non_null(
         strstr(page, "before: from 0.900 at 0.00 to 0.800 at 1.00. after: from 0.050 at 0.00 to 0.040 at 1.00."));
     assert_non_null(strstr(page, "dense_nats</th><td>4.39"));
+    assert_non_null(strstr(page, "moe/small"));
+    assert_null(strstr(page, "moe/small.training.json"));
     assert_non_null(strstr(page, "nats.split</th><td>{&quot;learned&quot;:5}"));
     free(page);
     char *again = slurp(in_root("split/arc_easy/results.json"));
@@ -521,6 +523,9 @@ static void what_is_left_out_is_told(void **state) {
     put_file("c/results.json", "{\"kind\": \"stability\"}");
     put_file("d/training.json", "{\"kind\": \"finetune\", \"history\": []}");
     put_file("a/1/2/3/deep/too-deep/results.json", "not read");
+    put_file("a/.training.json", "not read");
+    put_file("a/xtraining.json", "not read");
+    put_file("a/x.training.json/nothing", "not read");
     put_file(".hidden/results.json", "not read");
     char lines[2048];
     snprintf(lines, sizeof lines,
@@ -541,6 +546,15 @@ static void too_many_runs(void **state) {
         char name[64];
         snprintf(name, sizeof name, "%03d/training.json", i);
         put_file(name, "{\"kind\": \"finetune\", \"history\": []}");
+    }
+    refuse(VMOER_ERROR_LIMIT, root, "more than 200 results");
+    /* In one folder too. */
+    for (int i = 0; i < 201; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%03d/training.json", i);
+        assert_int_equal(remove(in_root(name)), 0);
+        snprintf(name, sizeof name, "moe/%03d.training.json", i);
+        put_file(name, "{\"kind\": \"upcycle\"}");
     }
     refuse(VMOER_ERROR_LIMIT, root, "more than 200 results");
 }
