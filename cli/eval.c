@@ -1,6 +1,9 @@
 /* eval.c: `vmoer eval`, tasks to accuracy and calibration. */
 #include "verbs.h"
 
+#include <stdbool.h>
+#include <string.h>
+
 typedef struct eval_options {
     common_options common;
     vmoer_eval_params p;
@@ -46,13 +49,15 @@ static const option options[] = {
 static void defaults(void *target) { *(eval_options *)target = (eval_options){.p = vmoer_eval_params_default()}; }
 
 static void print_eval(const json_t *root, output_format output) {
-    static const char *const measures[] = {"acc", "nll", "ece", "mce", "brier"};
-    enum { MEASURES = sizeof measures / sizeof *measures };
+    static const char *const measures[] = {"acc", "nll", "ece", "mce", "brier", "acc_norm"};
+    const char *format = json_string_value(json_object_get(json_object_get(root, "config"), "format"));
+    bool harness = format && strcmp(format, "lm-eval") == 0; /* acc_norm is its own */
+    int n = (int)(sizeof measures / sizeof *measures) - !harness;
     table *t = table_new(output);
     table_column(t, "run");
     table_column(t, "task");
     table_column(t, "n");
-    for (int k = 0; k < MEASURES; k++) table_interval_column(t, measures[k]);
+    for (int k = 0; k < n; k++) table_interval_column(t, measures[k]);
     table_column(t, "ece_floor_p95");
     table_column(t, "excess_ece");
     table_column(t, "aurc");
@@ -62,7 +67,7 @@ static void print_eval(const json_t *root, output_format output) {
         table_value(t, root, "label", 0);
         table_cell(t, "%s", task);
         table_value(t, result, "n", 0);
-        for (int k = 0; k < MEASURES; k++) table_interval(t, result, measures[k], 3);
+        for (int k = 0; k < n; k++) table_interval(t, result, measures[k], 3);
         table_value(t, json_object_get(result, "ece_floor"), "p95", 3);
         table_value(t, result, "excess_ece", 3);
         table_value(t, result, "aurc", 3);

@@ -1,4 +1,5 @@
-/* eval.c: tasks -> metrics, with every answered question on disk the moment it is done. A killed run goes on after its last whole line. */
+/* eval.c: tasks -> metrics, with every answered question on disk the moment it is done. A killed run goes on after its
+ * last whole line. */
 #include "api/internal.h"
 
 #include "base/file.h"
@@ -29,10 +30,10 @@ typedef struct evaluation {
     vm_session *session;
     vm_format format;
     char samples_path[4096];
-    int samples;          /* file descriptor, appended to */
-    json_t *done;         /* {task: [sample, ...]} of an earlier run, in the order of the file */
-    json_t *results;      /* {task: ...} */
-    json_t *seconds;      /* {task: seconds} */
+    int samples;     /* file descriptor, appended to */
+    json_t *done;    /* {task: [sample, ...]} of an earlier run, in the order of the file */
+    json_t *results; /* {task: ...} */
+    json_t *seconds; /* {task: seconds} */
 } evaluation;
 
 static double now(void) {
@@ -47,7 +48,8 @@ static void put_signal(json_t *signals, const char *name, double value) {
     if (!isnan(value)) json_object_set_new(signals, name, json_real(value));
 }
 
-static json_t *sample_of(const char *task, const vm_item *item, const vm_answer *a) {
+/* chars: length of each choice in characters, for the formats that divide by it; else NULL. */
+static json_t *sample_of(const char *task, const vm_item *item, const vm_answer *a, const int *chars) {
     char hash[17];
     json_t *probabilities = json_array(), *scores = json_array(), *signals = json_object();
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)item->hash);
@@ -64,8 +66,11 @@ static json_t *sample_of(const char *task, const vm_item *item, const vm_answer 
     put_signal(signals, "logit_variance_projected", a->logit_variance_projected);
     put_signal(signals, "logit_variance_projected_last", a->logit_variance_projected_last);
     put_signal(signals, "length", a->length);
-    return json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "task", task, "id", item->id, "hash", hash, "label", item->answer, "probabilities", probabilities,
-                     "scores", scores, "signals", signals);
+    json_t *lengths = chars ? json_array() : NULL;
+    for (int c = 0; chars && c < a->n_choices; c++) json_array_append_new(lengths, json_integer(chars[c]));
+    return json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o*}", "task", task, "id", item->id, "hash", hash, "label",
+                     item->answer, "probabilities", probabilities, "scores", scores, "signals", signals, "chars",
+                     lengths);
 }
 
 static vmoer_status append_line(evaluation *e, const json_t *sample) {
@@ -75,24 +80,34 @@ static vmoer_status append_line(evaluation *e, const json_t *sample) {
     line[n] = '\n'; /* in place of the NUL: a line is written in one call */
     ssize_t written = write(e->samples, line, n + 1);
     free(line);
-    return written == (ssize_t)n + 1 ? VMOER_OK : vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, written < 0 ? strerror(errno) : "short write");
+    return written == (ssize_t)n + 1
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, written < 0 ? strerror(errno) : "short write");
 }
 
-/* Reads the whole lines of an earlier run and cuts off a torn one. The settings must be the same: run.json says which they were. */
+/* Reads the whole lines of an earlier run and cuts off a torn one. The settings must be the same: run.json says which
+ * they were. */
 static vmoer_status read_done(evaluation *e, const json_t *identity) {
     char path[4096];
     vm_map map;
     e->done = json_object();
     VM_TRY(vm_path_join(path, sizeof path, e->p->output_path, "run.json"));
     if (!vm_file_exists(path)) {
-        if (vm_file_exists(e->samples_path)) return vm_error(VMOER_ERROR_MISMATCH, "%s exists without run.json: another program's? Choose another --output_path", e->samples_path);
+        if (vm_file_exists(e->samples_path))
+            return vm_error(VMOER_ERROR_MISMATCH,
+                            "%s exists without run.json: another program's? Choose another --output_path",
+                            e->samples_path);
         return vm_json_save(path, identity);
     }
     json_t *before;
     VM_TRY(vm_json_load(path, &before));
     bool same = json_equal(before, identity);
     json_decref(before);
-    if (!same) return vm_error(VMOER_ERROR_MISMATCH, "%s: holds a run with another model, router or settings (run.json); choose another --output_path", e->p->output_path);
+    if (!same)
+        return vm_error(
+            VMOER_ERROR_MISMATCH,
+            "%s: holds a run with another model, router or settings (run.json); choose another --output_path",
+            e->p->output_path);
     if (!vm_file_exists(e->samples_path)) return VMOER_OK;
     VM_TRY(vm_map_open(e->samples_path, &map));
     vmoer_status status = VMOER_OK;
@@ -111,7 +126,8 @@ static vmoer_status read_done(evaluation *e, const json_t *identity) {
         if (!task) VM_GOTO(vm_error(VMOER_ERROR_FORMAT, "%s: no task", where));
         whole = (size_t)(end - map.data) + 1;
     }
-    if (whole < map.size && truncate(e->samples_path, (off_t)whole) != 0) status = vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
+    if (whole < map.size && truncate(e->samples_path, (off_t)whole) != 0)
+        status = vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
 done:
     vm_map_close(&map);
     return status;
@@ -122,16 +138,52 @@ done:
 /* What was answered, as arrays for the metrics. */
 typedef struct answered {
     size_t n;
-    double *p;
+    double *p;      /* [n, VM_MAX_CHOICES] */
+    double *normed; /* the same of the scores a character, lm-eval's acc_norm; NULL where the format has none */
     int *k, *label;
 } answered;
+
+static vmoer_status answered_alloc(answered *a, size_t n, vm_format format) {
+    *a = (answered){.p = vm_calloc(n * VM_MAX_CHOICES, sizeof *a->p),
+                    .k = vm_calloc(n, sizeof *a->k),
+                    .label = vm_calloc(n, sizeof *a->label)};
+    bool normed = format == VM_FORMAT_LM_EVAL;
+    if (normed) a->normed = vm_calloc(n * VM_MAX_CHOICES, sizeof *a->normed);
+    return a->p && a->k && a->label && (a->normed || !normed)
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", n);
+}
+
+static void answered_clear(answered *a) {
+    vm_free(a->p);
+    vm_free(a->normed);
+    vm_free(a->k);
+    vm_free(a->label);
+}
+
+/* The item's part of a->normed. */
+static vmoer_status take_normed(answered *a, const json_t *sample, const vm_item *item) {
+    const json_t *scores = json_object_get(sample, "scores"), *chars = json_object_get(sample, "chars");
+    double score[VM_MAX_CHOICES];
+    if (json_array_size(scores) != (size_t)item->n_choices || json_array_size(chars) != (size_t)item->n_choices)
+        return vm_error(VMOER_ERROR_FORMAT, "samples.jsonl: '%s' lacks scores or chars of its %d choices", item->id,
+                        item->n_choices);
+    for (int c = 0; c < item->n_choices; c++)
+        score[c] = json_number_value(json_array_get(scores, (size_t)c)) /
+                   fmax(1, json_number_value(json_array_get(chars, (size_t)c)));
+    vm_choice_softmax(score, item->n_choices, 1.0, a->normed + a->n * VM_MAX_CHOICES);
+    return VMOER_OK;
+}
 
 static vmoer_status take_sample(answered *a, const json_t *sample, const vm_item *item) {
     const json_t *p = json_object_get(sample, "probabilities");
     const char *id = json_string_value(json_object_get(sample, "id"));
     if (!id || strcmp(id, item->id) != 0 || json_array_size(p) != (size_t)item->n_choices)
-        return vm_error(VMOER_ERROR_MISMATCH, "samples.jsonl: '%s' where '%s' was expected: made from other data?", id ? id : "?", item->id);
-    for (int c = 0; c < item->n_choices; c++) a->p[a->n * VM_MAX_CHOICES + (size_t)c] = json_number_value(json_array_get(p, (size_t)c));
+        return vm_error(VMOER_ERROR_MISMATCH, "samples.jsonl: '%s' where '%s' was expected: made from other data?",
+                        id ? id : "?", item->id);
+    for (int c = 0; c < item->n_choices; c++)
+        a->p[a->n * VM_MAX_CHOICES + (size_t)c] = json_number_value(json_array_get(p, (size_t)c));
+    if (a->normed) VM_TRY(take_normed(a, sample, item));
     a->k[a->n] = item->n_choices;
     a->label[a->n++] = item->answer;
     return VMOER_OK;
@@ -147,7 +199,8 @@ static vmoer_status answer_rest(evaluation *e, const char *task, const vm_datase
     while (a->n < n) {
         int count = 0, tokens = 0;
         vmoer_status status = VMOER_OK;
-        while (count < most && a->n + (size_t)count < n && (count == 0 || e->p->batch_size > 0 || tokens < BATCH_TOKENS)) {
+        while (count < most && a->n + (size_t)count < n &&
+               (count == 0 || e->p->batch_size > 0 || tokens < BATCH_TOKENS)) {
             const vm_item *item = vm_dataset_at(d, a->n + (size_t)count);
             status = vm_prompt_build(e->session->tokenizer, task, item, e->format, &prompts[count]);
             if (status != VMOER_OK) {
@@ -159,16 +212,15 @@ static vmoer_status answer_rest(evaluation *e, const char *task, const vm_datase
             count++;
         }
         if (status == VMOER_OK) status = vm_session_answer(e->session, questions, count, e->format, answers);
-        for (int i = 0; i < count; i++) vm_prompt_free(&prompts[i]);
-        VM_TRY(status);
-        for (int i = 0; i < count; i++) {
+        for (int i = 0; i < count && status == VMOER_OK; i++) {
             const vm_item *item = vm_dataset_at(d, a->n);
-            json_t *sample = sample_of(task, item, &answers[i]);
+            json_t *sample = sample_of(task, item, &answers[i], a->normed ? prompts[i].chars : NULL);
             status = sample ? append_line(e, sample) : vm_error(VMOER_ERROR_MEMORY, "no memory for a sample");
             if (status == VMOER_OK) status = take_sample(a, sample, item);
             json_decref(sample);
-            VM_TRY(status);
         }
+        for (int i = 0; i < count; i++) vm_prompt_free(&prompts[i]);
+        VM_TRY(status);
         if (fsync(e->samples) != 0) return vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
         VM_TRY(vm_progress(e->hooks, task, a->n, n, NULL));
     }
@@ -178,7 +230,8 @@ static vmoer_status answer_rest(evaluation *e, const char *task, const vm_datase
 /* Facts of the routing on the first questions: the same whether the run was resumed or not. */
 static vmoer_status routing_facts(evaluation *e, const char *task, const vm_dataset *d, json_t **out) {
     const vm_config *c = &e->session->model->config;
-    size_t n = vm_dataset_count(d) < FACT_QUESTIONS ? vm_dataset_count(d) : FACT_QUESTIONS, L = (size_t)c->n_layers, N = (size_t)c->n_experts;
+    size_t n = vm_dataset_count(d) < FACT_QUESTIONS ? vm_dataset_count(d) : FACT_QUESTIONS, L = (size_t)c->n_layers,
+           N = (size_t)c->n_experts;
     double *sums = vm_calloc(L * (N + 3), sizeof *sums);
     vmoer_status status = sums ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
     for (size_t i = 0; i < n && status == VMOER_OK; i++) {
@@ -203,7 +256,8 @@ static vmoer_status routing_facts(evaluation *e, const char *task, const vm_data
         double entropy = 0, total = s[0] * c->top_k;
         for (size_t x = 0; x < N; x++)
             if (s[3 + x] > 0) entropy -= s[3 + x] / total * log(s[3 + x] / total);
-        json_array_append_new(layers, json_pack("{s:i, s:f, s:f, s:f}", "layer", (int)l, "logit_spread", s[1] / s[0], "margin", s[2] / s[0], "load_entropy", entropy));
+        json_array_append_new(layers, json_pack("{s:i, s:f, s:f, s:f}", "layer", (int)l, "logit_spread", s[1] / s[0],
+                                                "margin", s[2] / s[0], "load_entropy", entropy));
     }
     *out = json_pack("{s:o, s:I}", "layers", layers, "questions", (json_int_t)n);
 done:
@@ -212,6 +266,18 @@ done:
 }
 
 static json_t *interval(vm_interval i) { return json_pack("[f, f]", i.low, i.high); }
+
+/* acc_norm and its interval into the result: accuracy is a matter of the largest entry alone. */
+static vmoer_status add_acc_norm(const vmoer_eval_params *p, const answered *a, json_t *result) {
+    vm_predictions d = {.n = a->n, .stride = VM_MAX_CHOICES, .p = a->normed, .k = a->k, .label = a->label};
+    vm_metrics m;
+    vm_metrics_ci ci;
+    VM_TRY(vm_metrics_compute(&d, &m));
+    VM_TRY(vm_metrics_bootstrap(&d, p->bootstrap, p->load.seed, &ci));
+    json_object_set_new(result, "acc_norm", json_real(m.acc));
+    json_object_set_new(json_object_get(result, "ci95"), "acc_norm", interval(ci.acc));
+    return VMOER_OK;
+}
 
 static vmoer_status summarise(const vmoer_eval_params *p, const answered *a, json_t **out) {
     vm_predictions d = {.n = a->n, .stride = VM_MAX_CHOICES, .p = a->p, .k = a->k, .label = a->label};
@@ -230,14 +296,18 @@ static vmoer_status summarise(const vmoer_eval_params *p, const answered *a, jso
     vm_reliability(&d, bins);
     json_t *reliability = json_array();
     for (int b = 0; b < VM_ECE_BINS; b++)
-        json_array_append_new(reliability, json_pack("{s:f, s:f, s:I, s:f, s:f}", "low", bins[b].low, "high", bins[b].high, "count", (json_int_t)bins[b].count,
-                                                     "confidence", bins[b].confidence, "accuracy", bins[b].accuracy));
-    json_t *ci95 = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "acc", interval(ci.acc), "nll", interval(ci.nll), "ece", interval(ci.ece), "mce", interval(ci.mce),
-                             "brier", interval(ci.brier), "ece_mass", interval(ci.ece_mass));
-    *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:{s:f, s:f}, s:o, s:f}", "n", (json_int_t)a->n, "acc", m.acc, "nll", m.nll, "ece", m.ece,
-                     "mce", m.mce, "brier", m.brier, "ece_mass", m.ece_mass, "excess_ece", m.ece - floor.mean, "ci95", ci95, "ece_floor", "mean", floor.mean, "p95",
-                     floor.p95, "reliability", reliability, "aurc", aurc);
-    return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the metrics");
+        json_array_append_new(reliability, json_pack("{s:f, s:f, s:I, s:f, s:f}", "low", bins[b].low, "high",
+                                                     bins[b].high, "count", (json_int_t)bins[b].count, "confidence",
+                                                     bins[b].confidence, "accuracy", bins[b].accuracy));
+    json_t *ci95 = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "acc", interval(ci.acc), "nll", interval(ci.nll), "ece",
+                             interval(ci.ece), "mce", interval(ci.mce), "brier", interval(ci.brier), "ece_mass",
+                             interval(ci.ece_mass));
+    *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:{s:f, s:f}, s:o, s:f}", "n", (json_int_t)a->n,
+                     "acc", m.acc, "nll", m.nll, "ece", m.ece, "mce", m.mce, "brier", m.brier, "ece_mass", m.ece_mass,
+                     "excess_ece", m.ece - floor.mean, "ci95", ci95, "ece_floor", "mean", floor.mean, "p95", floor.p95,
+                     "reliability", reliability, "aurc", aurc);
+    if (!*out) return vm_error(VMOER_ERROR_MEMORY, "no memory for the metrics");
+    return a->normed ? add_acc_norm(p, a, *out) : VMOER_OK;
 }
 
 static vmoer_status run_task(void *context, const char *name) {
@@ -246,14 +316,16 @@ static vmoer_status run_task(void *context, const char *name) {
     VM_TRY(vm_api_dataset(&e->p->questions, name, e->p->questions.split, &d));
     const char *task = vm_dataset_task(d);
     size_t n = vm_dataset_count(d);
-    answered a = {.p = vm_calloc(n * VM_MAX_CHOICES, sizeof *a.p), .k = vm_calloc(n, sizeof *a.k), .label = vm_calloc(n, sizeof *a.label)};
+    answered a;
     json_t *result = NULL, *facts = NULL;
-    vmoer_status status = a.p && a.k && a.label ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", n);
+    vmoer_status status = answered_alloc(&a, n, e->format);
     const json_t *before = json_object_get(e->done, task);
     double start = now();
     if (status == VMOER_OK && json_array_size(before) > n)
-        status = vm_error(VMOER_ERROR_MISMATCH, "samples.jsonl has %zu items of %s, the task has %zu", json_array_size(before), task, n);
-    for (size_t i = 0; status == VMOER_OK && i < json_array_size(before); i++) status = take_sample(&a, json_array_get(before, i), vm_dataset_at(d, i));
+        status = vm_error(VMOER_ERROR_MISMATCH, "samples.jsonl has %zu items of %s, the task has %zu",
+                          json_array_size(before), task, n);
+    for (size_t i = 0; status == VMOER_OK && i < json_array_size(before); i++)
+        status = take_sample(&a, json_array_get(before, i), vm_dataset_at(d, i));
     if (status == VMOER_OK) status = answer_rest(e, task, d, &a);
     if (status == VMOER_OK) status = summarise(e->p, &a, &result);
     if (status == VMOER_OK && e->session->model->config.n_experts) {
@@ -265,9 +337,7 @@ static vmoer_status run_task(void *context, const char *name) {
         json_object_set_new(e->seconds, task, json_real(now() - start));
     }
     json_decref(result);
-    vm_free(a.p);
-    vm_free(a.k);
-    vm_free(a.label);
+    answered_clear(&a);
     vm_dataset_free(d);
     return status;
 }
@@ -280,21 +350,27 @@ static json_t *name_of(const char *name, const char *fingerprint) {
 
 /* Everything that decides the samples: the head of results.json and what run.json holds. */
 static json_t *identity_of(const evaluation *e) {
-    static const char *const routings[] = {"learned", "random", "oracle"}, *const inferences[] = {"mean", "closed", "sample", "tilted"}, *const splits[] = {"test", "train", "heldout"};
+    static const char *const routings[] = {"learned", "random", "oracle"},
+                             *const inferences[] = {"mean", "closed", "sample", "tilted"},
+                             *const splits[] = {"test", "train", "heldout"};
     const vmoer_eval_params *p = e->p;
     const vm_session *s = e->session;
     const vm_router_config *r = s->router ? vm_router_get_config(s->router) : NULL;
     json_t *layers = json_array();
     for (int i = 0; r && i < r->n_layers; i++) json_array_append_new(layers, json_integer(r->layers[i]));
-    json_t *router = json_pack("{s:s, s:o, s:f}", "kind", r ? r->kind : "deterministic", "layers", layers, "temperature", s->temperature);
+    json_t *router = json_pack("{s:s, s:o, s:f}", "kind", r ? r->kind : "deterministic", "layers", layers,
+                               "temperature", s->temperature);
     json_object_set_new(router, "fingerprint", r ? json_string(s->router_fingerprint) : json_null());
-    json_t *config = json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:i, s:i, s:i, s:i}", "format", vm_format_name(e->format), "split", splits[p->questions.split], "compute",
-                               vm_api_compute(p->load.compute) == VM_COMPUTE_BF16 ? "bf16" : "f32", "inference", inferences[s->options.inference], "samples", p->load.samples,
-                               "seed", (json_int_t)p->load.seed, "routing", routings[p->load.routing], "bootstrap", p->bootstrap, "n_choices", p->questions.n_choices,
-                               "limit", p->questions.limit, "sample", p->questions.sample);
-    return json_pack("{s:s, s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:o}", "vmoer", vmoer_version(), "kind", "eval", "model", "name", s->model->config.name, "architecture",
-                     s->model->config.arch, "fingerprint", s->model->fingerprint, "adapter", name_of(s->adapter_name, s->adapter_fingerprint), "router", router, "config",
-                     config);
+    json_t *config = json_pack(
+        "{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:i, s:i, s:i, s:i}", "format", vm_format_name(e->format), "split",
+        splits[p->questions.split], "compute", vm_api_compute(p->load.compute) == VM_COMPUTE_BF16 ? "bf16" : "f32",
+        "inference", inferences[s->options.inference], "samples", p->load.samples, "seed", (json_int_t)p->load.seed,
+        "routing", routings[p->load.routing], "bootstrap", p->bootstrap, "n_choices", p->questions.n_choices, "limit",
+        p->questions.limit, "sample", p->questions.sample);
+    return json_pack("{s:s, s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:o}", "vmoer", vmoer_version(), "kind", "eval", "model",
+                     "name", s->model->config.name, "architecture", s->model->config.arch, "fingerprint",
+                     s->model->fingerprint, "adapter", name_of(s->adapter_name, s->adapter_fingerprint), "router",
+                     router, "config", config);
 }
 
 static vmoer_status write_results(evaluation *e, json_t *results) {
@@ -303,8 +379,9 @@ static vmoer_status write_results(evaluation *e, json_t *results) {
     VM_TRY(vm_path_join(path, sizeof path, e->p->output_path, "results.json"));
     VM_TRY(vm_json_save(path, results));
     getrusage(RUSAGE_SELF, &usage);
-    json_t *timings = json_pack("{s:O, s:I, s:i, s:s}", "seconds", e->seconds, "peak_memory_bytes", (json_int_t)usage.ru_maxrss * 1024, "threads",
-                                vm_pool_threads(e->session->pool), "build", vmoer_build_info());
+    json_t *timings = json_pack("{s:O, s:I, s:i, s:s}", "seconds", e->seconds, "peak_memory_bytes",
+                                (json_int_t)usage.ru_maxrss * 1024, "threads", vm_pool_threads(e->session->pool),
+                                "build", vmoer_build_info());
     vmoer_status status = vm_path_join(path, sizeof path, e->p->output_path, "timings.json");
     if (status == VMOER_OK) status = vm_json_save(path, timings);
     json_decref(timings);
@@ -327,7 +404,10 @@ static vmoer_status evaluate(evaluation *e, char **out_json) {
     if (status == VMOER_OK) status = vm_api_each_task(&p->questions, run_task, e);
     if (status == VMOER_OK) {
         const char *kind = json_string_value(json_object_get(json_object_get(head, "router"), "kind"));
-        json_object_set_new(head, "label", json_string(p->label ? p->label : strcmp(kind, "deterministic") == 0 ? "MAP" : kind));
+        json_object_set_new(head, "label",
+                            json_string(p->label                             ? p->label
+                                        : strcmp(kind, "deterministic") == 0 ? "MAP"
+                                                                             : kind));
         json_object_set(head, "results", e->results);
         status = write_results(e, head);
     }
