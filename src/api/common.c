@@ -18,14 +18,17 @@ vmoer_status vm_api_data_dir(const char *given, char out[4096]) {
     const char *environment = getenv("VMOER_DATA"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (given || environment) {
         const char *dir = given ? given : environment;
-        if (!is_dir(dir)) return vm_error(VMOER_ERROR_IO, "%s: no such folder (from %s)", dir, given ? "--data" : "VMOER_DATA");
+        if (!is_dir(dir))
+            return vm_error(VMOER_ERROR_IO, "%s: no such folder (from %s)", dir, given ? "--data" : "VMOER_DATA");
         snprintf(out, 4096, "%s", dir);
         return VMOER_OK;
     }
     snprintf(out, 4096, "data");
     if (is_dir(out)) return VMOER_OK;
-    if (cache) snprintf(out, 4096, "%s/vmoer/data", cache);
-    else snprintf(out, 4096, "%s/.cache/vmoer/data", home ? home : "");
+    if (cache)
+        snprintf(out, 4096, "%s/vmoer/data", cache);
+    else
+        snprintf(out, 4096, "%s/.cache/vmoer/data", home ? home : "");
     if (is_dir(out)) return VMOER_OK;
     return vm_error(VMOER_ERROR_IO, "no data sets: looked in ./data and %s; say --data DIR, or run ./dev data", out);
 }
@@ -43,19 +46,23 @@ vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_sp
     if (q->sample) vm_dataset_sample(*out, (size_t)q->sample);
     if (q->limit) vm_dataset_limit(*out, (size_t)q->limit);
     if (vm_dataset_count(*out) > 0) return VMOER_OK;
-    vmoer_status status = vm_error(VMOER_ERROR_DATA, "%s: no questions left with %d choices", vm_dataset_task(*out), q->n_choices);
+    vmoer_status status =
+        vm_error(VMOER_ERROR_DATA, "%s: no questions left with %d choices", vm_dataset_task(*out), q->n_choices);
     vm_dataset_free(*out);
     return status;
 }
 
-vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(void *context, const char *task), void *context) {
-    if (!q->tasks == !q->task_file) return vm_error(VMOER_ERROR_ARGUMENT, "say which questions: either --tasks NAMES or --task-file FILE");
+vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(void *context, const char *task),
+                              void *context) {
+    if (!q->tasks == !q->task_file)
+        return vm_error(VMOER_ERROR_ARGUMENT, "say which questions: either --tasks NAMES or --task-file FILE");
     if (q->task_file) return visit(context, NULL);
     const char *rest = q->tasks;
     while (*rest) {
         char name[128];
         size_t n = strcspn(rest, ",");
-        if (n == 0 || n >= sizeof name) return vm_error(VMOER_ERROR_ARGUMENT, "--tasks '%s': an empty or overlong name", q->tasks);
+        if (n == 0 || n >= sizeof name)
+            return vm_error(VMOER_ERROR_ARGUMENT, "--tasks '%s': an empty or overlong name", q->tasks);
         memcpy(name, rest, n);
         name[n] = 0;
         VM_TRY(visit(context, name));
@@ -70,11 +77,19 @@ vmoer_model_params vmoer_model_params_default(void) { return (vmoer_model_params
 
 vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *p, vm_session **out) {
     static const vm_routing routings[] = {VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE};
-    static const int inferences[] = {-1, VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE, VM_INFERENCE_TILTED};
+    static const int inferences[] = {-1, VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE,
+                                     VM_INFERENCE_TILTED};
     if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
-    if (p->samples < 1 || p->samples > 4096) return vm_error(VMOER_ERROR_ARGUMENT, "samples %d, must be 1 to 4096", p->samples);
-    vm_session_options o = {.adapter = p->adapter, .router = p->router, .compute = vm_api_compute(p->compute), .inference = inferences[p->inference],
-                            .samples = p->samples, .routing = routings[p->routing], .seed = p->seed, .threads = p->threads};
+    if (p->samples < 1 || p->samples > 4096)
+        return vm_error(VMOER_ERROR_ARGUMENT, "samples %d, must be 1 to 4096", p->samples);
+    vm_session_options o = {.adapter = p->adapter,
+                            .router = p->router,
+                            .compute = vm_api_compute(p->compute),
+                            .inference = inferences[p->inference],
+                            .samples = p->samples,
+                            .routing = routings[p->routing],
+                            .seed = p->seed,
+                            .threads = p->threads};
     return vm_session_open(path, &o, out);
 }
 

@@ -12,7 +12,8 @@ vmoer_status vm_api_data_dir(const char *given, char out[4096]);
 /* The questions of one task (a name, or NULL with q->task_file), filtered and cut as q says. */
 vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_split split, vm_dataset **out);
 /* Calls visit with each name of a comma-separated list, or once with NULL for a task file. */
-vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(void *context, const char *task), void *context);
+vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(void *context, const char *task),
+                              void *context);
 vm_compute vm_api_compute(vmoer_compute c);
 /* Model, adapter, router by public parameters. */
 vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *params, vm_session **out);
@@ -30,9 +31,10 @@ typedef struct vm_training {
     vm_examples train, heldout;
     char adapter_name[128], adapter_fingerprint[65]; /* "" without an adapter */
 } vm_training;
-/* Loads the model (with params->adapter merged) for gradients from layer `backward_from` on, and the questions. swap: train on the held-out
- * part and look at the training part. */
-vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap, vm_training *out);
+/* Loads the model (with params->adapter merged) for gradients from layer `backward_from` on, and the questions. swap:
+ * train on the held-out part and look at the training part. */
+vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap,
+                              vm_training *out);
 void vm_training_close(vm_training *t);
 size_t vm_training_memory(const vmoer_train_params *p); /* bytes for kept activations */
 /* The settings that decide a training's result, as JSON: what a checkpoint is compared by. */

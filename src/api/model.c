@@ -19,8 +19,10 @@ vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params
     if (!m) return vm_error(VMOER_ERROR_MEMORY, "no memory for a model");
     vmoer_model_params defaults = vmoer_model_params_default();
     vmoer_status status = vm_api_session_open(path, params ? params : &defaults, &m->session);
-    if (status != VMOER_OK) vm_free(m);
-    else *out = m;
+    if (status != VMOER_OK)
+        vm_free(m);
+    else
+        *out = m;
     return status;
 }
 
@@ -30,8 +32,10 @@ void vmoer_model_free(vmoer_model *m) {
     vm_free(m);
 }
 
-vmoer_status vmoer_ask(vmoer_model *m, const char *question, const char *const *choices, int n_choices, vmoer_answer *out) {
-    if (n_choices < 2 || n_choices > VMOER_MAX_CHOICES) return vm_error(VMOER_ERROR_ARGUMENT, "%d choices, must be 2 to %d", n_choices, VMOER_MAX_CHOICES);
+vmoer_status vmoer_ask(vmoer_model *m, const char *question, const char *const *choices, int n_choices,
+                       vmoer_answer *out) {
+    if (n_choices < 2 || n_choices > VMOER_MAX_CHOICES)
+        return vm_error(VMOER_ERROR_ARGUMENT, "%d choices, must be 2 to %d", n_choices, VMOER_MAX_CHOICES);
     vm_item item = {.id = "question", .stem = question, .n_choices = n_choices};
     vm_prompt prompt;
     vm_answer a;
@@ -41,8 +45,13 @@ vmoer_status vmoer_ask(vmoer_model *m, const char *question, const char *const *
     vmoer_status status = vm_session_answer(m->session, &q, 1, VM_FORMAT_CLOZE, &a);
     vm_prompt_free(&prompt);
     VM_TRY(status);
-    *out = (vmoer_answer){.n_choices = n_choices, .choice_entropy = a.choice_entropy, .vocabulary_entropy = a.vocabulary_entropy, .gate_entropy = a.gate_entropy,
-                          .logit_variance = a.logit_variance, .logit_variance_projected = a.logit_variance_projected, .question_tokens = a.length};
+    *out = (vmoer_answer){.n_choices = n_choices,
+                          .choice_entropy = a.choice_entropy,
+                          .vocabulary_entropy = a.vocabulary_entropy,
+                          .gate_entropy = a.gate_entropy,
+                          .logit_variance = a.logit_variance,
+                          .logit_variance_projected = a.logit_variance_projected,
+                          .question_tokens = a.length};
     for (int c = 0; c < n_choices; c++) {
         out->probability[c] = a.probability[c];
         if (a.probability[c] > a.probability[out->best]) out->best = c;
@@ -56,7 +65,8 @@ vmoer_status vmoer_ask(vmoer_model *m, const char *question, const char *const *
 static void add_string(json_t *o, const char *name, const vm_gguf *g, const char *key) {
     const char *text;
     size_t n;
-    if (vm_gguf_has_key(g, key) && vm_gguf_get_string(g, key, &text, &n) == VMOER_OK) json_object_set_new(o, name, json_stringn(text, n));
+    if (vm_gguf_has_key(g, key) && vm_gguf_get_string(g, key, &text, &n) == VMOER_OK)
+        json_object_set_new(o, name, json_stringn(text, n));
 }
 
 static json_t *types_of(const vm_gguf *g, double *parameters) {
@@ -78,16 +88,20 @@ static vmoer_status describe(const vm_gguf *g, json_t *o) {
     VM_TRY(vm_config_read(g, &c));
     vm_model_fingerprint(g, fingerprint);
     json_object_set_new(o, "types", types_of(g, &parameters));
-    json_t *own = json_pack("{s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "name", c.name, "architecture", c.arch, "fingerprint", fingerprint, "file_bytes",
-                            (json_int_t)vm_gguf_file_size(g), "parameters", parameters, "layers", c.n_layers, "dimension", c.dim, "heads", c.n_heads, "kv_heads",
-                            c.n_kv_heads, "head_dimension", c.head_dim, "vocabulary", c.n_vocab, "context", c.context);
+    json_t *own =
+        json_pack("{s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "name", c.name, "architecture",
+                  c.arch, "fingerprint", fingerprint, "file_bytes", (json_int_t)vm_gguf_file_size(g), "parameters",
+                  parameters, "layers", c.n_layers, "dimension", c.dim, "heads", c.n_heads, "kv_heads", c.n_kv_heads,
+                  "head_dimension", c.head_dim, "vocabulary", c.n_vocab, "context", c.context);
     json_object_update(o, own);
     json_decref(own);
     if (c.n_experts) {
         /* Parameters a token runs through: all but the routed experts it does not take. */
         double expert = 3.0 * c.dim * c.expert_width, idle = (double)c.n_layers * (c.n_experts - c.top_k) * expert;
-        json_object_set_new(o, "experts", json_pack("{s:i, s:i, s:i, s:i, s:f}", "routed", c.n_experts, "per_token", c.top_k, "width", c.expert_width, "shared_width",
-                                                    c.shared_width, "active_parameters", parameters - idle));
+        json_object_set_new(o, "experts",
+                            json_pack("{s:i, s:i, s:i, s:i, s:f}", "routed", c.n_experts, "per_token", c.top_k, "width",
+                                      c.expert_width, "shared_width", c.shared_width, "active_parameters",
+                                      parameters - idle));
     } else {
         json_object_set_new(o, "experts", json_null());
         json_object_set_new(o, "feed_forward", json_integer(c.shared_width));
@@ -156,8 +170,10 @@ vmoer_status vmoer_detokenize(const char *path, const int32_t *ids, size_t count
     vmoer_status status = vm_tokenizer_decode(t, ids, count, true, &text, &length);
     if (status == VMOER_OK) {
         *out_text = malloc(length + 1); /* the caller's vmoer_free is free() */
-        if (*out_text) memcpy(*out_text, text, length + 1);
-        else status = vm_error(VMOER_ERROR_MEMORY, "no memory for %zu bytes of text", length);
+        if (*out_text)
+            memcpy(*out_text, text, length + 1);
+        else
+            status = vm_error(VMOER_ERROR_MEMORY, "no memory for %zu bytes of text", length);
         vm_free(text);
     }
     vm_tokenizer_free(t);
@@ -172,25 +188,37 @@ static vmoer_status last_logits(vmoer_model *m, const int32_t *ids, int length, 
     int32_t *positions = arena ? vm_arena_alloc(arena, (size_t)length, sizeof *positions) : NULL, row = length - 1;
     vm_token_key *keys = arena ? vm_arena_alloc(arena, (size_t)length, sizeof *keys) : NULL;
     vm_segment segment = {0, length, -1};
-    vmoer_status status = positions && keys ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", length);
+    vmoer_status status =
+        positions && keys ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", length);
     for (int t = 0; status == VMOER_OK && t < length; t++) {
         positions[t] = t;
         keys[t] = (vm_token_key){0, 0, (uint16_t)t};
     }
-    vm_batch b = {.n_tokens = length, .ids = ids, .positions = positions, .keys = keys, .n_segments = 1, .segments = &segment, .n_rows = 1, .rows = &row};
+    vm_batch b = {.n_tokens = length,
+                  .ids = ids,
+                  .positions = positions,
+                  .keys = keys,
+                  .n_segments = 1,
+                  .segments = &segment,
+                  .n_rows = 1,
+                  .rows = &row};
     if (status == VMOER_OK) status = vm_pass_forward(m->session->pass, &b, &m->session->options, NULL, NULL, logits);
     vm_arena_free(arena);
     return status;
 }
 
-vmoer_status vmoer_dump_logits(vmoer_model *m, const int32_t *ids, const int32_t *offsets, int n, const char *out_path) {
+vmoer_status vmoer_dump_logits(vmoer_model *m, const int32_t *ids, const int32_t *offsets, int n,
+                               const char *out_path) {
     size_t V = (size_t)m->session->model->config.n_vocab;
     float *logits = vm_malloc((size_t)n * V, sizeof *logits);
     vm_st_writer *w = vm_st_writer_create();
-    vmoer_status status = logits && w ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the logits of %d prompts", n);
+    vmoer_status status =
+        logits && w ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the logits of %d prompts", n);
     for (int i = 0; i < n && status == VMOER_OK; i++) {
-        if (offsets[i + 1] <= offsets[i]) status = vm_error(VMOER_ERROR_ARGUMENT, "prompt %d is empty", i);
-        else status = last_logits(m, ids + offsets[i], offsets[i + 1] - offsets[i], logits + (size_t)i * V);
+        if (offsets[i + 1] <= offsets[i])
+            status = vm_error(VMOER_ERROR_ARGUMENT, "prompt %d is empty", i);
+        else
+            status = last_logits(m, ids + offsets[i], offsets[i + 1] - offsets[i], logits + (size_t)i * V);
     }
     if (status == VMOER_OK) status = vm_st_writer_raw(w, "ids", "I32", 4, 1, (int64_t[]){offsets[n]}, ids);
     if (status == VMOER_OK) status = vm_st_writer_raw(w, "offsets", "I32", 4, 1, (int64_t[]){n + 1}, offsets);

@@ -1,4 +1,5 @@
-/* ood.c: tells from saved eval runs how well each signal separates strange questions from familiar ones. Runs no model. */
+/* ood.c: tells from saved eval runs how well each signal separates strange questions from familiar ones. Runs no model.
+ */
 #include "api/internal.h"
 
 #include "base/file.h"
@@ -40,8 +41,10 @@ static vmoer_status read_signals(const char *folder, json_t **out) {
     }
 done:
     vm_map_close(&map);
-    if (status != VMOER_OK) json_decref(tasks);
-    else *out = tasks;
+    if (status != VMOER_OK)
+        json_decref(tasks);
+    else
+        *out = tasks;
     return status;
 }
 
@@ -57,7 +60,8 @@ static bool take(const json_t *list, const char *name, double *values) {
 
 static json_t *interval(vm_interval i) { return json_pack("[f, f]", i.low, i.high); }
 
-static vmoer_status score_signal(const double *id, size_t n_id, const double *ood, size_t n_ood, int bootstrap, json_t **out) {
+static vmoer_status score_signal(const double *id, size_t n_id, const double *ood, size_t n_ood, int bootstrap,
+                                 json_t **out) {
     vm_ood o;
     vm_ood_ci ci;
     double fpr[ROC_POINTS], tpr[ROC_POINTS];
@@ -66,8 +70,9 @@ static vmoer_status score_signal(const double *id, size_t n_id, const double *oo
     size_t n = vm_ood_roc(id, n_id, ood, n_ood, fpr, tpr, ROC_POINTS);
     json_t *roc = json_array();
     for (size_t i = 0; i < n; i++) json_array_append_new(roc, json_pack("[f, f]", fpr[i], tpr[i]));
-    *out = json_pack("{s:f, s:f, s:f, s:{s:o, s:o, s:o}, s:o}", "auroc", o.auroc, "aupr", o.aupr, "fpr95", o.fpr95, "ci95", "auroc", interval(ci.auroc), "aupr",
-                     interval(ci.aupr), "fpr95", interval(ci.fpr95), "roc", roc);
+    *out =
+        json_pack("{s:f, s:f, s:f, s:{s:o, s:o, s:o}, s:o}", "auroc", o.auroc, "aupr", o.aupr, "fpr95", o.fpr95, "ci95",
+                  "auroc", interval(ci.auroc), "aupr", interval(ci.aupr), "fpr95", interval(ci.fpr95), "roc", roc);
     return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
 }
 
@@ -81,8 +86,10 @@ static vmoer_status score_set(const json_t *id, const json_t *ood, int bootstrap
     json_object_foreach(json_array_get(id, 0), name, unused) {
         if (status != VMOER_OK || !take(id, name, a) || !take(ood, name, b)) continue;
         status = score_signal(a, n_id, b, n_ood, bootstrap, &score);
-        if (status == VMOER_OK) json_object_set_new(signals, name, score);
-        else vm_error_in(status, "%s, signal %s", task, name);
+        if (status == VMOER_OK)
+            json_object_set_new(signals, name, score);
+        else
+            vm_error_in(status, "%s, signal %s", task, name);
     }
     json_object_set_new(results, task, json_pack("{s:I, s:o}", "n", (json_int_t)n_ood, "signals", signals));
     vm_free(a);
@@ -100,10 +107,14 @@ static vmoer_status compare(const vmoer_ood_params *p, json_t *all, json_t **out
     json_decref(run);
     VM_TRY(read_signals(p->id_run, &id_tasks));
     json_object_set_new(all, "id_tasks", id_tasks);
-    if (json_object_size(id_tasks) != 1) return vm_error(VMOER_ERROR_ARGUMENT, "%s: %zu tasks, an in-distribution run has one", p->id_run, json_object_size(id_tasks));
+    if (json_object_size(id_tasks) != 1)
+        return vm_error(VMOER_ERROR_ARGUMENT, "%s: %zu tasks, an in-distribution run has one", p->id_run,
+                        json_object_size(id_tasks));
     const char *id_task = json_object_iter_key(json_object_iter(id_tasks));
     const json_t *id = json_object_get(id_tasks, id_task);
-    json_object_set_new(all, "id", json_pack("{s:s, s:I, s:s}", "task", id_task, "n", (json_int_t)json_array_size(id), "run", json_string_value(json_object_get(all, "label"))));
+    json_object_set_new(all, "id",
+                        json_pack("{s:s, s:I, s:s}", "task", id_task, "n", (json_int_t)json_array_size(id), "run",
+                                  json_string_value(json_object_get(all, "label"))));
     for (int i = 0; i < p->n_ood; i++) {
         json_t *tasks, *list;
         const char *task;
@@ -127,7 +138,9 @@ static vmoer_status compare(const vmoer_ood_params *p, json_t *all, json_t **out
 
 vmoer_status vmoer_ood(const vmoer_ood_params *p, const vmoer_hooks *hooks, char **out_json) {
     (void)hooks; /* seconds of work */
-    if (!p->id_run || p->n_ood < 1) return vm_error(VMOER_ERROR_ARGUMENT, "say the in-distribution run (--id DIR) and at least one other (--ood DIR)");
+    if (!p->id_run || p->n_ood < 1)
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "say the in-distribution run (--id DIR) and at least one other (--ood DIR)");
     json_t *all = json_pack("{s:s, s:s}", "vmoer", vmoer_version(), "kind", "ood"), *result = NULL;
     if (!all) return vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
     vmoer_status status = compare(p, all, &result);
