@@ -31,7 +31,7 @@ git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t 
 cd "$work"
 
 build() { cmake --build build >build.log 2>&1; }
-tests() { ctest --test-dir build --stop-on-failure --output-on-failure >test.log 2>&1; }
+tests() { ctest --test-dir build -j2 --stop-on-failure --output-on-failure >test.log 2>&1; }
 
 # plant FILE OLD NEW: fails unless OLD stands there exactly once
 plant() {
