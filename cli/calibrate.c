@@ -17,7 +17,7 @@ static const option options[] = {
     {"router", 0, OPTION_TEXT, NULL,
      "Gaussian logits with a full or a diagonal covariance; controls: the mean shift alone, or one output temperature",
      offsetof(calibrate_options, p.router), router_words, 0},
-    {"layers", 0, OPTION_TEXT, "LIST", "auto, all, or numbers and ranges like 3,7-9",
+    {"layers", 0, OPTION_TEXT, "LIST", "auto: the least stable under noise; all; or numbers and ranges like 3,7-9",
      offsetof(calibrate_options, p.layers), NULL, 0},
     {"width", 0, OPTION_INT, "N", "of the shared trunk", offsetof(calibrate_options, p.width), NULL, 0},
     {"prior_scale", 0, OPTION_REAL, "X", "s0, the prior's standard deviation",
