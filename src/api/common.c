@@ -93,6 +93,30 @@ vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *p, 
     return vm_session_open(path, &o, out);
 }
 
+static vmoer_status add_sample(void *context, const char *where, json_t *sample) {
+    json_t *tasks = context;
+    const char *task = json_string_value(json_object_get(sample, "task"));
+    if (!task || !json_is_object(json_object_get(sample, "signals")))
+        return vm_error(VMOER_ERROR_FORMAT, "%s: no task or no signals", where);
+    json_t *list = json_object_get(tasks, task);
+    if (!list && json_object_set_new(tasks, task, list = json_array()) != 0) list = NULL;
+    return json_array_append(list, sample) == 0 ? VMOER_OK
+                                                : vm_error(VMOER_ERROR_MEMORY, "%s: no memory for the samples", where);
+}
+
+vmoer_status vm_api_samples(const char *path, size_t *whole, json_t **tasks) {
+    json_t *all = json_object();
+    if (!all) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory for the samples", path);
+    vmoer_status status = vm_json_lines(path, whole, add_sample, all);
+    if (status != VMOER_OK)
+        json_decref(all);
+    else
+        *tasks = all;
+    return status;
+}
+
+json_t *vm_api_interval(vm_interval i) { return json_pack("[f, f]", i.low, i.high); }
+
 vmoer_status vm_api_return_json(json_t *value, char **out) {
     if (!value) return vm_error(VMOER_ERROR_MEMORY, "no memory for the result");
     if (out) *out = json_dumps(value, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));

@@ -31,7 +31,7 @@ typedef struct evaluation {
     vm_format format;
     char samples_path[4096];
     int samples;     /* file descriptor, appended to */
-    json_t *done;    /* {task: [sample, ...]} of an earlier run, in the order of the file */
+    json_t *done;    /* {task: [sample, ...]} of an earlier run, in the order of the file; NULL: there was none */
     json_t *results; /* {task: ...} */
     json_t *seconds; /* {task: seconds} */
 } evaluation;
@@ -89,8 +89,6 @@ static vmoer_status append_line(evaluation *e, const json_t *sample) {
  * they were. */
 static vmoer_status read_done(evaluation *e, const json_t *identity) {
     char path[4096];
-    vm_map map;
-    e->done = json_object();
     VM_TRY(vm_path_join(path, sizeof path, e->p->output_path, "run.json"));
     if (!vm_file_exists(path)) {
         if (vm_file_exists(e->samples_path))
@@ -109,28 +107,11 @@ static vmoer_status read_done(evaluation *e, const json_t *identity) {
             "%s: holds a run with another model, router or settings (run.json); choose another --output_path",
             e->p->output_path);
     if (!vm_file_exists(e->samples_path)) return VMOER_OK;
-    VM_TRY(vm_map_open(e->samples_path, &map));
-    vmoer_status status = VMOER_OK;
-    size_t whole = 0;
-    for (int line = 1; whole < map.size; line++) {
-        const uint8_t *end = memchr(map.data + whole, '\n', map.size - whole);
-        json_t *sample;
-        char where[4200];
-        if (!end) break;
-        snprintf(where, sizeof where, "%s: line %d", e->samples_path, line);
-        VM_GOTO(vm_json_parse((const char *)map.data + whole, (size_t)(end - (map.data + whole)), where, &sample));
-        const char *task = json_string_value(json_object_get(sample, "task"));
-        json_t *list = task ? json_object_get(e->done, task) : NULL;
-        if (task && !list) json_object_set_new(e->done, task, list = json_array());
-        json_array_append_new(list, sample);
-        if (!task) VM_GOTO(vm_error(VMOER_ERROR_FORMAT, "%s: no task", where));
-        whole = (size_t)(end - map.data) + 1;
-    }
-    if (whole < map.size && truncate(e->samples_path, (off_t)whole) != 0)
-        status = vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
-done:
-    vm_map_close(&map);
-    return status;
+    size_t whole;
+    VM_TRY(vm_api_samples(e->samples_path, &whole, &e->done));
+    return truncate(e->samples_path, (off_t)whole) == 0
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
 }
 
 /* ---- one task ---- */
@@ -265,8 +246,6 @@ done:
     return status;
 }
 
-static json_t *interval(vm_interval i) { return json_pack("[f, f]", i.low, i.high); }
-
 /* acc_norm and its interval into the result: accuracy is a matter of the largest entry alone. */
 static vmoer_status add_acc_norm(const vmoer_eval_params *p, const answered *a, json_t *result) {
     vm_predictions d = {.n = a->n, .stride = VM_MAX_CHOICES, .p = a->normed, .k = a->k, .label = a->label};
@@ -275,7 +254,7 @@ static vmoer_status add_acc_norm(const vmoer_eval_params *p, const answered *a, 
     VM_TRY(vm_metrics_compute(&d, &m));
     VM_TRY(vm_metrics_bootstrap(&d, p->bootstrap, p->load.seed, &ci));
     json_object_set_new(result, "acc_norm", json_real(m.acc));
-    json_object_set_new(json_object_get(result, "ci95"), "acc_norm", interval(ci.acc));
+    json_object_set_new(json_object_get(result, "ci95"), "acc_norm", vm_api_interval(ci.acc));
     return VMOER_OK;
 }
 
@@ -299,9 +278,9 @@ static vmoer_status summarise(const vmoer_eval_params *p, const answered *a, jso
         json_array_append_new(reliability, json_pack("{s:f, s:f, s:I, s:f, s:f}", "low", bins[b].low, "high",
                                                      bins[b].high, "count", (json_int_t)bins[b].count, "confidence",
                                                      bins[b].confidence, "accuracy", bins[b].accuracy));
-    json_t *ci95 = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "acc", interval(ci.acc), "nll", interval(ci.nll), "ece",
-                             interval(ci.ece), "mce", interval(ci.mce), "brier", interval(ci.brier), "ece_mass",
-                             interval(ci.ece_mass));
+    json_t *ci95 = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "acc", vm_api_interval(ci.acc), "nll",
+                             vm_api_interval(ci.nll), "ece", vm_api_interval(ci.ece), "mce", vm_api_interval(ci.mce),
+                             "brier", vm_api_interval(ci.brier), "ece_mass", vm_api_interval(ci.ece_mass));
     *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:{s:f, s:f}, s:o, s:f}", "n", (json_int_t)a->n,
                      "acc", m.acc, "nll", m.nll, "ece", m.ece, "mce", m.mce, "brier", m.brier, "ece_mass", m.ece_mass,
                      "excess_ece", m.ece - floor.mean, "ci95", ci95, "ece_floor", "mean", floor.mean, "p95", floor.p95,

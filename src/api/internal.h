@@ -3,6 +3,7 @@
 #define VM_API_INTERNAL_H
 
 #include "base/json.h"
+#include "eval/metrics.h"
 #include "infer/session.h"
 #include "train/trainer.h"
 #include "vmoer/vmoer.h"
@@ -17,6 +18,10 @@ vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(vo
 vm_compute vm_api_compute(vmoer_compute c);
 /* Model, adapter, router by public parameters. */
 vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *params, vm_session **out);
+
+/* samples.jsonl of an eval run as {task: [sample, ...]}, each in the order of the file. whole: as in vm_json_lines. */
+vmoer_status vm_api_samples(const char *path, size_t *whole, json_t **tasks);
+json_t *vm_api_interval(vm_interval i); /* [low, high] */
 
 /* A JSON value as text for the caller (vmoer_free), or nothing where out is NULL. Takes the reference. */
 vmoer_status vm_api_return_json(json_t *value, char **out);

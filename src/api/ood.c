@@ -6,59 +6,25 @@
 #include "base/status.h"
 #include "eval/ood.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 enum { ROC_POINTS = 101 };
 
 vmoer_ood_params vmoer_ood_params_default(void) { return (vmoer_ood_params){.bootstrap = 1000}; }
 
-/* samples.jsonl of a folder as {task: [signals, ...]}. */
-static vmoer_status read_signals(const char *folder, json_t **out) {
+static vmoer_status read_samples(const char *folder, json_t **tasks) {
     char path[4096];
-    vm_map map;
     VM_TRY(vm_path_join(path, sizeof path, folder, "samples.jsonl"));
-    VM_TRY(vm_map_open(path, &map));
-    json_t *tasks = json_object();
-    vmoer_status status = VMOER_OK;
-    size_t at = 0;
-    for (int line = 1; at < map.size; line++) {
-        const uint8_t *end = memchr(map.data + at, '\n', map.size - at);
-        size_t n = end ? (size_t)(end - (map.data + at)) : map.size - at;
-        json_t *sample;
-        char where[4200];
-        snprintf(where, sizeof where, "%s: line %d", path, line);
-        VM_GOTO(vm_json_parse((const char *)map.data + at, n, where, &sample));
-        const char *task = json_string_value(json_object_get(sample, "task"));
-        json_t *signals = json_object_get(sample, "signals"), *list = task ? json_object_get(tasks, task) : NULL;
-        bool ok = task && json_is_object(signals);
-        if (ok && !list) json_object_set_new(tasks, task, list = json_array());
-        if (ok) json_array_append(list, signals);
-        json_decref(sample);
-        if (!ok) VM_GOTO(vm_error(VMOER_ERROR_FORMAT, "%s: no task or no signals", where));
-        at += n + 1;
-    }
-done:
-    vm_map_close(&map);
-    if (status != VMOER_OK)
-        json_decref(tasks);
-    else
-        *out = tasks;
-    return status;
+    return vm_api_samples(path, NULL, tasks);
 }
 
 /* values[n] of one signal; false if any item lacks it. */
 static bool take(const json_t *list, const char *name, double *values) {
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *v = json_object_get(json_array_get(list, i), name);
+        const json_t *v = json_object_get(json_object_get(json_array_get(list, i), "signals"), name);
         if (!json_is_number(v)) return false;
         values[i] = json_number_value(v);
     }
     return true;
 }
-
-static json_t *interval(vm_interval i) { return json_pack("[f, f]", i.low, i.high); }
 
 static vmoer_status score_signal(const double *id, size_t n_id, const double *ood, size_t n_ood, int bootstrap,
                                  json_t **out) {
@@ -70,9 +36,9 @@ static vmoer_status score_signal(const double *id, size_t n_id, const double *oo
     size_t n = vm_ood_roc(id, n_id, ood, n_ood, fpr, tpr, ROC_POINTS);
     json_t *roc = json_array();
     for (size_t i = 0; i < n; i++) json_array_append_new(roc, json_pack("[f, f]", fpr[i], tpr[i]));
-    *out =
-        json_pack("{s:f, s:f, s:f, s:{s:o, s:o, s:o}, s:o}", "auroc", o.auroc, "aupr", o.aupr, "fpr95", o.fpr95, "ci95",
-                  "auroc", interval(ci.auroc), "aupr", interval(ci.aupr), "fpr95", interval(ci.fpr95), "roc", roc);
+    *out = json_pack("{s:f, s:f, s:f, s:{s:o, s:o, s:o}, s:o}", "auroc", o.auroc, "aupr", o.aupr, "fpr95", o.fpr95,
+                     "ci95", "auroc", vm_api_interval(ci.auroc), "aupr", vm_api_interval(ci.aupr), "fpr95",
+                     vm_api_interval(ci.fpr95), "roc", roc);
     return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
 }
 
@@ -83,7 +49,7 @@ static vmoer_status score_set(const json_t *id, const json_t *ood, int bootstrap
     const char *name;
     json_t *unused;
     vmoer_status status = a && b ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu samples", n_id + n_ood);
-    json_object_foreach(json_array_get(id, 0), name, unused) {
+    json_object_foreach(json_object_get(json_array_get(id, 0), "signals"), name, unused) {
         if (status != VMOER_OK || !take(id, name, a) || !take(ood, name, b)) continue;
         status = score_signal(a, n_id, b, n_ood, bootstrap, &score);
         if (status == VMOER_OK)
@@ -105,7 +71,7 @@ static vmoer_status compare(const vmoer_ood_params *p, json_t *all, json_t **out
     VM_TRY(vm_json_load(path, &run));
     json_object_set(all, "label", json_object_get(run, "label"));
     json_decref(run);
-    VM_TRY(read_signals(p->id_run, &id_tasks));
+    VM_TRY(read_samples(p->id_run, &id_tasks));
     json_object_set_new(all, "id_tasks", id_tasks);
     if (json_object_size(id_tasks) != 1)
         return vm_error(VMOER_ERROR_ARGUMENT, "%s: %zu tasks, an in-distribution run has one", p->id_run,
@@ -119,7 +85,7 @@ static vmoer_status compare(const vmoer_ood_params *p, json_t *all, json_t **out
         json_t *tasks, *list;
         const char *task;
         vmoer_status status = VMOER_OK;
-        VM_TRY(read_signals(p->ood_runs[i], &tasks));
+        VM_TRY(read_samples(p->ood_runs[i], &tasks));
         json_object_foreach(tasks, task, list) {
             if (status == VMOER_OK) status = score_set(id, list, p->bootstrap, results, task);
         }

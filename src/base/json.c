@@ -5,8 +5,11 @@
 #include "base/file.h"
 #include "base/status.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { MAX_LINE = 1 << 20 };
 
 /* 17 significant digits give every double back. */
 #define WRITE_FLAGS (JSON_SORT_KEYS | JSON_REAL_PRECISION(17))
@@ -28,6 +31,32 @@ vmoer_status vm_json_load(const char *path, json_t **out) {
     return status;
 }
 
+vmoer_status vm_json_lines(const char *path, size_t *whole,
+                           vmoer_status (*visit)(void *context, const char *where, json_t *line), void *context) {
+    vm_map map;
+    VM_TRY(vm_map_open(path, &map));
+    vmoer_status status = VMOER_OK;
+    size_t at = 0, number = 1;
+    for (; at < map.size && status == VMOER_OK; number++) {
+        const char *text = (const char *)map.data + at, *end = memchr(text, '\n', map.size - at);
+        size_t size = end ? (size_t)(end - text) : map.size - at;
+        char where[4200];
+        json_t *line = NULL;
+        if (!end && whole) break;
+        snprintf(where, sizeof where, "%s, line %zu", path, number);
+        if (size > MAX_LINE)
+            status = vm_error(VMOER_ERROR_LIMIT, "%s: %zu bytes, at most %d", where, size, MAX_LINE);
+        else
+            status = vm_json_parse(text, size, where, &line);
+        if (status == VMOER_OK) status = visit(context, where, line);
+        json_decref(line);
+        at += size + 1;
+    }
+    if (whole) *whole = at;
+    vm_map_close(&map);
+    return status;
+}
+
 vmoer_status vm_json_save(const char *path, const json_t *value) {
     char *text = json_dumps(value, WRITE_FLAGS | JSON_INDENT(2));
     if (!text) return vm_error(VMOER_ERROR_MEMORY, "%s: the JSON value cannot be written out", path);
@@ -38,6 +67,4 @@ vmoer_status vm_json_save(const char *path, const json_t *value) {
     return status;
 }
 
-char *vm_json_line(const json_t *value) {
-    return json_dumps(value, WRITE_FLAGS | JSON_COMPACT);
-}
+char *vm_json_line(const json_t *value) { return json_dumps(value, WRITE_FLAGS | JSON_COMPACT); }

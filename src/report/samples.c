@@ -2,7 +2,6 @@
  * made of. */
 #include "report/collect.h"
 
-#include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
 
@@ -11,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LINES = 1000000, MAX_LINE_BYTES = 1 << 20 };
+enum { MAX_LINES = 1000000 };
 
 typedef struct sample {
     const char *task, *key;
@@ -20,6 +19,7 @@ typedef struct sample {
 } sample;
 
 typedef struct samples {
+    vm_report_data *data; /* whose arena the items' texts and numbers live in */
     sample *items;
     size_t n, capacity;
 } samples;
@@ -55,27 +55,13 @@ static vmoer_status read_line(vm_report_data *data, const char *where, const jso
     return VMOER_OK;
 }
 
-static vmoer_status parse_lines(vm_report_data *data, const char *file, const vm_map *map, samples *all) {
-    size_t line = 0;
-    for (size_t at = 0; at < map->size;) {
-        const char *text = (const char *)map->data + at;
-        const char *end = memchr(text, '\n', map->size - at);
-        size_t size = end ? (size_t)(end - text) : map->size - at;
-        char where[4200];
-        json_t *json;
-        snprintf(where, sizeof where, "%s, line %zu", file, ++line);
-        if (line > MAX_LINES) return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d lines", file, MAX_LINES);
-        if (size > MAX_LINE_BYTES) return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d bytes", where, MAX_LINE_BYTES);
-        if (!vm_grow((void **)&all->items, &all->capacity, all->n + 1, sizeof *all->items)) {
-            return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", where);
-        }
-        VM_TRY(vm_json_parse(text, size, where, &json));
-        vmoer_status status = read_line(data, where, json, &all->items[all->n]);
-        json_decref(json);
-        VM_TRY(status);
-        all->n++;
-        at += size + 1;
-    }
+static vmoer_status add_line(void *context, const char *where, json_t *line) {
+    samples *all = context;
+    if (all->n == MAX_LINES) return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d lines", where, MAX_LINES);
+    if (!vm_grow((void **)&all->items, &all->capacity, all->n + 1, sizeof *all->items))
+        return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", where);
+    VM_TRY(read_line(all->data, where, line, &all->items[all->n]));
+    all->n++;
     return VMOER_OK;
 }
 
@@ -135,17 +121,14 @@ static vmoer_status check_task(vm_report_data *data, const char *file, const cha
 
 vmoer_status vm_report_read_samples(vm_report_data *data, const char *file) {
     vm_report_run *run = &data->runs[data->n_runs - 1];
-    samples all = {0};
-    vm_map map;
+    samples all = {.data = data};
     vmoer_status status;
-    VM_TRY(vm_map_open(file, &map));
-    VM_GOTO(parse_lines(data, file, &map, &all));
+    VM_GOTO(vm_json_lines(file, NULL, add_line, &all));
     for (size_t i = 0; i < run->n_tasks; i++) {
         VM_GOTO(fill_task(data, file, &all, &run->tasks[i]));
         VM_GOTO(check_task(data, file, run->path, &run->tasks[i]));
     }
 done:
     vm_free(all.items);
-    vm_map_close(&map);
     return status;
 }

@@ -306,6 +306,51 @@ static void json_files_are_sorted_and_end_in_a_newline(void **state) {
     assert_null(back);
 }
 
+/* Adds up the numbers n of the lines; 9 is refused. */
+static vmoer_status add_line(void *context, const char *where, json_t *line) {
+    int n = (int)json_integer_value(json_object_get(line, "n"));
+    *(int *)context += n;
+    return n == 9 ? vm_error(VMOER_ERROR_DATA, "%s: nine", where) : VMOER_OK;
+}
+
+static void json_lines_are_read_one_by_one(void **state) {
+    (void)state;
+    enum { LONG = (1 << 20) + 1 };
+    static const struct {
+        const char *text;
+        int sum, sum_whole;
+        size_t whole;
+        vmoer_status status;
+        const char *words;
+    } cases[] = {{"", 0, 0, 0, VMOER_OK, NULL},
+                 {"{\"n\":1}\n{\"n\":2}\n", 3, 3, 16, VMOER_OK, NULL},
+                 {"{\"n\":1}\n{\"n\":2}", 3, 1, 8, VMOER_OK, NULL},
+                 {"{\"n\":1}\n{\"n\"", 1, 1, 8, VMOER_ERROR_FORMAT, "lines, line 2: line 1"},
+                 {"{\"n\":9}\n{\"n\":2}\n", 9, 9, 8, VMOER_ERROR_DATA, "lines, line 1: nine"},
+                 {"{\"n\":1}\n\n", 1, 1, 9, VMOER_ERROR_FORMAT, "line 2"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int sum = 0;
+        size_t whole;
+        assert_int_equal(vm_write_file(in_folder("lines"), cases[i].text, strlen(cases[i].text)), VMOER_OK);
+        assert_int_equal(vm_json_lines(in_folder("lines"), NULL, add_line, &sum), cases[i].status);
+        assert_int_equal(sum, cases[i].sum);
+        if (cases[i].words) assert_non_null(strstr(vm_error_text(), cases[i].words));
+        sum = 0;
+        bool torn = cases[i].whole < strlen(cases[i].text) && cases[i].status != VMOER_ERROR_DATA;
+        assert_int_equal(vm_json_lines(in_folder("lines"), &whole, add_line, &sum), torn ? VMOER_OK : cases[i].status);
+        assert_int_equal(sum, cases[i].sum_whole);
+        assert_int_equal(whole, cases[i].whole);
+    }
+    char *text = vm_malloc(LONG, 1);
+    int sum = 0;
+    assert_non_null(text);
+    memset(text, ' ', LONG);
+    assert_int_equal(vm_write_file(in_folder("lines"), text, LONG), VMOER_OK);
+    assert_int_equal(vm_json_lines(in_folder("lines"), NULL, add_line, &sum), VMOER_ERROR_LIMIT);
+    vm_free(text);
+    assert_int_equal(vm_json_lines(in_folder("absent"), NULL, add_line, &sum), VMOER_ERROR_IO);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(map_refuses_what_is_no_file),
@@ -322,6 +367,7 @@ int main(void) {
         cmocka_unit_test(json_depth_is_bounded),
         cmocka_unit_test(json_gives_doubles_back),
         cmocka_unit_test(json_files_are_sorted_and_end_in_a_newline),
+        cmocka_unit_test(json_lines_are_read_one_by_one),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
