@@ -78,11 +78,9 @@ static vmoer_status append_line(evaluation *e, const json_t *sample) {
     if (!line) return vm_error(VMOER_ERROR_MEMORY, "no memory for a sample");
     size_t n = strlen(line);
     line[n] = '\n'; /* in place of the NUL: a line is written in one call */
-    ssize_t written = write(e->samples, line, n + 1);
+    vmoer_status status = vm_write_all(e->samples, e->samples_path, line, n + 1);
     free(line);
-    return written == (ssize_t)n + 1
-               ? VMOER_OK
-               : vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, written < 0 ? strerror(errno) : "short write");
+    return status;
 }
 
 /* Reads the whole lines of an earlier run and cuts off a torn one. The settings must be the same: run.json says which

@@ -125,15 +125,16 @@ done:
     return status;
 }
 
-static vmoer_status write_all(vm_writer *w, const char *data, size_t size) {
+vmoer_status vm_write_all(int fd, const char *path, const void *data, size_t size) {
+    const char *at = data;
     while (size > 0) {
         size_t part = size < ((size_t)1 << 30) ? size : (size_t)1 << 30;
-        ssize_t n = write(w->fd, data, part);
+        ssize_t n = write(fd, at, part);
         if (n < 0) {
             if (errno == EINTR) continue;
-            return io_error(w->temporary, "cannot write");
+            return io_error(path, "cannot write");
         }
-        data += n;
+        at += n;
         size -= (size_t)n;
     }
     return VMOER_OK;
@@ -142,7 +143,7 @@ static vmoer_status write_all(vm_writer *w, const char *data, size_t size) {
 static vmoer_status flush(vm_writer *w) {
     size_t size = w->buffered;
     w->buffered = 0;
-    return write_all(w, w->buffer, size);
+    return vm_write_all(w->fd, w->temporary, w->buffer, size);
 }
 
 vmoer_status vm_writer_write(vm_writer *w, const void *data, size_t size) {
@@ -150,18 +151,17 @@ vmoer_status vm_writer_write(vm_writer *w, const void *data, size_t size) {
     w->offset += size;
     if (size > BUFFER_SIZE - w->buffered) {
         VM_TRY(flush(w));
-        if (size >= BUFFER_SIZE) return write_all(w, data, size);
+        if (size >= BUFFER_SIZE) return vm_write_all(w->fd, w->temporary, data, size);
     }
     memcpy(w->buffer + w->buffered, data, size);
     w->buffered += size;
     return VMOER_OK;
 }
 
-uint64_t vm_writer_offset(const vm_writer *w) {
-    return w->offset;
-}
+uint64_t vm_writer_offset(const vm_writer *w) { return w->offset; }
 
-/* Makes the rename itself durable. File systems that cannot sync a folder say EINVAL; there is nothing more to do then. */
+/* Makes the rename itself durable. File systems that cannot sync a folder say EINVAL; there is nothing more to do then.
+ */
 static vmoer_status sync_folder_of(const char *path) {
     const char *slash = strrchr(path, '/');
     char *folder = slash ? vm_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : vm_strdup(".");
@@ -252,7 +252,8 @@ vmoer_status vm_path_join(char *out, size_t size, const char *dir, const char *n
     const char *separator = length > 0 && dir[length - 1] == '/' ? "" : "/";
     int n = snprintf(out, size, "%s%s%s", dir, separator, name);
     if (n < 0 || (size_t)n >= size)
-        return vm_error(VMOER_ERROR_LIMIT, "path of %zu bytes is too long: %s/%s", length + strlen(name) + 1, dir, name);
+        return vm_error(VMOER_ERROR_LIMIT, "path of %zu bytes is too long: %s/%s", length + strlen(name) + 1, dir,
+                        name);
     return VMOER_OK;
 }
 

@@ -21,6 +21,8 @@ uint64_t vm_writer_offset(const vm_writer *w);
 vmoer_status vm_writer_commit(vm_writer *w); /* makes the file appear under its name; frees w in any case */
 void vm_writer_abort(vm_writer *w);          /* removes the temporary file; frees w; takes NULL */
 
+/* All of data to fd, also where a call takes only a part of it or a signal comes between; path is for the error. */
+vmoer_status vm_write_all(int fd, const char *path, const void *data, size_t size);
 vmoer_status vm_write_file(const char *path, const void *data, size_t size);
 vmoer_status vm_make_dirs(const char *path); /* mkdir -p */
 bool vm_file_exists(const char *path);
