@@ -48,11 +48,15 @@ static void put_signal(json_t *signals, const char *name, double value) {
     if (!isnan(value)) json_object_set_new(signals, name, json_real(value));
 }
 
+static void hash_text(const vm_item *item, char out[17]) {
+    snprintf(out, 17, "%016llx", (unsigned long long)item->hash);
+}
+
 /* chars: length of each choice in characters, for the formats that divide by it; else NULL. */
 static json_t *sample_of(const char *task, const vm_item *item, const vm_answer *a, const int *chars) {
     char hash[17];
     json_t *probabilities = json_array(), *scores = json_array(), *signals = json_object();
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)item->hash);
+    hash_text(item, hash);
     for (int c = 0; c < a->n_choices; c++) {
         json_array_append_new(probabilities, json_real(a->probability[c]));
         json_array_append_new(scores, json_real(a->score[c]));
@@ -156,10 +160,16 @@ static vmoer_status take_normed(answered *a, const json_t *sample, const vm_item
 
 static vmoer_status take_sample(answered *a, const json_t *sample, const vm_item *item) {
     const json_t *p = json_object_get(sample, "probabilities");
-    const char *id = json_string_value(json_object_get(sample, "id"));
-    if (!id || strcmp(id, item->id) != 0 || json_array_size(p) != (size_t)item->n_choices)
+    const char *id = json_string_value(json_object_get(sample, "id")),
+               *hash = json_string_value(json_object_get(sample, "hash"));
+    char own[17];
+    hash_text(item, own);
+    if (!id || strcmp(id, item->id) != 0)
         return vm_error(VMOER_ERROR_MISMATCH, "samples.jsonl: '%s' where '%s' was expected: made from other data?",
                         id ? id : "?", item->id);
+    if (!hash || strcmp(hash, own) != 0 || json_array_size(p) != (size_t)item->n_choices)
+        return vm_error(VMOER_ERROR_MISMATCH,
+                        "samples.jsonl: '%s' was another question than it is now; choose another --output_path", id);
     for (int c = 0; c < item->n_choices; c++)
         a->p[a->n * VM_MAX_CHOICES + (size_t)c] = json_number_value(json_array_get(p, (size_t)c));
     if (a->normed) VM_TRY(take_normed(a, sample, item));

@@ -16,14 +16,15 @@ static const int characters[CHOICES] = {1, 3, 32, 10};
 /* The place of the long answer, but for every third item. */
 static int label_of(int i) { return i % 3 ? (2 + ITEMS - i) % CHOICES : i % CHOICES; }
 
-static void write_task(const char *dir) {
+/* what: the word before each question's number. */
+static void write_task(const char *dir, const char *what) {
     char path[4400], text[ITEMS * 512];
     size_t n = 0;
     snprintf(path, sizeof path, "%s/openbookqa", dir);
     OK(vm_make_dirs(path));
     for (int i = 0; i < ITEMS; i++) {
         n += (size_t)snprintf(text + n, sizeof text - n,
-                              "{\"id\": \"q%d\", \"question\": {\"stem\": \"Number %d\", \"choices\": [", i, i);
+                              "{\"id\": \"q%d\", \"question\": {\"stem\": \"%s %d\", \"choices\": [", i, what, i);
         for (int c = 0; c < CHOICES; c++)
             n += (size_t)snprintf(text + n, sizeof text - n, "%s{\"text\": \"%s\", \"label\": \"%c\"}", c ? ", " : "",
                                   choices[(c + i) % CHOICES], 'A' + c);
@@ -34,17 +35,22 @@ static void write_task(const char *dir) {
     OK(vm_write_file(path, text, n));
 }
 
-static json_t *evaluate(const char *dir, const char *format, const char *run) {
+static vmoer_status run_eval(const char *dir, const char *tasks, const char *format, const char *run, char **text) {
     vmoer_eval_params p = vmoer_eval_params_default();
-    char output[4400], *text = NULL;
+    char output[4400];
     snprintf(output, sizeof output, "%s/%s", dir, run);
     p.model = golden_path("tiny-moe.gguf");
     p.questions.data_dir = dir;
-    p.questions.tasks = "openbookqa";
+    p.questions.tasks = tasks;
     p.format = format;
     p.output_path = output;
     p.bootstrap = 50;
-    OK(vmoer_eval(&p, NULL, &text));
+    return vmoer_eval(&p, NULL, text);
+}
+
+static json_t *evaluate(const char *dir, const char *format, const char *run) {
+    char *text = NULL;
+    OK(run_eval(dir, "openbookqa", format, run, &text));
     json_t *results = json_loads(text, 0, NULL);
     vmoer_free(text);
     return results;
@@ -59,7 +65,7 @@ static void test_acc_norm(void **state) {
     (void)state;
     char dir[4200], path[4400];
     snprintf(dir, sizeof dir, "%s", scratch_path("eval"));
-    write_task(dir);
+    write_task(dir, "Number");
     json_t *results = evaluate(dir, "lm-eval", "run");
     const json_t *task = json_object_get(json_object_get(results, "results"), "openbookqa");
     int right = 0, right_norm = 0, differ = 0;
@@ -100,7 +106,24 @@ static void test_acc_norm(void **state) {
     assert_int_equal(nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
 }
 
+/* Answers to questions that bear the same ids but say something else are not taken for answers to these. */
+static void test_other_data(void **state) {
+    (void)state;
+    char dir[4200];
+    snprintf(dir, sizeof dir, "%s", scratch_path("eval-other"));
+    write_task(dir, "Number");
+    json_t *before = evaluate(dir, "cloze", "run");
+    json_t *again = evaluate(dir, "cloze", "run");
+    assert_true(json_equal(before, again));
+    json_decref(before);
+    json_decref(again);
+    write_task(dir, "Figure");
+    assert_int_equal(run_eval(dir, "openbookqa", "cloze", "run", NULL), VMOER_ERROR_MISMATCH);
+    assert_non_null(strstr(vmoer_last_error(), "'q0' was another question"));
+    assert_int_equal(nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_acc_norm)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_acc_norm), cmocka_unit_test(test_other_data)};
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
 }
