@@ -33,6 +33,15 @@ vmoer_status vm_api_data_dir(const char *given, char out[4096]) {
     return vm_error(VMOER_ERROR_IO, "no data sets: looked in ./data and %s; say --data DIR, or run ./dev data", out);
 }
 
+vmoer_status vm_api_check_questions(const vmoer_questions *q) {
+    if (q->n_choices < 0 || q->limit < 0 || q->sample < 0)
+        return vm_error(VMOER_ERROR_ARGUMENT, "n_choices %d, limit %d, sample %d, must be 0 or more", q->n_choices,
+                        q->limit, q->sample);
+    if ((unsigned)q->split > VMOER_SPLIT_HELDOUT)
+        return vm_error(VMOER_ERROR_ARGUMENT, "there is no split %d", (int)q->split);
+    return VMOER_OK;
+}
+
 vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_split split, vm_dataset **out) {
     static const vm_split splits[] = {VM_SPLIT_TEST, VM_SPLIT_TRAIN, VM_SPLIT_HELDOUT};
     if (task) {
@@ -58,7 +67,7 @@ vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(vo
         return vm_error(VMOER_ERROR_ARGUMENT, "say which questions: either --tasks NAMES or --task-file FILE");
     if (q->task_file) return visit(context, NULL);
     const char *rest = q->tasks;
-    while (*rest) {
+    do {
         char name[128];
         size_t n = strcspn(rest, ",");
         if (n == 0 || n >= sizeof name)
@@ -67,7 +76,7 @@ vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(vo
         name[n] = 0;
         VM_TRY(visit(context, name));
         rest += n + (rest[n] == ',');
-    }
+    } while (*rest);
     return VMOER_OK;
 }
 
@@ -80,6 +89,10 @@ vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *p, 
     static const int inferences[] = {-1, VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE,
                                      VM_INFERENCE_TILTED};
     if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
+    if ((unsigned)p->compute > VMOER_COMPUTE_BF16 || (unsigned)p->inference > VMOER_INFERENCE_TILTED ||
+        (unsigned)p->routing > VMOER_ROUTING_ORACLE)
+        return vm_error(VMOER_ERROR_ARGUMENT, "there is no compute %d, inference %d or routing %d", (int)p->compute,
+                        (int)p->inference, (int)p->routing);
     if (p->samples < 1 || p->samples > 4096)
         return vm_error(VMOER_ERROR_ARGUMENT, "samples %d, must be 1 to 4096", p->samples);
     vm_session_options o = {.adapter = p->adapter,

@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "base/status.h"
 #include "eval/metrics.h"
+#include "io/unicode.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -222,8 +223,9 @@ static vmoer_status routing_facts(evaluation *e, const char *task, const vm_data
     size_t n = vm_dataset_count(d) < FACT_QUESTIONS ? vm_dataset_count(d) : FACT_QUESTIONS, L = (size_t)c->n_layers,
            N = (size_t)c->n_experts;
     double *sums = vm_calloc(L * (N + 3), sizeof *sums);
-    vmoer_status status = sums ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
-    for (size_t i = 0; i < n && status == VMOER_OK; i++) {
+    vmoer_status status = VMOER_OK;
+    if (!sums) return vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
+    for (size_t i = 0; i < n; i++) {
         vm_prompt prompt;
         vm_answer answer;
         VM_GOTO(vm_prompt_build(e->session->tokenizer, task, vm_dataset_at(d, i), e->format, &prompt));
@@ -232,7 +234,8 @@ static vmoer_status routing_facts(evaluation *e, const char *task, const vm_data
         vm_facts facts = vm_pass_facts(e->session->pass);
         size_t T = (size_t)vm_prompt_inputs(&prompt), K = (size_t)c->top_k;
         vm_prompt_free(&prompt);
-        for (size_t l = 0; l < L && status == VMOER_OK; l++)
+        if (status != VMOER_OK) goto done;
+        for (size_t l = 0; l < L; l++)
             for (size_t t = 0; t < T; t++) {
                 double *s = sums + l * (N + 3);
                 s[0] += 1, s[1] += (double)facts.spread[l * T + t], s[2] += (double)facts.margin[l * T + t];
@@ -240,7 +243,7 @@ static vmoer_status routing_facts(evaluation *e, const char *task, const vm_data
             }
     }
     json_t *layers = json_array();
-    for (size_t l = 0; l < L && status == VMOER_OK; l++) {
+    for (size_t l = 0; l < L; l++) {
         const double *s = sums + l * (N + 3);
         double entropy = 0, total = s[0] * c->top_k;
         for (size_t x = 0; x < N; x++)
@@ -249,6 +252,7 @@ static vmoer_status routing_facts(evaluation *e, const char *task, const vm_data
                                                 "margin", s[2] / s[0], "load_entropy", entropy));
     }
     *out = json_pack("{s:o, s:I}", "layers", layers, "questions", (json_int_t)n);
+    if (!*out) status = vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
 done:
     vm_free(sums);
     return status;
@@ -306,6 +310,9 @@ static vmoer_status run_task(void *context, const char *name) {
     answered a;
     json_t *result = NULL, *facts = NULL;
     vmoer_status status = answered_alloc(&a, n, e->format);
+    /* Its answers would stand in samples.jsonl twice. */
+    if (status == VMOER_OK && json_object_get(e->results, task))
+        status = vm_error(VMOER_ERROR_ARGUMENT, "--tasks '%s': %s stands there twice", e->p->questions.tasks, task);
     const json_t *before = json_object_get(e->done, task);
     double start = now();
     if (status == VMOER_OK && json_array_size(before) > n)
@@ -317,12 +324,12 @@ static vmoer_status run_task(void *context, const char *name) {
     if (status == VMOER_OK) status = summarise(e->p, &a, &result);
     if (status == VMOER_OK && e->session->model->config.n_experts) {
         status = routing_facts(e, task, d, &facts);
-        if (status == VMOER_OK) json_object_set_new(result, "routing", facts);
+        if (status == VMOER_OK && json_object_set_new(result, "routing", facts) != 0)
+            status = vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
     }
-    if (status == VMOER_OK) {
-        json_object_set(e->results, task, result);
-        json_object_set_new(e->seconds, task, json_real(now() - start));
-    }
+    if (status == VMOER_OK && (json_object_set(e->results, task, result) != 0 ||
+                               json_object_set_new(e->seconds, task, json_real(now() - start)) != 0))
+        status = vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
     json_decref(result);
     answered_clear(&a);
     vm_dataset_free(d);
@@ -382,7 +389,7 @@ static vmoer_status evaluate(evaluation *e, char **out_json) {
     VM_TRY(vm_path_join(e->samples_path, sizeof e->samples_path, p->output_path, "samples.jsonl"));
     VM_TRY(vm_api_session_open(p->model, &p->load, &e->session));
     json_t *head = identity_of(e);
-    if (!head) return vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
+    if (!head) return vm_error(VMOER_ERROR_MEMORY, "no memory for the results, or a name in them is not UTF-8");
     vmoer_status status = read_done(e, head);
     if (status == VMOER_OK) {
         e->samples = open(e->samples_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
@@ -406,6 +413,10 @@ static vmoer_status evaluate(evaluation *e, char **out_json) {
 vmoer_status vmoer_eval(const vmoer_eval_params *p, const vmoer_hooks *hooks, char **out_json) {
     if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
     if (p->bootstrap < 1) return vm_error(VMOER_ERROR_ARGUMENT, "bootstrap %d, must be at least 1", p->bootstrap);
+    size_t bad;
+    if (p->label && !vm_utf8_valid(p->label, strlen(p->label), &bad))
+        return vm_error(VMOER_ERROR_ARGUMENT, "--label is not UTF-8 at byte %zu", bad);
+    VM_TRY(vm_api_check_questions(&p->questions));
     evaluation e = {.p = p, .hooks = hooks, .samples = -1, .results = json_object(), .seconds = json_object()};
     vmoer_status status = evaluate(&e, out_json);
     if (e.samples >= 0) close(e.samples);

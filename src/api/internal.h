@@ -10,6 +10,8 @@
 
 /* Where the data sets are: what the user said, else $VMOER_DATA, else ./data, else the cache. out[4096]. */
 vmoer_status vm_api_data_dir(const char *given, char out[4096]);
+/* That the cuts and the split are ones there are. */
+vmoer_status vm_api_check_questions(const vmoer_questions *q);
 /* The questions of one task (a name, or NULL with q->task_file), filtered and cut as q says. */
 vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_split split, vm_dataset **out);
 /* Calls visit with each name of a comma-separated list, or once with NULL for a task file. */

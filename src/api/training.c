@@ -38,6 +38,7 @@ static vmoer_status open_training(const vmoer_train_params *p, int backward_from
                                   vm_training *t) {
     if (!p->model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
     if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
+    VM_TRY(vm_api_check_questions(&p->questions));
     if (!(p->memory_gib >= 0 && p->memory_gib < 1e6))
         return vm_error(VMOER_ERROR_ARGUMENT, "--memory_gib %g, must be 0 (no bound) to a million", p->memory_gib);
     vm_adapter *adapter = NULL;

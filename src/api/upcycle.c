@@ -310,6 +310,7 @@ static vmoer_status search(upcycle *c, char **out_json) {
     if (p->tokens < 64 || p->steps < 1 || p->batch_tokens < 1)
         return vm_error(VMOER_ERROR_ARGUMENT, "tokens %d, steps %d, batch_tokens %d are too few", p->tokens, p->steps,
                         p->batch_tokens);
+    VM_TRY(vm_api_check_questions(&p->questions));
     VM_TRY(vm_pool_create(p->threads, &c->pool));
     VM_TRY(vm_model_load(p->model, &options, c->pool, &c->dense));
     if (p->experts < 2 || p->shared < 0 || p->shared > p->experts - 2 || c->dense->config.shared_width % p->experts)

@@ -117,6 +117,9 @@ static void test_other_data(void **state) {
     assert_true(json_equal(before, again));
     json_decref(before);
     json_decref(again);
+    assert_int_equal(run_eval(dir, "openbookqa,openbookqa", "cloze", "twice", NULL), VMOER_ERROR_ARGUMENT);
+    assert_non_null(strstr(vmoer_last_error(), "openbookqa stands there twice"));
+    assert_int_equal(run_eval(dir, "", "cloze", "none", NULL), VMOER_ERROR_ARGUMENT);
     write_task(dir, "Figure");
     assert_int_equal(run_eval(dir, "openbookqa", "cloze", "run", NULL), VMOER_ERROR_MISMATCH);
     assert_non_null(strstr(vmoer_last_error(), "'q0' was another question"));
