@@ -26,6 +26,8 @@ static bool take(const json_t *list, const char *name, double *values) {
     return true;
 }
 
+static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the results"); }
+
 static vmoer_status score_signal(const double *id, size_t n_id, const double *ood, size_t n_ood, int bootstrap,
                                  json_t **out) {
     vm_ood o;
@@ -39,7 +41,7 @@ static vmoer_status score_signal(const double *id, size_t n_id, const double *oo
     *out = json_pack("{s:f, s:f, s:f, s:{s:o, s:o, s:o}, s:o}", "auroc", o.auroc, "aupr", o.aupr, "fpr95", o.fpr95,
                      "ci95", "auroc", vm_api_interval(ci.auroc), "aupr", vm_api_interval(ci.aupr), "fpr95",
                      vm_api_interval(ci.fpr95), "roc", roc);
-    return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
+    return *out ? VMOER_OK : no_memory();
 }
 
 static vmoer_status score_set(const json_t *id, const json_t *ood, int bootstrap, json_t *results, const char *task) {
@@ -57,59 +59,75 @@ static vmoer_status score_set(const json_t *id, const json_t *ood, int bootstrap
         else
             vm_error_in(status, "%s, signal %s", task, name);
     }
-    json_object_set_new(results, task, json_pack("{s:I, s:o}", "n", (json_int_t)n_ood, "signals", signals));
+    json_t *set = json_pack("{s:I, s:o}", "n", (json_int_t)n_ood, "signals", signals);
+    if (json_object_set_new(results, task, set) != 0 && status == VMOER_OK) status = no_memory();
     vm_free(a);
     vm_free(b);
     return status;
 }
 
-static vmoer_status compare(const vmoer_ood_params *p, json_t *all, json_t **out) {
-    json_t *run, *id_tasks, *results = json_object();
+static vmoer_status read_label(const char *folder, json_t **label) {
     char path[4096];
-    json_object_set_new(all, "results", results);
-    VM_TRY(vm_path_join(path, sizeof path, p->id_run, "results.json"));
+    json_t *run;
+    VM_TRY(vm_path_join(path, sizeof path, folder, "results.json"));
     VM_TRY(vm_json_load(path, &run));
-    json_object_set(all, "label", json_object_get(run, "label"));
+    *label = json_incref(json_object_get(run, "label"));
     json_decref(run);
-    VM_TRY(read_samples(p->id_run, &id_tasks));
-    json_object_set_new(all, "id_tasks", id_tasks);
-    if (json_object_size(id_tasks) != 1)
-        return vm_error(VMOER_ERROR_ARGUMENT, "%s: %zu tasks, an in-distribution run has one", p->id_run,
-                        json_object_size(id_tasks));
-    const char *id_task = json_object_iter_key(json_object_iter(id_tasks));
-    const json_t *id = json_object_get(id_tasks, id_task);
-    json_object_set_new(all, "id",
-                        json_pack("{s:s, s:I, s:s}", "task", id_task, "n", (json_int_t)json_array_size(id), "run",
-                                  json_string_value(json_object_get(all, "label"))));
+    if (json_is_string(*label)) return VMOER_OK;
+    json_decref(*label);
+    return vm_error(VMOER_ERROR_FORMAT, "%s: no label, a string", path);
+}
+
+/* Every set of every run against the in-distribution items. */
+static vmoer_status score_runs(const vmoer_ood_params *p, const json_t *id, json_t *results) {
     for (int i = 0; i < p->n_ood; i++) {
         json_t *tasks, *list;
         const char *task;
         vmoer_status status = VMOER_OK;
         VM_TRY(read_samples(p->ood_runs[i], &tasks));
         json_object_foreach(tasks, task, list) {
-            if (status == VMOER_OK) status = score_set(id, list, p->bootstrap, results, task);
+            if (status != VMOER_OK) break;
+            status = json_object_get(results, task)
+                         ? vm_error(VMOER_ERROR_ARGUMENT, "%s: %s stands in a run before it too", p->ood_runs[i], task)
+                         : score_set(id, list, p->bootstrap, results, task);
         }
         json_decref(tasks);
         VM_TRY(status);
     }
-    json_object_del(all, "id_tasks");
-    if (p->output_path) {
-        VM_TRY(vm_make_dirs(p->output_path));
-        VM_TRY(vm_path_join(path, sizeof path, p->output_path, "results.json"));
-        VM_TRY(vm_json_save(path, all));
-    }
-    *out = json_incref(all);
     return VMOER_OK;
+}
+
+/* *all: what results.json holds, also after an error. */
+static vmoer_status compare(const vmoer_ood_params *p, json_t *id_tasks, json_t **all) {
+    char path[4096];
+    json_t *label;
+    if (json_object_size(id_tasks) != 1)
+        return vm_error(VMOER_ERROR_ARGUMENT, "%s: %zu tasks, an in-distribution run has one", p->id_run,
+                        json_object_size(id_tasks));
+    const char *id_task = json_object_iter_key(json_object_iter(id_tasks));
+    const json_t *id = json_object_get(id_tasks, id_task);
+    VM_TRY(read_label(p->id_run, &label));
+    *all = json_pack("{s:s, s:s, s:o, s:{s:s, s:I, s:O}, s:{}}", "vmoer", vmoer_version(), "kind", "ood", "label",
+                     label, "id", "task", id_task, "n", (json_int_t)json_array_size(id), "run", label, "results");
+    if (!*all) return no_memory();
+    VM_TRY(score_runs(p, id, json_object_get(*all, "results")));
+    if (!p->output_path) return VMOER_OK;
+    VM_TRY(vm_make_dirs(p->output_path));
+    VM_TRY(vm_path_join(path, sizeof path, p->output_path, "results.json"));
+    return vm_json_save(path, *all);
 }
 
 vmoer_status vmoer_ood(const vmoer_ood_params *p, const vmoer_hooks *hooks, char **out_json) {
     (void)hooks; /* seconds of work */
     if (!p->id_run || p->n_ood < 1)
-        return vm_error(VMOER_ERROR_ARGUMENT,
-                        "say the in-distribution run (--id DIR) and at least one other (--ood DIR)");
-    json_t *all = json_pack("{s:s, s:s}", "vmoer", vmoer_version(), "kind", "ood"), *result = NULL;
-    if (!all) return vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
-    vmoer_status status = compare(p, all, &result);
+        return vm_error(
+            VMOER_ERROR_ARGUMENT,
+            "say the in-distribution run (--id_run DIR) and at least one other (vmoer ood --id_run DIR DIR)");
+    json_t *id_tasks, *all = NULL;
+    VM_TRY(read_samples(p->id_run, &id_tasks));
+    vmoer_status status = compare(p, id_tasks, &all);
+    json_decref(id_tasks);
+    if (status == VMOER_OK) return vm_api_return_json(all, out_json);
     json_decref(all);
-    return status == VMOER_OK ? vm_api_return_json(result, out_json) : status;
+    return status;
 }
