@@ -61,6 +61,17 @@ vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_sp
     return status;
 }
 
+vmoer_status vm_api_examples(const vmoer_questions *q, const char *what, const vm_tokenizer *t, vmoer_split split,
+                             vm_examples *out) {
+    vm_dataset *d;
+    if (!q->tasks || q->task_file || strchr(q->tasks, ','))
+        return vm_error(VMOER_ERROR_ARGUMENT, "%s takes one task by its name (--tasks openbookqa)", what);
+    VM_TRY(vm_api_dataset(q, q->tasks, split, &d));
+    vmoer_status status = vm_examples_build(t, d, VM_FORMAT_CLOZE, out);
+    vm_dataset_free(d);
+    return status;
+}
+
 vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(void *context, const char *task),
                               void *context) {
     if (!q->tasks == !q->task_file)

@@ -14,6 +14,9 @@ vmoer_status vm_api_data_dir(const char *given, char out[4096]);
 vmoer_status vm_api_check_questions(const vmoer_questions *q);
 /* The questions of one task (a name, or NULL with q->task_file), filtered and cut as q says. */
 vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_split split, vm_dataset **out);
+/* The same of one task by its name, as prompts. what: who asks, for the error. */
+vmoer_status vm_api_examples(const vmoer_questions *q, const char *what, const vm_tokenizer *t, vmoer_split split,
+                             vm_examples *out);
 /* Calls visit with each name of a comma-separated list, or once with NULL for a task file. */
 vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(void *context, const char *task),
                               void *context);

@@ -23,17 +23,6 @@ vmoer_train_params vm_train_params_default(void) {
                                 .memory_gib = 2.0};
 }
 
-static vmoer_status load_part(vm_training *t, vmoer_split split, vm_examples *out) {
-    const vmoer_questions *q = &t->params->questions;
-    vm_dataset *d;
-    if (!q->tasks || q->task_file || strchr(q->tasks, ','))
-        return vm_error(VMOER_ERROR_ARGUMENT, "training takes one task by its name (--tasks openbookqa)");
-    VM_TRY(vm_api_dataset(q, q->tasks, split, &d));
-    vmoer_status status = vm_examples_build(t->tokenizer, d, VM_FORMAT_CLOZE, out);
-    vm_dataset_free(d);
-    return status;
-}
-
 static vmoer_status open_training(const vmoer_train_params *p, int backward_from, bool train_all, bool swap,
                                   vm_training *t) {
     if (!p->model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
@@ -57,8 +46,10 @@ static vmoer_status open_training(const vmoer_train_params *p, int backward_from
     VM_TRY(status);
     VM_TRY(vm_tokenizer_from_gguf(t->model->file, &t->tokenizer));
     VM_TRY(vm_pass_create(t->model, t->pool, &t->pass));
-    VM_TRY(load_part(t, VMOER_SPLIT_TRAIN, swap ? &t->heldout : &t->train));
-    return load_part(t, VMOER_SPLIT_HELDOUT, swap ? &t->train : &t->heldout);
+    const vmoer_questions *q = &p->questions;
+    vm_examples *train = swap ? &t->heldout : &t->train, *heldout = swap ? &t->train : &t->heldout;
+    VM_TRY(vm_api_examples(q, "training", t->tokenizer, VMOER_SPLIT_TRAIN, train));
+    return vm_api_examples(q, "training", t->tokenizer, VMOER_SPLIT_HELDOUT, heldout);
 }
 
 vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap,

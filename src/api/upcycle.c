@@ -292,16 +292,6 @@ static vmoer_status find_and_record(upcycle *c, vm_recipe *r, json_t **out) {
     return status;
 }
 
-static vmoer_status load_texts(upcycle *c, vmoer_split split, vm_examples *out) {
-    vm_dataset *d;
-    if (!c->p->questions.tasks || c->p->questions.task_file)
-        return vm_error(VMOER_ERROR_ARGUMENT, "upcycling takes one task by its name (--tasks openbookqa)");
-    VM_TRY(vm_api_dataset(&c->p->questions, c->p->questions.tasks, split, &d));
-    vmoer_status status = vm_examples_build(c->tokenizer, d, VM_FORMAT_CLOZE, out);
-    vm_dataset_free(d);
-    return status;
-}
-
 static vmoer_status search(upcycle *c, char **out_json) {
     const vmoer_upcycle_params *p = c->p;
     vm_recipe *r = NULL;
@@ -317,8 +307,8 @@ static vmoer_status search(upcycle *c, char **out_json) {
         return vm_error(VMOER_ERROR_ARGUMENT, "%d experts, %d of them shared, do not divide a feed-forward width of %d",
                         p->experts, p->shared, c->dense->config.shared_width);
     VM_TRY(vm_tokenizer_from_gguf(c->dense->file, &c->tokenizer));
-    VM_TRY(load_texts(c, VMOER_SPLIT_TRAIN, &c->texts));
-    VM_TRY(load_texts(c, VMOER_SPLIT_HELDOUT, &c->heldout));
+    VM_TRY(vm_api_examples(&p->questions, "upcycling", c->tokenizer, VMOER_SPLIT_TRAIN, &c->texts));
+    VM_TRY(vm_api_examples(&p->questions, "upcycling", c->tokenizer, VMOER_SPLIT_HELDOUT, &c->heldout));
     VM_TRY(vm_recipe_create(c->dense, p->experts - p->shared, c->dense->config.shared_width / p->experts, p->top_k,
                             p->rank, &r));
     vmoer_status status = find_and_record(c, r, &record);
