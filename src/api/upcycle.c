@@ -9,8 +9,10 @@
 #include "train/distill.h"
 #include "train/recipe.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 vmoer_upcycle_params vmoer_upcycle_params_default(void) {
     return (vmoer_upcycle_params){.questions = {.tasks = "openbookqa", .split = VMOER_SPLIT_TRAIN},
@@ -27,6 +29,8 @@ vmoer_upcycle_params vmoer_upcycle_params_default(void) {
 }
 
 enum { CLUSTER_TOKENS = 2048, PASS_QUESTIONS = 32 };
+
+static const vm_model_options forward_only = {.compute = VM_COMPUTE_BF16, .backward_from = -1};
 
 typedef struct upcycle {
     const vmoer_upcycle_params *p;
@@ -123,14 +127,10 @@ done:
 }
 
 /* Mean nats a token of the held-out texts (question and right answer), by one way of routing. */
-static vmoer_status nats(upcycle *c, const char *path, vm_routing routing, double *out) {
-    vm_model *m = NULL;
+static vmoer_status nats(upcycle *c, vm_model *m, vm_routing routing, double *out) {
     vm_pass *pass = NULL;
     vm_arena *arena = vm_arena_create();
-    vm_model_options options = {.compute = VM_COMPUTE_BF16, .backward_from = -1};
-    vmoer_status status =
-        arena ? vm_model_load(path, &options, c->pool, &m) : vm_error(VMOER_ERROR_MEMORY, "no memory");
-    if (status == VMOER_OK) status = vm_pass_create(m, c->pool, &pass);
+    vmoer_status status = arena ? vm_pass_create(m, c->pool, &pass) : vm_error(VMOER_ERROR_MEMORY, "no memory");
     vm_pass_options o = {.routing = routing, .seed = c->p->seed};
     double sum = 0;
     size_t targets = 0;
@@ -148,7 +148,6 @@ static vmoer_status nats(upcycle *c, const char *path, vm_routing routing, doubl
     *out = sum / (double)targets;
 done:
     vm_pass_free(pass);
-    vm_model_free(m);
     vm_arena_free(arena);
     return status;
 }
@@ -230,21 +229,27 @@ static vmoer_status path_beside(const char *gguf, const char *suffix, char out[4
     return VMOER_OK;
 }
 
-static vmoer_status measure(upcycle *c, vm_recipe *r, const char *key, json_t *figures) {
+/* Builds the model at `path` and puts its nats a token by each way of routing into figures[key]. */
+static vmoer_status measure(upcycle *c, const vm_recipe *r, const char *path, const char *key, json_t *figures) {
     static const struct {
         const char *name;
         vm_routing routing;
     } ways[] = {{"learned", VM_ROUTING_LEARNED}, {"oracle", VM_ROUTING_ORACLE}, {"random", VM_ROUTING_RANDOM}};
     json_t *o = json_object();
-    json_object_set_new(figures, key, o);
-    VM_TRY(vm_recipe_build(r, c->p->model, c->p->output_path));
+    vm_model *m;
+    if (json_object_set_new(figures, key, o) != 0) return vm_error(VMOER_ERROR_MEMORY, "no memory for the record");
+    VM_TRY(vm_recipe_build(r, c->p->model, path));
+    VM_TRY(vm_model_load(path, &forward_only, c->pool, &m));
+    vmoer_status status = VMOER_OK;
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         double value;
-        VM_TRY(nats(c, c->p->output_path, ways[i].routing, &value));
+        status = nats(c, m, ways[i].routing, &value);
+        if (status != VMOER_OK) break;
         json_object_set_new(o, ways[i].name, json_real(value));
         vm_log(c->hooks, "%s, %s routing: %.4f nats a token on the held-out texts", key, ways[i].name, value);
     }
-    return VMOER_OK;
+    vm_model_free(m);
+    return status;
 }
 
 static json_t *config_of(const upcycle *c) {
@@ -258,18 +263,22 @@ static json_t *config_of(const upcycle *c) {
 
 /* Finds the recipe and writes it; `figures` gets nats a token by stage and way of routing. */
 static vmoer_status find_recipe(upcycle *c, vm_recipe *r, json_t *figures) {
-    char path[4096];
+    char path[4096], split[4096];
     VM_TRY(path_beside(c->p->output_path, ".recipe.safetensors", path));
+    VM_TRY(path_beside(c->p->output_path, ".split.tmp", split));
     VM_TRY(cache_inputs(c));
     json_t *config = config_of(c);
     vmoer_status status = vm_api_training_text(config, r->training);
     json_decref(config);
     VM_TRY(status);
     VM_TRY(each_layer(c, r, "split", split_layer));
-    VM_TRY(measure(c, r, "split", figures));
+    /* Not at output_path: what stands there is finished. */
+    status = measure(c, r, split, "split", figures);
+    unlink(split);
+    VM_TRY(status);
     VM_TRY(each_layer(c, r, "distill", distill_layer));
     VM_TRY(vm_recipe_save(r, path));
-    return measure(c, r, "distilled", figures);
+    return measure(c, r, c->p->output_path, "distilled", figures);
 }
 
 /* Finds the recipe, writes everything, and says how it went. */
@@ -277,7 +286,7 @@ static vmoer_status find_and_record(upcycle *c, vm_recipe *r, json_t **out) {
     char path[4096];
     double dense;
     VM_TRY(path_beside(c->p->output_path, ".training.json", path));
-    VM_TRY(nats(c, c->p->model, VM_ROUTING_LEARNED, &dense));
+    VM_TRY(nats(c, c->dense, VM_ROUTING_LEARNED, &dense));
     json_t *figures = json_object();
     vmoer_status status = find_recipe(c, r, figures);
     json_t *record = json_pack("{s:s, s:s, s:{s:s, s:s}, s:o, s:O, s:f, s:o}", "vmoer", vmoer_version(), "kind",
@@ -296,13 +305,18 @@ static vmoer_status search(upcycle *c, char **out_json) {
     const vmoer_upcycle_params *p = c->p;
     vm_recipe *r = NULL;
     json_t *record = NULL;
-    vm_model_options options = {.compute = VM_COMPUTE_BF16, .backward_from = -1};
     if (p->tokens < 64 || p->steps < 1 || p->batch_tokens < 1)
         return vm_error(VMOER_ERROR_ARGUMENT, "tokens %d, steps %d, batch_tokens %d are too few", p->tokens, p->steps,
                         p->batch_tokens);
+    if (!(p->learning_rate > 0 && isfinite(p->learning_rate)) ||
+        !(p->router_learning_rate >= 0 && isfinite(p->router_learning_rate)) ||
+        !(p->spread >= 0 && isfinite(p->spread)))
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "learning_rate %g must be above 0, router_learning_rate %g and spread %g 0 or more",
+                        p->learning_rate, p->router_learning_rate, p->spread);
     VM_TRY(vm_api_check_questions(&p->questions));
     VM_TRY(vm_pool_create(p->threads, &c->pool));
-    VM_TRY(vm_model_load(p->model, &options, c->pool, &c->dense));
+    VM_TRY(vm_model_load(p->model, &forward_only, c->pool, &c->dense));
     if (p->experts < 2 || p->shared < 0 || p->shared > p->experts - 2 || c->dense->config.shared_width % p->experts)
         return vm_error(VMOER_ERROR_ARGUMENT, "%d experts, %d of them shared, do not divide a feed-forward width of %d",
                         p->experts, p->shared, c->dense->config.shared_width);
