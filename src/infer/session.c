@@ -25,16 +25,18 @@ static vmoer_status check_router(const vm_session *s, const char *path, const vm
     const vm_router_config *r = vm_router_get_config(s->router);
     const vm_config *c = &s->model->config;
     if (strcmp(file->base, s->model->fingerprint) != 0)
-        return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for the base model '%s' (%.12s...), this is '%s' (%.12s...)", path, file->base_name,
-                        file->base, c->name, s->model->fingerprint);
+        return vm_error(VMOER_ERROR_MISMATCH,
+                        "%s: router made for the base model '%s' (%.12s...), this is '%s' (%.12s...)", path,
+                        file->base_name, file->base, c->name, s->model->fingerprint);
     if (strcmp(file->adapter, s->adapter_fingerprint) != 0)
-        return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for the adapter '%s' (%.12s), this is '%s' (%.12s)", path,
-                        file->adapter[0] ? file->adapter_name : "none", file->adapter, s->adapter_fingerprint[0] ? s->adapter_name : "none",
-                        s->adapter_fingerprint);
+        return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for the adapter '%s' (%.12s), this is '%s' (%.12s)",
+                        path, file->adapter[0] ? file->adapter_name : "none", file->adapter,
+                        s->adapter_fingerprint[0] ? s->adapter_name : "none", s->adapter_fingerprint);
     for (int i = 0; i < r->n_layers; i++)
         if (r->layers[i] >= c->n_layers || r->n_experts != c->n_experts || r->dim != c->dim)
-            return vm_error(VMOER_ERROR_MISMATCH, "%s: layer %d, %d experts, dimension %d; the model has %d layers, %d experts, dimension %d", path,
-                            r->layers[i], r->n_experts, r->dim, c->n_layers, c->n_experts, c->dim);
+            return vm_error(VMOER_ERROR_MISMATCH,
+                            "%s: layer %d, %d experts, dimension %d; the model has %d layers, %d experts, dimension %d",
+                            path, r->layers[i], r->n_experts, r->dim, c->n_layers, c->n_experts, c->dim);
     return VMOER_OK;
 }
 
@@ -62,9 +64,9 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
         VM_GOTO(vm_sha256_file(o->router, s->router_fingerprint));
         s->temperature = vm_router_get_config(s->router)->temperature;
         s->options.router = s->router;
-        s->options.inference = o->inference >= 0                        ? (vm_inference)o->inference
+        s->options.inference = o->inference >= 0                     ? (vm_inference)o->inference
                                : vm_router_has_covariance(s->router) ? VM_INFERENCE_TILTED
-                                                                      : VM_INFERENCE_MEAN;
+                                                                     : VM_INFERENCE_MEAN;
     }
 done:
     vm_adapter_free(adapter);
@@ -75,13 +77,16 @@ vmoer_status vm_session_open(const char *model_path, const vm_session_options *o
     vm_session *s = vm_calloc(1, sizeof *s);
     if (!s) return vm_error(VMOER_ERROR_MEMORY, "no memory for a session");
     vmoer_status status = open_session(model_path, options, s);
-    if (status != VMOER_OK) vm_session_free(s);
-    else *out = s;
+    if (status != VMOER_OK)
+        vm_session_free(s);
+    else
+        *out = s;
     return status;
 }
 
 /* Mean over the question's tokens, then over the layers that have the signal; and the same of the last token alone. */
-static void pool_signal(const vm_session *s, const vm_questions *q, int question, const float *values, double *mean, double *last) {
+static void pool_signal(const vm_session *s, const vm_questions *q, int question, const float *values, double *mean,
+                        double *last) {
     const vm_segment *context = &q->batch.segments[q->root[question]];
     size_t T = (size_t)q->batch.n_tokens;
     int skip = vm_tokenizer_adds_bos(s->tokenizer) && context->length > 1, layers = 0;
@@ -99,7 +104,8 @@ static void pool_signal(const vm_session *s, const vm_questions *q, int question
     *last = layers ? sum_last / layers : NAN;
 }
 
-static void fill_answer(const vm_session *s, const vm_questions *q, int question, const double *score, const float *entropy, vm_answer *a) {
+static void fill_answer(const vm_session *s, const vm_questions *q, int question, const double *score,
+                        const float *entropy, vm_answer *a) {
     const vm_segment *context = &q->batch.segments[q->root[question]];
     a->n_choices = q->first_choice[question + 1] - q->first_choice[question];
     memcpy(a->score, score + q->first_choice[question], (size_t)a->n_choices * sizeof *score);

@@ -1,4 +1,5 @@
-/* attention.c: see attention.h. A task is one root with its children and one key-value head, so no two tasks write the same gradient. */
+/* attention.c: see attention.h. A task is one root with its children and one key-value head, so no two tasks write the
+ * same gradient. */
 #include "model/attention.h"
 
 #include "base/status.h"
@@ -22,15 +23,18 @@ static vmoer_status prepare(const vm_attention *a, vm_pool *pool, vm_arena *scra
     for (int s = 0; s < a->n_segments; s++) {
         const vm_segment *segment = &a->segments[s];
         size_t keys = (size_t)segment->length;
-        if (segment->parent < 0) roots[(*n_roots)++] = s;
-        else keys += (size_t)a->segments[segment->parent].length;
+        if (segment->parent < 0)
+            roots[(*n_roots)++] = s;
+        else
+            keys += (size_t)a->segments[segment->parent].length;
         if (keys > job->max_keys) job->max_keys = keys;
     }
     roots[*n_roots] = a->n_segments;
     job->a = a;
     job->roots = roots;
     job->scratch = vm_arena_alloc(scratch, (size_t)vm_pool_threads(pool) * 2 * job->max_keys + 1, sizeof *job->scratch);
-    return job->scratch ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for attention over %zu keys", job->max_keys);
+    return job->scratch ? VMOER_OK
+                        : vm_error(VMOER_ERROR_MEMORY, "no memory for attention over %zu keys", job->max_keys);
 }
 
 /* The keys query `token` of `segment` sees: the parent's, then its own up to itself. */
@@ -48,10 +52,12 @@ static key_range keys_of(const vm_attention *a, const vm_segment *s, int token) 
 }
 
 /* p[keys] = softmax over the keys of scale * <q, k>. */
-static void probabilities(const vm_attention *a, const vm_kernels *kernels, const float *q, const float *k, size_t ld, const key_range *r, float *p) {
+static void probabilities(const vm_attention *a, const vm_kernels *kernels, const float *q, const float *k, size_t ld,
+                          const key_range *r, float *p) {
     size_t n = 0;
     for (int part = 0; part < 2; part++)
-        for (size_t j = 0; j < r->count[part]; j++) p[n++] = a->scale * kernels->dot(q, k + (r->first[part] + j) * ld, a->head_dim);
+        for (size_t j = 0; j < r->count[part]; j++)
+            p[n++] = a->scale * kernels->dot(q, k + (r->first[part] + j) * ld, a->head_dim);
     kernels->softmax(p, (int)n);
 }
 
@@ -72,7 +78,8 @@ static void forward_task(void *context, int task, int worker) {
                 memset(out, 0, (size_t)hd * sizeof *out);
                 size_t n = 0;
                 for (int part = 0; part < 2; part++)
-                    for (size_t j = 0; j < r.count[part]; j++) kernels->axpy(p[n++], v + (r.first[part] + j) * ld, out, hd);
+                    for (size_t j = 0; j < r.count[part]; j++)
+                        kernels->axpy(p[n++], v + (r.first[part] + j) * ld, out, hd);
             }
         }
 }
@@ -89,7 +96,8 @@ static void backward_task(void *context, int task, int worker) {
         for (int t = a->segments[s].start; t < a->segments[s].start + a->segments[s].length; t++) {
             key_range r = keys_of(a, &a->segments[s], t);
             for (int h = kv * group; h < (kv + 1) * group; h++) {
-                const float *q = job->qkv + (size_t)t * ld + (size_t)(h * hd), *dout = job->dout + (size_t)t * ldo + (size_t)(h * hd);
+                const float *q = job->qkv + (size_t)t * ld + (size_t)(h * hd),
+                            *dout = job->dout + (size_t)t * ldo + (size_t)(h * hd);
                 float *dq = job->dqkv + (size_t)t * ld + (size_t)(h * hd), mean = 0;
                 probabilities(a, kernels, q, job->qkv + k_offset, ld, &r, p);
                 size_t n = 0;
@@ -112,7 +120,8 @@ static void backward_task(void *context, int task, int worker) {
         }
 }
 
-vmoer_status vm_attention_forward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv, float *out) {
+vmoer_status vm_attention_forward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv,
+                                  float *out) {
     attention_job job = {.qkv = qkv, .out = out};
     int n_roots;
     VM_TRY(prepare(a, pool, scratch, &job, &n_roots));
@@ -120,12 +129,14 @@ vmoer_status vm_attention_forward(const vm_attention *a, vm_pool *pool, vm_arena
     return VMOER_OK;
 }
 
-vmoer_status vm_attention_backward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv, const float *dout, float *dqkv) {
+vmoer_status vm_attention_backward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv,
+                                   const float *dout, float *dqkv) {
     attention_job job = {.qkv = qkv, .dout = dout, .dqkv = dqkv};
     int n_roots, n_tokens = 0;
     VM_TRY(prepare(a, pool, scratch, &job, &n_roots));
     for (int s = 0; s < a->n_segments; s++)
-        if (a->segments[s].start + a->segments[s].length > n_tokens) n_tokens = a->segments[s].start + a->segments[s].length;
+        if (a->segments[s].start + a->segments[s].length > n_tokens)
+            n_tokens = a->segments[s].start + a->segments[s].length;
     memset(dqkv, 0, (size_t)n_tokens * (size_t)((a->n_heads + 2 * a->n_kv_heads) * a->head_dim) * sizeof *dqkv);
     vm_pool_run(pool, n_roots * a->n_kv_heads, backward_task, &job);
     return VMOER_OK;

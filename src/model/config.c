@@ -1,4 +1,5 @@
-/* config.c: hyper-parameters from a GGUF's metadata, checked before anything is built from them. Architectures differ in what arch/<name>.c says. */
+/* config.c: hyper-parameters from a GGUF's metadata, checked before anything is built from them. Architectures differ
+ * in what arch/<name>.c says. */
 #include "base/status.h"
 #include "model/arch/arch.h"
 
@@ -13,7 +14,8 @@ vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, 
     uint32_t value;
     snprintf(full, sizeof full, "%s.%s", c->arch, key);
     VM_TRY(vm_gguf_get_u32(g, full, &value));
-    if (value < low || value > high) return vm_error(VMOER_ERROR_FORMAT, "%s is %u, must be %u to %u", full, value, low, high);
+    if (value < low || value > high)
+        return vm_error(VMOER_ERROR_FORMAT, "%s is %u, must be %u to %u", full, value, low, high);
     *out = (int)value;
     return VMOER_OK;
 }
@@ -24,7 +26,8 @@ vmoer_status vm_arch_f32(const vm_gguf *g, const vm_config *c, const char *key, 
     snprintf(full, sizeof full, "%s.%s", c->arch, key);
     VM_TRY(vm_gguf_get_f32(g, full, &value));
     if (!(value >= low && value <= high))
-        return vm_error(VMOER_ERROR_FORMAT, "%s is %g, must be %g to %g", full, (double)value, (double)low, (double)high);
+        return vm_error(VMOER_ERROR_FORMAT, "%s is %g, must be %g to %g", full, (double)value, (double)low,
+                        (double)high);
     *out = value;
     return VMOER_OK;
 }
@@ -55,14 +58,17 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
     if (c->context > 16384) c->context = 16384;
     VM_TRY(vm_arch_u32(g, c, "attention.head_count", 1, 1024, &c->n_heads));
     c->n_kv_heads = c->n_heads;
-    if (vm_arch_has(g, c, "attention.head_count_kv")) VM_TRY(vm_arch_u32(g, c, "attention.head_count_kv", 1, 1024, &c->n_kv_heads));
+    if (vm_arch_has(g, c, "attention.head_count_kv"))
+        VM_TRY(vm_arch_u32(g, c, "attention.head_count_kv", 1, 1024, &c->n_kv_heads));
     if (c->n_heads % c->n_kv_heads)
-        return vm_error(VMOER_ERROR_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d", c->arch, c->n_heads, c->n_kv_heads);
+        return vm_error(VMOER_ERROR_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d", c->arch,
+                        c->n_heads, c->n_kv_heads);
     if (vm_arch_has(g, c, "attention.key_length")) {
         VM_TRY(vm_arch_u32(g, c, "attention.key_length", 2, 1024, &c->head_dim));
     } else {
         if (c->dim % c->n_heads)
-            return vm_error(VMOER_ERROR_FORMAT, "%s.embedding_length %d is not a multiple of attention.head_count %d", c->arch, c->dim, c->n_heads);
+            return vm_error(VMOER_ERROR_FORMAT, "%s.embedding_length %d is not a multiple of attention.head_count %d",
+                            c->arch, c->dim, c->n_heads);
         c->head_dim = c->dim / c->n_heads;
     }
     if (c->head_dim % 2) return vm_error(VMOER_ERROR_FORMAT, "%s: head dimension %d is odd", c->arch, c->head_dim);
@@ -70,13 +76,15 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
         int rope;
         VM_TRY(vm_arch_u32(g, c, "rope.dimension_count", 1, 1024, &rope));
         if (rope != c->head_dim)
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.rope.dimension_count %d is not the head dimension %d", c->arch, rope, c->head_dim);
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.rope.dimension_count %d is not the head dimension %d", c->arch,
+                            rope, c->head_dim);
     }
     if (vm_arch_has(g, c, "rope.scaling.type")) {
         char key[96], type[32];
         snprintf(key, sizeof key, "%s.rope.scaling.type", c->arch);
         VM_TRY(copy_string(g, key, type, sizeof type));
-        if (strcmp(type, "none") != 0) return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: '%s' RoPE scaling is not supported", key, type);
+        if (strcmp(type, "none") != 0)
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: '%s' RoPE scaling is not supported", key, type);
     }
     c->rope_base = 10000.0f;
     if (vm_arch_has(g, c, "rope.freq_base")) VM_TRY(vm_arch_f32(g, c, "rope.freq_base", 1.0f, 1e12f, &c->rope_base));
@@ -85,8 +93,8 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
     c->attention_scale = 1.0f / sqrtf((float)c->head_dim);
     c->renormalise = true;
     if (embedding->n_dims != 2 || embedding->ne[0] != c->dim || embedding->ne[1] < 1 || embedding->ne[1] > (1 << 24))
-        return vm_error(VMOER_ERROR_FORMAT, "token_embd.weight: shape [%lld, %lld], embedding_length is %d", (long long)embedding->ne[1],
-                        (long long)embedding->ne[0], c->dim);
+        return vm_error(VMOER_ERROR_FORMAT, "token_embd.weight: shape [%lld, %lld], embedding_length is %d",
+                        (long long)embedding->ne[1], (long long)embedding->ne[0], c->dim);
     c->n_vocab = (int)embedding->ne[1];
     return VMOER_OK;
 }
@@ -95,7 +103,8 @@ vmoer_status vm_arch_read_experts(const vm_gguf *g, vm_config *c) {
     VM_TRY(vm_arch_u32(g, c, "expert_count", 2, 1024, &c->n_experts));
     VM_TRY(vm_arch_u32(g, c, "expert_used_count", 1, 256, &c->top_k));
     if (c->top_k > c->n_experts)
-        return vm_error(VMOER_ERROR_FORMAT, "%s.expert_used_count %d is more than expert_count %d", c->arch, c->top_k, c->n_experts);
+        return vm_error(VMOER_ERROR_FORMAT, "%s.expert_used_count %d is more than expert_count %d", c->arch, c->top_k,
+                        c->n_experts);
     return VMOER_OK;
 }
 
@@ -108,5 +117,6 @@ vmoer_status vm_config_read(const vm_gguf *g, vm_config *c) {
         VM_TRY(read_common(g, c));
         return architectures[i]->read_config(g, c);
     }
-    return vm_error(VMOER_ERROR_UNSUPPORTED, "general.architecture '%.31s' is not supported; supported are llama, granitemoe", c->arch);
+    return vm_error(VMOER_ERROR_UNSUPPORTED,
+                    "general.architecture '%.31s' is not supported; supported are llama, granitemoe", c->arch);
 }

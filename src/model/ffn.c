@@ -46,7 +46,9 @@ static int32_t *ints(vm_arena *arena, size_t count, bool *ok) {
     return p;
 }
 
-static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the activations of a feed-forward layer"); }
+static vmoer_status no_memory(void) {
+    return vm_error(VMOER_ERROR_MEMORY, "no memory for the activations of a feed-forward layer");
+}
 
 /* ---- element-wise parts, parallel over rows ---- */
 
@@ -68,7 +70,8 @@ static void swiglu_rows(void *context, int task, int worker) {
     const vm_kernels *kernels = vm_kernels_get();
     size_t w = (size_t)j->width;
     for (int i = task * ROWS_A_TASK; i < row_end(task, j->rows); i++)
-        kernels->swiglu(j->hidden + (size_t)i * 2 * w, j->hidden + (size_t)i * 2 * w + w, j->out + (size_t)i * w, j->width);
+        kernels->swiglu(j->hidden + (size_t)i * 2 * w, j->hidden + (size_t)i * 2 * w + w, j->out + (size_t)i * w,
+                        j->width);
 }
 
 static void swiglu_backward_rows(void *context, int task, int worker) {
@@ -91,8 +94,8 @@ static void combine_rows(void *context, int task, int worker) {
     size_t d = (size_t)j->f->dim, K = (size_t)j->f->top_k;
     for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++)
         for (size_t k = 0; k < K; k++)
-            kernels->axpy(j->acts->gates[t * K + k], j->outputs + (size_t)j->acts->row_of[t * K + k] * d, j->out + t * d,
-                          (int)d);
+            kernels->axpy(j->acts->gates[t * K + k], j->outputs + (size_t)j->acts->row_of[t * K + k] * d,
+                          j->out + t * d, (int)d);
 }
 
 /* du_t += sum_k of the rows' input gradients, same order. */
@@ -123,7 +126,9 @@ static void softmax_rows(void *context, int task, int worker) {
 static void draw_random(const vm_ffn_route *route, const vm_token_key *key, int n, int k, int32_t *chosen) {
     float draws[4096 + 4];
     for (int e = 0; e < n; e += 4) {
-        uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)route->layer, (uint32_t)e / 4}, words[4];
+        uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)route->layer,
+                               (uint32_t)e / 4},
+                 words[4];
         vm_rng_block(route->seed, VM_RNG_RANDOM_ROUTING, counter, words);
         for (int i = 0; i < 4; i++) draws[e + i] = (float)(words[i] >> 8);
     }
@@ -143,8 +148,10 @@ static void choose_rows(void *context, int task, int worker) {
     size_t n = (size_t)f->n_experts, K = (size_t)f->top_k;
     for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
         int32_t *chosen = j->acts->chosen + t * K;
-        if (j->route->routing == VM_ROUTING_RANDOM) draw_random(j->route, &j->route->tokens[t], f->n_experts, f->top_k, chosen);
-        else vm_top_k(j->outputs ? j->outputs + t * n : j->acts->p + t * n, f->n_experts, f->top_k, chosen);
+        if (j->route->routing == VM_ROUTING_RANDOM)
+            draw_random(j->route, &j->route->tokens[t], f->n_experts, f->top_k, chosen);
+        else
+            vm_top_k(j->outputs ? j->outputs + t * n : j->acts->p + t * n, f->n_experts, f->top_k, chosen);
         set_gates(f, j->acts->p + t * n, chosen, j->acts->gates + t * K);
     }
 }
@@ -164,22 +171,27 @@ static void group_by_expert(const vm_ffn *f, int n_tokens, vm_ffn_acts *a) {
     a->begin[0] = 0;
 }
 
-static vm_linear_call *expert_calls(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, const vm_linear *experts, float *t) {
+static vm_linear_call *expert_calls(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, const vm_linear *experts,
+                                    float *t) {
     vm_linear_call *calls = vm_arena_alloc(scratch, (size_t)f->n_experts, sizeof *calls);
     size_t rank = (size_t)vm_linear_rank(&experts[0]);
     for (int e = 0; calls && e < f->n_experts; e++)
-        calls[e] = (vm_linear_call){.l = &experts[e], .m = a->begin[e + 1] - a->begin[e], .t = t + (size_t)a->begin[e] * rank};
+        calls[e] =
+            (vm_linear_call){.l = &experts[e], .m = a->begin[e + 1] - a->begin[e], .t = t + (size_t)a->begin[e] * rank};
     return calls;
 }
 
 /* The experts' outputs [T K, D] of the chosen rows, and what backward needs. */
-static vmoer_status run_experts(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int rows, vm_ffn_acts *a, float *outputs) {
+static vmoer_status run_experts(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int rows, vm_ffn_acts *a,
+                                float *outputs) {
     size_t w = (size_t)f->width, d = (size_t)f->dim;
-    vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in), *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
+    vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in),
+                   *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
     if (!in || !out) return no_memory();
     for (int e = 0; e < f->n_experts; e++) {
         size_t first = (size_t)a->begin[e];
-        in[e].x = a->u, in[e].ldx = d, in[e].index = a->row_token + first, in[e].y = a->hidden + first * 2 * w, in[e].ldy = 2 * w;
+        in[e].x = a->u, in[e].ldx = d, in[e].index = a->row_token + first, in[e].y = a->hidden + first * 2 * w,
+        in[e].ldy = 2 * w;
         out[e].x = a->active + first * w, out[e].ldx = w, out[e].y = outputs + first * d, out[e].ldy = d;
     }
     VM_TRY(vm_linear_forward(pool, scratch, in, f->n_experts));
@@ -204,7 +216,8 @@ static vmoer_status rows_alloc(const vm_ffn *f, vm_arena *arena, int n_tokens, i
 }
 
 /* norms[T, N]: the norm of every expert's output, for ORACLE. */
-static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const float *u, float *norms) {
+static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const float *u,
+                                 float *norms) {
     vm_ffn all = *f;
     all.top_k = f->n_experts;
     vm_ffn_acts a = {.u = u};
@@ -224,23 +237,31 @@ static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
     return VMOER_OK;
 }
 
-static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, const vm_ffn_route *route,
-                                 vm_ffn_acts *a) {
+static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
+                                 const vm_ffn_route *route, vm_ffn_acts *a) {
     size_t T = (size_t)n_tokens, N = (size_t)f->n_experts;
     bool ok = true;
     a->logits = floats(keep, T, N, &ok);
     a->p = floats(keep, T, N, &ok);
     a->t_router = floats(keep, T, (size_t)vm_linear_rank(&f->router), &ok);
     if (!ok) return no_memory();
-    vm_linear_call call = {.l = &f->router, .m = n_tokens, .x = a->u, .ldx = (size_t)f->dim, .y = a->logits, .ldy = N, .t = a->t_router};
+    vm_linear_call call = {
+        .l = &f->router, .m = n_tokens, .x = a->u, .ldx = (size_t)f->dim, .y = a->logits, .ldy = N, .t = a->t_router};
     VM_TRY(vm_linear_forward(pool, scratch, &call, 1));
 
     rows_job j = {.f = f, .acts = a, .route = route, .rows = n_tokens};
     if (!route->router) {
         vm_pool_run(pool, row_tasks(n_tokens), softmax_rows, &j);
     } else {
-        vm_route in = {.layer = route->layer, .n_tokens = n_tokens, .u = a->u, .logits = a->logits, .tokens = route->tokens,
-                       .seed = route->seed, .step = route->step, .draw = route->draw, .sign = route->sign};
+        vm_route in = {.layer = route->layer,
+                       .n_tokens = n_tokens,
+                       .u = a->u,
+                       .logits = a->logits,
+                       .tokens = route->tokens,
+                       .seed = route->seed,
+                       .step = route->step,
+                       .draw = route->draw,
+                       .sign = route->sign};
         if (route->training) {
             a->saved = floats(keep, T, vm_router_saved_floats(route->router), &ok);
             a->kl = floats(keep, T, 1, &ok);
@@ -250,7 +271,8 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
             a->trace = floats(keep, T, 1, &ok);
             a->trace_projected = floats(keep, T, 1, &ok);
             if (!ok) return no_memory();
-            VM_TRY(vm_router_infer(route->router, pool, &in, route->inference, route->samples, a->p, a->trace, a->trace_projected));
+            VM_TRY(vm_router_infer(route->router, pool, &in, route->inference, route->samples, a->p, a->trace,
+                                   a->trace_projected));
         }
     }
     float *norms = NULL;
@@ -265,8 +287,8 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
     return VMOER_OK;
 }
 
-vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, const float *u,
-                            const vm_ffn_route *route, vm_ffn_acts *a, float *y) {
+vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
+                            const float *u, const vm_ffn_route *route, vm_ffn_acts *a, float *y) {
     size_t T = (size_t)n_tokens, D = (size_t)f->dim, Ws = (size_t)f->shared_width;
     bool ok = true;
     *a = (vm_ffn_acts){.u = u};
@@ -276,8 +298,20 @@ vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_a
         a->t_shared_in = floats(keep, T, (size_t)vm_linear_rank(&f->shared_in), &ok);
         a->t_shared_out = floats(keep, T, (size_t)vm_linear_rank(&f->shared_out), &ok);
         if (!ok) return no_memory();
-        vm_linear_call in = {.l = &f->shared_in, .m = n_tokens, .x = u, .ldx = D, .y = a->shared_hidden, .ldy = 2 * Ws, .t = a->t_shared_in};
-        vm_linear_call out = {.l = &f->shared_out, .m = n_tokens, .x = a->shared_active, .ldx = Ws, .y = y, .ldy = D, .t = a->t_shared_out};
+        vm_linear_call in = {.l = &f->shared_in,
+                             .m = n_tokens,
+                             .x = u,
+                             .ldx = D,
+                             .y = a->shared_hidden,
+                             .ldy = 2 * Ws,
+                             .t = a->t_shared_in};
+        vm_linear_call out = {.l = &f->shared_out,
+                              .m = n_tokens,
+                              .x = a->shared_active,
+                              .ldx = Ws,
+                              .y = y,
+                              .ldy = D,
+                              .t = a->t_shared_out};
         VM_TRY(vm_linear_forward(pool, scratch, &in, 1));
         rows_job j = {.rows = n_tokens, .width = f->shared_width, .hidden = a->shared_hidden, .out = a->shared_active};
         vm_pool_run(pool, row_tasks(n_tokens), swiglu_rows, &j);
@@ -338,34 +372,56 @@ static void softmax_backward_rows(void *context, int task, int worker) {
     }
 }
 
-static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_acts *a, const float *dy, float *du) {
+static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens,
+                                    const vm_ffn_acts *a, const float *dy, float *du) {
     size_t T = (size_t)n_tokens, D = (size_t)f->dim, W = (size_t)f->shared_width;
     bool ok = true;
     float *dactive = floats(scratch, T, W, &ok), *dhidden = floats(scratch, T, 2 * W, &ok);
     if (!ok) return no_memory();
-    vm_linear_call out = {.l = &f->shared_out, .m = n_tokens, .x = a->shared_active, .ldx = W, .dy = dy, .ldy = D, .t = a->t_shared_out,
-                          .dx = dactive, .lddx = W};
-    vm_linear_call in = {.l = &f->shared_in, .m = n_tokens, .x = a->u, .ldx = D, .dy = dhidden, .ldy = 2 * W, .t = a->t_shared_in, .dx = du, .lddx = D};
+    vm_linear_call out = {.l = &f->shared_out,
+                          .m = n_tokens,
+                          .x = a->shared_active,
+                          .ldx = W,
+                          .dy = dy,
+                          .ldy = D,
+                          .t = a->t_shared_out,
+                          .dx = dactive,
+                          .lddx = W};
+    vm_linear_call in = {.l = &f->shared_in,
+                         .m = n_tokens,
+                         .x = a->u,
+                         .ldx = D,
+                         .dy = dhidden,
+                         .ldy = 2 * W,
+                         .t = a->t_shared_in,
+                         .dx = du,
+                         .lddx = D};
     VM_TRY(vm_linear_backward(pool, scratch, &out, 1));
-    rows_job j = {.rows = n_tokens, .width = f->shared_width, .hidden = a->shared_hidden, .dactive = dactive, .dhidden = dhidden};
+    rows_job j = {
+        .rows = n_tokens, .width = f->shared_width, .hidden = a->shared_hidden, .dactive = dactive, .dhidden = dhidden};
     vm_pool_run(pool, row_tasks(n_tokens), swiglu_backward_rows, &j);
     return vm_linear_backward(pool, scratch, &in, 1);
 }
 
-vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route, const vm_ffn_acts *a,
-                             const float *dy, float kl_weight, float *du) {
-    size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts, K = (size_t)f->top_k, w = (size_t)f->width;
-    if (f->shared_width) VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
-    else memset(du, 0, T * D * sizeof *du);
+vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route,
+                             const vm_ffn_acts *a, const float *dy, float kl_weight, float *du) {
+    size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts, K = (size_t)f->top_k,
+           w = (size_t)f->width;
+    if (f->shared_width)
+        VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
+    else
+        memset(du, 0, T * D * sizeof *du);
     if (f->n_experts == 0) return VMOER_OK;
 
     bool ok = true;
-    float *dactive = floats(scratch, T * K, w, &ok), *dhidden = floats(scratch, T * K, 2 * w, &ok), *dx = floats(scratch, T * K, D, &ok);
+    float *dactive = floats(scratch, T * K, w, &ok), *dhidden = floats(scratch, T * K, 2 * w, &ok),
+          *dx = floats(scratch, T * K, D, &ok);
     float *dp = floats(scratch, T, N, &ok), *dgate = floats(scratch, T, K, &ok), *dlogits = dp;
-    vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in), *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
+    vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in),
+                   *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
     if (!ok || !in || !out) return no_memory();
-    /* dactive is taken for g = 1 (<dactive, active> is the gate's gradient), and the output matrices' own gradients take g from their other side: with
-     * g active for active and g t for t. */
+    /* dactive is taken for g = 1 (<dactive, active> is the gate's gradient), and the output matrices' own gradients
+     * take g from their other side: with g active for active and g t for t. */
     const float *active = a->active;
     if (vm_linear_trainable(&f->expert_out[0])) {
         size_t rank = (size_t)vm_linear_rank(&f->expert_out[0]);
@@ -381,31 +437,49 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
     }
     for (int e = 0; e < f->n_experts; e++) {
         size_t first = (size_t)a->begin[e];
-        out[e].x = active + first * w, out[e].ldx = w, out[e].dy = dy, out[e].dy_index = a->row_token + first, out[e].ldy = D;
+        out[e].x = active + first * w, out[e].ldx = w, out[e].dy = dy, out[e].dy_index = a->row_token + first,
+        out[e].ldy = D;
         out[e].dx = dactive + first * w, out[e].lddx = w;
-        in[e].x = a->u, in[e].ldx = D, in[e].index = a->row_token + first, in[e].dy = dhidden + first * 2 * w, in[e].ldy = 2 * w;
+        in[e].x = a->u, in[e].ldx = D, in[e].index = a->row_token + first, in[e].dy = dhidden + first * 2 * w,
+        in[e].ldy = 2 * w;
         in[e].dx = dx + first * D, in[e].lddx = D;
     }
     VM_TRY(vm_linear_backward(pool, scratch, out, f->n_experts));
     rows_job j = {.f = f, .acts = a, .route = route, .rows = n_tokens, .out = dactive, .dp = dp, .dgate = dgate};
     vm_pool_run(pool, row_tasks(n_tokens), gate_backward_rows, &j);
 
-    rows_job s = {.rows = n_tokens * f->top_k, .width = f->width, .hidden = a->hidden, .dactive = dactive, .dhidden = dhidden};
+    rows_job s = {
+        .rows = n_tokens * f->top_k, .width = f->width, .hidden = a->hidden, .dactive = dactive, .dhidden = dhidden};
     vm_pool_run(pool, row_tasks(s.rows), swiglu_backward_rows, &s);
     VM_TRY(vm_linear_backward(pool, scratch, in, f->n_experts));
     rows_job g = {.f = f, .acts = a, .rows = n_tokens, .outputs = dx, .out = du};
     vm_pool_run(pool, row_tasks(n_tokens), gather_rows, &g);
 
     if (route->router) {
-        vm_route r = {.layer = route->layer, .n_tokens = n_tokens, .u = a->u, .logits = a->logits, .tokens = route->tokens,
-                      .seed = route->seed, .step = route->step, .draw = route->draw, .sign = route->sign};
+        vm_route r = {.layer = route->layer,
+                      .n_tokens = n_tokens,
+                      .u = a->u,
+                      .logits = a->logits,
+                      .tokens = route->tokens,
+                      .seed = route->seed,
+                      .step = route->step,
+                      .draw = route->draw,
+                      .sign = route->sign};
         dlogits = floats(scratch, T, N, &ok);
         if (!ok) return no_memory();
         VM_TRY(vm_router_backward(route->router, pool, &r, a->p, a->saved, dp, kl_weight, du, dlogits));
     } else {
         vm_pool_run(pool, row_tasks(n_tokens), softmax_backward_rows, &j);
     }
-    vm_linear_call router = {.l = &f->router, .m = n_tokens, .x = a->u, .ldx = D, .dy = dlogits, .ldy = N, .t = a->t_router, .dx = du, .lddx = D,
+    vm_linear_call router = {.l = &f->router,
+                             .m = n_tokens,
+                             .x = a->u,
+                             .ldx = D,
+                             .dy = dlogits,
+                             .ldy = N,
+                             .t = a->t_router,
+                             .dx = du,
+                             .lddx = D,
                              .add_dx = true};
     return vm_linear_backward(pool, scratch, &router, 1);
 }

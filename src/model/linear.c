@@ -1,5 +1,5 @@
-/* linear.c: see linear.h. All products of a call go to the kernels as one list of jobs, so that many small matrices (experts) keep every
- * thread busy. */
+/* linear.c: see linear.h. All products of a call go to the kernels as one list of jobs, so that many small matrices
+ * (experts) keep every thread busy. */
 #include "model/linear.h"
 
 #include "base/status.h"
@@ -25,7 +25,8 @@ static vmoer_status pack_backward(vm_panel *p, vm_pool *pool, vm_compute type, i
     return VMOER_OK;
 }
 
-vmoer_status vm_linear_init(vm_linear *l, vm_pool *pool, vm_compute compute, int out, int in, const float *w, bool with_backward) {
+vmoer_status vm_linear_init(vm_linear *l, vm_pool *pool, vm_compute compute, int out, int in, const float *w,
+                            bool with_backward) {
     memset(l, 0, sizeof *l);
     l->in = in;
     l->out = out;
@@ -66,7 +67,9 @@ static vmoer_status param_init(vm_param *p, const char *name, const char *suffix
     p->decay = true;
     p->value = vm_calloc((size_t)rows * (size_t)cols, sizeof(float));
     p->grad = vm_calloc((size_t)rows * (size_t)cols, sizeof(float));
-    return p->value && p->grad ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "%s: no memory for %d x %d and its gradient", p->name, rows, cols);
+    return p->value && p->grad
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_MEMORY, "%s: no memory for %d x %d and its gradient", p->name, rows, cols);
 }
 
 vmoer_status vm_linear_train(vm_linear *l, const char *name, const float *w) {
@@ -77,8 +80,10 @@ vmoer_status vm_linear_train(vm_linear *l, const char *name, const float *w) {
     return VMOER_OK;
 }
 
-vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int rows, int rank, float scale, vm_lora **out) {
-    if (l->n_lora == VM_MAX_LORA) return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d LoRA on one projection", name, VM_MAX_LORA);
+vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int rows, int rank, float scale,
+                                vm_lora **out) {
+    if (l->n_lora == VM_MAX_LORA)
+        return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d LoRA on one projection", name, VM_MAX_LORA);
     vm_lora *r = vm_calloc(1, sizeof *r);
     if (!r) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
     l->lora[l->n_lora++] = r;
@@ -137,7 +142,8 @@ vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear
         const vm_linear_call *call = &calls[c];
         const vm_linear *l = call->l;
         if (call->m == 0) continue;
-        vm_gemm_job product = {.m = call->m, .a = call->x, .a_m_stride = call->ldx, .a_k_stride = 1, .m_index = call->index};
+        vm_gemm_job product = {
+            .m = call->m, .a = call->x, .a_m_stride = call->ldx, .a_k_stride = 1, .m_index = call->index};
         size_t rank = (size_t)vm_linear_rank(l);
         float *t = call->t;
         product.b = &l->forward, product.c = call->y, product.ldc = call->ldy;
@@ -146,8 +152,14 @@ vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear
             const vm_lora *r = l->lora[i];
             product.b = &r->a_forward, product.c = t, product.ldc = rank;
             first.jobs[first.count++] = product;
-            second.jobs[second.count++] = (vm_gemm_job){.m = call->m, .a = t, .a_m_stride = rank, .a_k_stride = 1, .b = &r->b_forward,
-                                                        .c = call->y + r->row, .ldc = call->ldy, .accumulate = true};
+            second.jobs[second.count++] = (vm_gemm_job){.m = call->m,
+                                                        .a = t,
+                                                        .a_m_stride = rank,
+                                                        .a_k_stride = 1,
+                                                        .b = &r->b_forward,
+                                                        .c = call->y + r->row,
+                                                        .ldc = call->ldy,
+                                                        .accumulate = true};
         }
     }
     VM_TRY(vm_gemm(pool, first.jobs, first.count));
@@ -162,8 +174,8 @@ vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear
 }
 
 /* x (or t) as a right-hand matrix over the call's rows, for weight gradients. */
-static vmoer_status pack_rows(vm_pool *pool, vm_arena *scratch, vm_compute type, int m, int columns, const float *x, size_t ld,
-                              const int32_t *index, vm_panel **out) {
+static vmoer_status pack_rows(vm_pool *pool, vm_arena *scratch, vm_compute type, int m, int columns, const float *x,
+                              size_t ld, const int32_t *index, vm_panel **out) {
     vm_panel *p = vm_arena_alloc(scratch, 1, sizeof *p);
     if (p) p->data = vm_arena_alloc(scratch, 1, vm_panel_bytes(type, m, columns));
     if (!p || !p->data) return vm_error(VMOER_ERROR_MEMORY, "no memory to pack %d x %d activations", m, columns);
@@ -183,7 +195,8 @@ vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linea
         const vm_linear *l = call->l;
         if (call->m == 0) continue;
         size_t rank = (size_t)vm_linear_rank(l), column = 0;
-        vm_gemm_job dy = {.m = call->m, .a = call->dy, .a_m_stride = call->ldy, .a_k_stride = 1, .m_index = call->dy_index};
+        vm_gemm_job dy = {
+            .m = call->m, .a = call->dy, .a_m_stride = call->ldy, .a_k_stride = 1, .m_index = call->dy_index};
         if (call->dx) {
             dy.b = &l->backward, dy.c = call->dx, dy.ldc = call->lddx, dy.accumulate = call->add_dx;
             first.jobs[first.count++] = dy;
@@ -197,7 +210,8 @@ vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linea
         }
     }
     VM_TRY(vm_gemm(pool, first.jobs, first.count));
-    /* Second stage. Two LoRA of one projection both add to dx, so the dx of slot i > 0 cannot share a list with slot 0's. */
+    /* Second stage. Two LoRA of one projection both add to dx, so the dx of slot i > 0 cannot share a list with slot
+     * 0's. */
     for (int slot = 0; slot < VM_MAX_LORA; slot++) {
         second.count = 0;
         for (int c = 0; c < n; c++) {
@@ -206,7 +220,8 @@ vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linea
             if (call->m == 0) continue;
             vm_panel *x = NULL;
             /* dy^T as the left-hand matrix: row i is output i, contraction over the tokens. */
-            vm_gemm_job grad = {.a = call->dy, .a_m_stride = 1, .a_k_stride = call->ldy, .k_index = call->dy_index, .accumulate = true};
+            vm_gemm_job grad = {
+                .a = call->dy, .a_m_stride = 1, .a_k_stride = call->ldy, .k_index = call->dy_index, .accumulate = true};
             if (slot == 0 && l->weight) {
                 VM_TRY(pack_rows(pool, scratch, l->compute, call->m, l->in, call->x, call->ldx, call->index, &x));
                 grad.m = l->out, grad.b = x, grad.c = l->weight->grad, grad.ldc = (size_t)l->in;
@@ -223,11 +238,23 @@ vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linea
             grad.m = r->rows, grad.a = call->dy + r->row, grad.b = t, grad.c = r->b.grad, grad.ldc = (size_t)r->rank;
             second.jobs[second.count++] = grad;
             if (!x) VM_TRY(pack_rows(pool, scratch, l->compute, call->m, l->in, call->x, call->ldx, call->index, &x));
-            second.jobs[second.count++] = (vm_gemm_job){.m = r->rank, .a = d, .a_m_stride = 1, .a_k_stride = rank, .b = x, .c = r->a.grad,
-                                                        .ldc = (size_t)l->in, .accumulate = true};
+            second.jobs[second.count++] = (vm_gemm_job){.m = r->rank,
+                                                        .a = d,
+                                                        .a_m_stride = 1,
+                                                        .a_k_stride = rank,
+                                                        .b = x,
+                                                        .c = r->a.grad,
+                                                        .ldc = (size_t)l->in,
+                                                        .accumulate = true};
             if (call->dx)
-                second.jobs[second.count++] = (vm_gemm_job){.m = call->m, .a = d, .a_m_stride = rank, .a_k_stride = 1, .b = &r->a_backward,
-                                                            .c = call->dx, .ldc = call->lddx, .accumulate = true};
+                second.jobs[second.count++] = (vm_gemm_job){.m = call->m,
+                                                            .a = d,
+                                                            .a_m_stride = rank,
+                                                            .a_k_stride = 1,
+                                                            .b = &r->a_backward,
+                                                            .c = call->dx,
+                                                            .ldc = call->lddx,
+                                                            .accumulate = true};
         }
         if (second.count == 0) break;
         VM_TRY(vm_gemm(pool, second.jobs, second.count));

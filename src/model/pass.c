@@ -11,11 +11,11 @@ enum { HEAD_ROWS = 64, TOKENS_A_TASK = 16 };
 
 typedef struct layer_acts {
     bool filled;
-    float *n1, *inv1;   /* [T, D], [T]: attention's normed input and 1 / rms */
-    float *qkv;         /* [T, q + 2 kv], rotated */
-    float *attended;    /* [T, q] */
-    float *h;           /* [T, D]: residual stream between the halves */
-    float *n2, *inv2;   /* [T, D], [T] */
+    float *n1, *inv1; /* [T, D], [T]: attention's normed input and 1 / rms */
+    float *qkv;       /* [T, q + 2 kv], rotated */
+    float *attended;  /* [T, q] */
+    float *h;         /* [T, D]: residual stream between the halves */
+    float *n2, *inv2; /* [T, D], [T] */
     float *t_qkv, *t_out;
     vm_ffn_acts ffn;
 } layer_acts;
@@ -23,20 +23,20 @@ typedef struct layer_acts {
 struct vm_pass {
     vm_model *m;
     vm_pool *pool;
-    vm_arena *step;      /* what lives from forward to backward: residual streams, facts */
-    vm_arena *scratch;   /* within one layer */
-    vm_arena *shared;    /* activations of the layer at hand, where they are not kept */
-    vm_arena **kept;     /* [n_layers] */
-    layer_acts *acts;    /* [n_layers] */
-    float **x;           /* [n_layers + 1] residual stream entering each layer, [T, D]; inference uses two in turn */
+    vm_arena *step;    /* what lives from forward to backward: residual streams, facts */
+    vm_arena *scratch; /* within one layer */
+    vm_arena *shared;  /* activations of the layer at hand, where they are not kept */
+    vm_arena **kept;   /* [n_layers] */
+    layer_acts *acts;  /* [n_layers] */
+    float **x;         /* [n_layers + 1] residual stream entering each layer, [T, D]; inference uses two in turn */
     const vm_batch *batch;
     vm_batch copy;
     vm_pass_options options;
-    bool ready;          /* a training forward is complete and no backward has spent it */
+    bool ready; /* a training forward is complete and no backward has spent it */
     double kl;
-    float *inv_final;    /* [n_rows] */
-    float *normed;       /* [n_rows, D] */
-    float *lse;          /* [n_rows] */
+    float *inv_final; /* [n_rows] */
+    float *normed;    /* [n_rows, D] */
+    float *lse;       /* [n_rows] */
     float *gate_entropy, *trace, *trace_projected, *spread, *margin;
     int32_t *chosen;
 };
@@ -81,7 +81,9 @@ static float *floats(vm_arena *arena, size_t rows, size_t columns, bool *ok) {
     return f;
 }
 
-static vmoer_status no_memory(const vm_pass *p) { return vm_error(VMOER_ERROR_MEMORY, "no memory for a pass of %d tokens", p->batch->n_tokens); }
+static vmoer_status no_memory(const vm_pass *p) {
+    return vm_error(VMOER_ERROR_MEMORY, "no memory for a pass of %d tokens", p->batch->n_tokens);
+}
 
 /* ---- element-wise parts over tokens ---- */
 
@@ -95,14 +97,17 @@ typedef struct token_job {
 } token_job;
 
 static int tasks_of(int rows) { return (rows + TOKENS_A_TASK - 1) / TOKENS_A_TASK; }
-static size_t end_of(int task, int rows) { return (size_t)((task + 1) * TOKENS_A_TASK < rows ? (task + 1) * TOKENS_A_TASK : rows); }
+static size_t end_of(int task, int rows) {
+    return (size_t)((task + 1) * TOKENS_A_TASK < rows ? (task + 1) * TOKENS_A_TASK : rows);
+}
 
 static void norm_task(void *context, int task, int worker) {
     (void)worker;
     token_job *j = context;
     size_t d = (size_t)j->width;
     for (size_t t = (size_t)(task * TOKENS_A_TASK); t < end_of(task, j->rows); t++)
-        j->inv_out[t] = vm_kernels_get()->rmsnorm(j->x + t * d, j->w, j->p->m->config.rms_eps, j->out + t * d, j->width);
+        j->inv_out[t] =
+            vm_kernels_get()->rmsnorm(j->x + t * d, j->w, j->p->m->config.rms_eps, j->out + t * d, j->width);
 }
 
 static void norm(vm_pass *p, const float *x, const vm_param *w, int rows, float *out, float *inv) {
@@ -115,11 +120,13 @@ static void norm_backward_task(void *context, int task, int worker) {
     token_job *j = context;
     size_t d = (size_t)j->width;
     for (size_t t = (size_t)(task * TOKENS_A_TASK); t < end_of(task, j->rows); t++)
-        vm_kernels_get()->rmsnorm_backward(j->x + t * d, j->w, j->inv[t], j->dy + t * d, j->out + t * d, NULL, j->width);
+        vm_kernels_get()->rmsnorm_backward(j->x + t * d, j->w, j->inv[t], j->dy + t * d, j->out + t * d, NULL,
+                                           j->width);
 }
 
 /* dx[rows, D] += ; the norm's own gradient, where trained, is a sum over tokens in order. */
-static void norm_backward(vm_pass *p, const float *x, vm_param *w, const float *inv, const float *dy, int rows, float *dx) {
+static void norm_backward(vm_pass *p, const float *x, vm_param *w, const float *inv, const float *dy, int rows,
+                          float *dx) {
     size_t d = (size_t)p->m->config.dim;
     if (w->grad) {
         for (size_t t = 0; t < (size_t)rows; t++)
@@ -137,7 +144,8 @@ static void rope_task(void *context, int task, int worker) {
     const vm_config *c = &j->p->m->config;
     size_t ld = (size_t)((c->n_heads + 2 * c->n_kv_heads) * c->head_dim), half = (size_t)c->head_dim / 2;
     for (size_t t = (size_t)(task * TOKENS_A_TASK); t < end_of(task, j->rows); t++) {
-        const float *cosine = j->p->m->rope_cos + (size_t)j->p->batch->positions[t] * half, *sine = j->p->m->rope_sin + (size_t)j->p->batch->positions[t] * half;
+        const float *cosine = j->p->m->rope_cos + (size_t)j->p->batch->positions[t] * half,
+                    *sine = j->p->m->rope_sin + (size_t)j->p->batch->positions[t] * half;
         for (int h = 0; h < c->n_heads + c->n_kv_heads; h++)
             vm_kernels_get()->rope(j->out + t * ld + (size_t)(h * c->head_dim), cosine, sine, (int)half, j->scale);
     }
@@ -153,11 +161,13 @@ static void add_task(void *context, int task, int worker) {
     (void)worker;
     token_job *j = context;
     size_t d = (size_t)j->width;
-    for (size_t i = (size_t)(task * TOKENS_A_TASK) * d; i < end_of(task, j->rows) * d; i++) j->out[i] = j->x[i] + j->scale * j->y[i];
+    for (size_t i = (size_t)(task * TOKENS_A_TASK) * d; i < end_of(task, j->rows) * d; i++)
+        j->out[i] = j->x[i] + j->scale * j->y[i];
 }
 
 static void add(vm_pass *p, const float *x, float scale, const float *y, float *out) {
-    token_job j = {.p = p, .x = x, .y = y, .out = out, .scale = scale, .rows = p->batch->n_tokens, .width = p->m->config.dim};
+    token_job j = {
+        .p = p, .x = x, .y = y, .out = out, .scale = scale, .rows = p->batch->n_tokens, .width = p->m->config.dim};
     vm_pool_run(p->pool, tasks_of(j.rows), add_task, &j);
 }
 
@@ -165,15 +175,27 @@ static void add(vm_pass *p, const float *x, float scale, const float *y, float *
 
 static vm_attention attention_of(const vm_pass *p) {
     const vm_config *c = &p->m->config;
-    return (vm_attention){.n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .scale = c->attention_scale,
-                          .n_segments = p->batch->n_segments, .segments = p->batch->segments};
+    return (vm_attention){.n_heads = c->n_heads,
+                          .n_kv_heads = c->n_kv_heads,
+                          .head_dim = c->head_dim,
+                          .scale = c->attention_scale,
+                          .n_segments = p->batch->n_segments,
+                          .segments = p->batch->segments};
 }
 
 static vm_ffn_route route_of(const vm_pass *p, int layer) {
     const vm_pass_options *o = &p->options;
     bool bayesian = o->router && vm_router_has_layer(o->router, layer);
-    return (vm_ffn_route){.routing = o->routing, .router = bayesian ? o->router : NULL, .training = o->training, .inference = o->inference,
-                          .samples = o->samples, .layer = layer, .tokens = p->batch->keys, .seed = o->seed, .step = o->step, .draw = o->draw,
+    return (vm_ffn_route){.routing = o->routing,
+                          .router = bayesian ? o->router : NULL,
+                          .training = o->training,
+                          .inference = o->inference,
+                          .samples = o->samples,
+                          .layer = layer,
+                          .tokens = p->batch->keys,
+                          .seed = o->seed,
+                          .step = o->step,
+                          .draw = o->draw,
                           .sign = o->sign};
 }
 
@@ -182,7 +204,8 @@ static vmoer_status layer_forward(vm_pass *p, int layer, const float *x, vm_aren
     const vm_config *c = &p->m->config;
     const vm_layer *l = &p->m->layers[layer];
     int T = p->batch->n_tokens;
-    size_t t = (size_t)T, d = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim), width = q + 2 * (size_t)(c->n_kv_heads * c->head_dim);
+    size_t t = (size_t)T, d = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim),
+           width = q + 2 * (size_t)(c->n_kv_heads * c->head_dim);
     bool ok = true;
     *a = (layer_acts){.filled = true};
     a->n1 = floats(arena, t, d, &ok), a->inv1 = floats(arena, t, 1, &ok);
@@ -201,7 +224,8 @@ static vmoer_status layer_forward(vm_pass *p, int layer, const float *x, vm_aren
     rope(p, a->qkv, 1.0f);
     vm_attention attention = attention_of(p);
     VM_TRY(vm_attention_forward(&attention, p->pool, p->scratch, a->qkv, a->attended));
-    vm_linear_call project = {.l = &l->attention_out, .m = T, .x = a->attended, .ldx = q, .y = y, .ldy = d, .t = a->t_out};
+    vm_linear_call project = {
+        .l = &l->attention_out, .m = T, .x = a->attended, .ldx = q, .y = y, .ldy = d, .t = a->t_out};
     VM_TRY(vm_linear_forward(p->pool, p->scratch, &project, 1));
     add(p, x, c->residual_scale, y, a->h);
 
@@ -213,12 +237,15 @@ static vmoer_status layer_forward(vm_pass *p, int layer, const float *x, vm_aren
     return VMOER_OK;
 }
 
-/* dx[T, D]: gradient of the residual stream after the layer, turned into the one before it. input: the lower one is wanted at all. */
-static vmoer_status layer_backward(vm_pass *p, int layer, const float *x, layer_acts *a, float kl_weight, bool input, float *dx) {
+/* dx[T, D]: gradient of the residual stream after the layer, turned into the one before it. input: the lower one is
+ * wanted at all. */
+static vmoer_status layer_backward(vm_pass *p, int layer, const float *x, layer_acts *a, float kl_weight, bool input,
+                                   float *dx) {
     const vm_config *c = &p->m->config;
     vm_layer *l = &p->m->layers[layer];
     int T = p->batch->n_tokens;
-    size_t t = (size_t)T, d = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim), width = q + 2 * (size_t)(c->n_kv_heads * c->head_dim);
+    size_t t = (size_t)T, d = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim),
+           width = q + 2 * (size_t)(c->n_kv_heads * c->head_dim);
     bool ok = true;
     float *dy = floats(p->scratch, t, d, &ok), *dn = floats(p->scratch, t, d, &ok);
     if (!ok) return no_memory(p);
@@ -226,19 +253,29 @@ static vmoer_status layer_backward(vm_pass *p, int layer, const float *x, layer_
     add(p, dy, c->residual_scale, dx, dy);
     vm_ffn_route route = route_of(p, layer);
     VM_TRY(vm_ffn_backward(&l->ffn, p->pool, p->scratch, T, &route, &a->ffn, dy, kl_weight, dn));
-    bool attention_trained = vm_linear_trainable(&l->qkv) || vm_linear_trainable(&l->attention_out) || l->attention_norm.grad || l->ffn_norm.grad;
+    bool attention_trained = vm_linear_trainable(&l->qkv) || vm_linear_trainable(&l->attention_out) ||
+                             l->attention_norm.grad || l->ffn_norm.grad;
     if (input || attention_trained) {
         float *dattended = floats(p->scratch, t, q, &ok), *dqkv = floats(p->scratch, t, width, &ok);
         if (!ok) return no_memory(p);
         norm_backward(p, a->h, &l->ffn_norm, a->inv2, dn, T, dx);
         memset(dy, 0, t * d * sizeof *dy);
         add(p, dy, c->residual_scale, dx, dy);
-        vm_linear_call project = {.l = &l->attention_out, .m = T, .x = a->attended, .ldx = q, .dy = dy, .ldy = d, .t = a->t_out, .dx = dattended, .lddx = q};
+        vm_linear_call project = {.l = &l->attention_out,
+                                  .m = T,
+                                  .x = a->attended,
+                                  .ldx = q,
+                                  .dy = dy,
+                                  .ldy = d,
+                                  .t = a->t_out,
+                                  .dx = dattended,
+                                  .lddx = q};
         VM_TRY(vm_linear_backward(p->pool, p->scratch, &project, 1));
         vm_attention attention = attention_of(p);
         VM_TRY(vm_attention_backward(&attention, p->pool, p->scratch, a->qkv, dattended, dqkv));
         rope(p, dqkv, -1.0f);
-        vm_linear_call qkv = {.l = &l->qkv, .m = T, .x = a->n1, .ldx = d, .dy = dqkv, .ldy = width, .t = a->t_qkv, .dx = dn, .lddx = d};
+        vm_linear_call qkv = {
+            .l = &l->qkv, .m = T, .x = a->n1, .ldx = d, .dy = dqkv, .ldy = width, .t = a->t_qkv, .dx = dn, .lddx = d};
         VM_TRY(vm_linear_backward(p->pool, p->scratch, &qkv, 1));
         norm_backward(p, x, &l->attention_norm, a->inv1, dn, T, dx);
     }
@@ -288,8 +325,12 @@ static void record_facts(vm_pass *p, int layer, const vm_ffn_acts *a) {
 }
 
 vm_facts vm_pass_facts(const vm_pass *p) {
-    return (vm_facts){.gate_entropy = p->gate_entropy, .trace = p->trace, .trace_projected = p->trace_projected, .spread = p->spread,
-                      .margin = p->margin, .chosen = p->chosen};
+    return (vm_facts){.gate_entropy = p->gate_entropy,
+                      .trace = p->trace,
+                      .trace_projected = p->trace_projected,
+                      .spread = p->spread,
+                      .margin = p->margin,
+                      .chosen = p->chosen};
 }
 
 /* ---- head ---- */
@@ -317,7 +358,8 @@ static void head_task(void *context, int task, int worker) {
     if (!j->dlogits) {
         float lse = vm_kernels_get()->logsumexp(logits, c->n_vocab);
         j->lse[row] = lse;
-        for (int i = j->first_target[row]; i < j->first_target[row + 1]; i++) j->log_probability[i] = logits[b->target_id[i]] - lse;
+        for (int i = j->first_target[row]; i < j->first_target[row + 1]; i++)
+            j->log_probability[i] = logits[b->target_id[i]] - lse;
         if (j->entropy) { /* H = lse - E logit */
             double mean = 0;
             for (size_t v = 0; v < V; v++) mean += exp((double)(logits[v] - lse)) * (double)logits[v];
@@ -329,7 +371,8 @@ static void head_task(void *context, int task, int worker) {
     for (int i = j->first_target[row]; i < j->first_target[row + 1]; i++) total += j->d_log_probability[i];
     vm_kernels_get()->softmax(logits, c->n_vocab);
     for (size_t v = 0; v < V; v++) logits[v] *= -total / c->logit_scale;
-    for (int i = j->first_target[row]; i < j->first_target[row + 1]; i++) logits[b->target_id[i]] += j->d_log_probability[i] / c->logit_scale;
+    for (int i = j->first_target[row]; i < j->first_target[row + 1]; i++)
+        logits[b->target_id[i]] += j->d_log_probability[i] / c->logit_scale;
 }
 
 static vmoer_status target_ranges(vm_pass *p, const int32_t **out) {
@@ -362,7 +405,8 @@ static vmoer_status head_forward(vm_pass *p, const float *x, float *log_probabil
     for (int first = 0; first < b->n_rows; first += HEAD_ROWS) {
         int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
         float *out = logits ? logits + (size_t)first * V : block;
-        vm_linear_call call = {.l = &p->m->head, .m = n, .x = p->normed + (size_t)first * d, .ldx = d, .y = out, .ldy = V};
+        vm_linear_call call = {
+            .l = &p->m->head, .m = n, .x = p->normed + (size_t)first * d, .ldx = d, .y = out, .ldy = V};
         VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
         j.logits = out;
         j.first_row = first;
@@ -383,16 +427,23 @@ static vmoer_status head_backward(vm_pass *p, const float *x, const float *d_log
     VM_TRY(target_ranges(p, &j.first_target));
     for (int first = 0; first < b->n_rows; first += HEAD_ROWS) {
         int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
-        vm_linear_call call = {.l = &p->m->head, .m = n, .x = p->normed + (size_t)first * d, .ldx = d, .y = block, .ldy = V, .dy = block,
-                               .dx = dnormed, .lddx = d};
+        vm_linear_call call = {.l = &p->m->head,
+                               .m = n,
+                               .x = p->normed + (size_t)first * d,
+                               .ldx = d,
+                               .y = block,
+                               .ldy = V,
+                               .dy = block,
+                               .dx = dnormed,
+                               .lddx = d};
         VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
         j.first_row = first;
         vm_pool_run(p->pool, n, head_task, &j);
         VM_TRY(vm_linear_backward(p->pool, p->scratch, &call, 1));
         for (size_t i = 0; i < (size_t)n; i++) {
             size_t r = (size_t)first + i, token = (size_t)b->rows[r];
-            vm_kernels_get()->rmsnorm_backward(x + token * d, p->m->final_norm.value, p->inv_final[r], dnormed + i * d, dx + token * d,
-                                               p->m->final_norm.grad, (int)d);
+            vm_kernels_get()->rmsnorm_backward(x + token * d, p->m->final_norm.value, p->inv_final[r], dnormed + i * d,
+                                               dx + token * d, p->m->final_norm.grad, (int)d);
         }
     }
     vm_arena_reset(p->scratch);
@@ -406,22 +457,29 @@ static vmoer_status check_batch(const vm_pass *p, const vm_batch *b) {
     for (int s = 0; s < b->n_segments; s++) {
         const vm_segment *g = &b->segments[s];
         bool parent_ok = g->parent < 0 || (g->parent < s && b->segments[g->parent].parent < 0);
-        for (int r = g->parent + 1; parent_ok && g->parent >= 0 && r < s; r++) parent_ok = b->segments[r].parent == g->parent;
-        if (g->start != next || g->length < 1 || !parent_ok) return vm_error(VMOER_ERROR_ARGUMENT, "segment %d does not follow the one before it", s);
+        for (int r = g->parent + 1; parent_ok && g->parent >= 0 && r < s; r++)
+            parent_ok = b->segments[r].parent == g->parent;
+        if (g->start != next || g->length < 1 || !parent_ok)
+            return vm_error(VMOER_ERROR_ARGUMENT, "segment %d does not follow the one before it", s);
         next += g->length;
     }
-    if (next != b->n_tokens || b->n_tokens < 1) return vm_error(VMOER_ERROR_ARGUMENT, "segments cover %d of %d tokens", next, b->n_tokens);
+    if (next != b->n_tokens || b->n_tokens < 1)
+        return vm_error(VMOER_ERROR_ARGUMENT, "segments cover %d of %d tokens", next, b->n_tokens);
     for (int t = 0; t < b->n_tokens; t++)
         if (b->positions[t] < 0 || b->positions[t] >= p->m->config.context)
-            return vm_error(VMOER_ERROR_LIMIT, "position %d is beyond the context of %d tokens", b->positions[t], p->m->config.context);
+            return vm_error(VMOER_ERROR_LIMIT, "position %d is beyond the context of %d tokens", b->positions[t],
+                            p->m->config.context);
     for (int r = 0; r < b->n_rows; r++)
-        if (b->rows[r] < 0 || b->rows[r] >= b->n_tokens) return vm_error(VMOER_ERROR_ARGUMENT, "row %d: token %d of %d", r, b->rows[r], b->n_tokens);
+        if (b->rows[r] < 0 || b->rows[r] >= b->n_tokens)
+            return vm_error(VMOER_ERROR_ARGUMENT, "row %d: token %d of %d", r, b->rows[r], b->n_tokens);
     for (int i = 0; i < b->n_targets; i++) {
         if (b->target_row[i] < (i ? b->target_row[i - 1] : 0) || b->target_row[i] >= b->n_rows)
-            return vm_error(VMOER_ERROR_ARGUMENT, "target %d: row %d of %d, or before the last target's", i, b->target_row[i], b->n_rows);
+            return vm_error(VMOER_ERROR_ARGUMENT, "target %d: row %d of %d, or before the last target's", i,
+                            b->target_row[i], b->n_rows);
         /* A tokenizer may know more tokens than the model has rows. */
         if (b->target_id[i] < 0 || b->target_id[i] >= p->m->config.n_vocab)
-            return vm_error(VMOER_ERROR_ARGUMENT, "token %d is outside the vocabulary of %d", b->target_id[i], p->m->config.n_vocab);
+            return vm_error(VMOER_ERROR_ARGUMENT, "token %d is outside the vocabulary of %d", b->target_id[i],
+                            p->m->config.n_vocab);
     }
     return VMOER_OK;
 }
@@ -444,7 +502,8 @@ static int lowest_trained(const vm_pass *p) {
     return lowest;
 }
 
-vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability, float *entropy, float *logits) {
+vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability,
+                             float *entropy, float *logits) {
     const vm_config *c = &p->m->config;
     p->ready = false;
     VM_TRY(check_batch(p, batch));
@@ -457,9 +516,12 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
     size_t T = (size_t)batch->n_tokens, d = (size_t)c->dim;
     bool ok = true;
     int lowest = options->training ? lowest_trained(p) : c->n_layers;
-    if (options->training && lowest == c->n_layers) return vm_error(VMOER_ERROR_ARGUMENT, "a training pass, but nothing is trained");
+    if (options->training && lowest == c->n_layers)
+        return vm_error(VMOER_ERROR_ARGUMENT, "a training pass, but nothing is trained");
     if (options->training && lowest < p->m->backward_from)
-        return vm_error(VMOER_ERROR_ARGUMENT, "layer %d is trained, but the model was loaded for gradients from layer %d on", lowest, p->m->backward_from);
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "layer %d is trained, but the model was loaded for gradients from layer %d on", lowest,
+                        p->m->backward_from);
     float *turns[2] = {floats(p->step, T, d, &ok), floats(p->step, T, d, &ok)};
     if (options->facts && c->n_experts) VM_TRY(facts_alloc(p));
     if (!ok) return no_memory(p);
@@ -478,8 +540,10 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
         for (size_t t = 0; ffn->kl && t < T; t++) p->kl += (double)ffn->kl[t];
         if (options->facts && c->n_experts) record_facts(p, l, ffn);
         if (options->capture) options->capture(options->capture_context, l, batch->n_tokens, p->acts[l].n2);
-        if (keep) kept += vm_arena_bytes(arena);
-        else p->acts[l].filled = false;
+        if (keep)
+            kept += vm_arena_bytes(arena);
+        else
+            p->acts[l].filled = false;
     }
     VM_TRY(head_forward(p, p->x[c->n_layers], log_probability, entropy, logits));
     p->ready = options->training;
@@ -490,7 +554,8 @@ static vmoer_status embed_backward(vm_pass *p, const float *dx) {
     vm_param *e = p->m->embedding_param;
     size_t d = (size_t)p->m->config.dim;
     for (size_t t = 0; e && t < (size_t)p->batch->n_tokens; t++)
-        vm_kernels_get()->axpy(p->m->config.embedding_scale, dx + t * d, e->grad + (size_t)p->batch->ids[t] * d, (int)d);
+        vm_kernels_get()->axpy(p->m->config.embedding_scale, dx + t * d, e->grad + (size_t)p->batch->ids[t] * d,
+                               (int)d);
     return VMOER_OK;
 }
 

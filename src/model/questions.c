@@ -12,7 +12,8 @@ int vm_prompt_inputs(const vm_prompt *p) { return p->start[p->n_choices] - p->n_
 
 static vmoer_status check(const vm_prompt *p, uint32_t item) {
     if (p->n_context < 1 || p->start[p->n_choices] > UINT16_MAX)
-        return vm_error(VMOER_ERROR_LIMIT, "question %u: %d tokens, must be 1 to %d", item, p->start[p->n_choices], UINT16_MAX);
+        return vm_error(VMOER_ERROR_LIMIT, "question %u: %d tokens, must be 1 to %d", item, p->start[p->n_choices],
+                        UINT16_MAX);
     for (int c = 0; c < p->n_choices; c++)
         if (choice_tokens(p, c) < 1) return vm_error(VMOER_ERROR_DATA, "question %u: choice %d has no tokens", item, c);
     return VMOER_OK;
@@ -29,9 +30,10 @@ typedef struct builder {
 static bool allocate(vm_arena *arena, builder *b, int n, size_t tokens, size_t choices, size_t targets) {
 #define TAKE(field, count) ((b->field = vm_arena_alloc(arena, (count) + 1, sizeof *b->field)) != NULL)
     size_t segments = (size_t)n + choices;
-    return TAKE(ids, tokens) && TAKE(positions, tokens) && TAKE(keys, tokens) && TAKE(segments, segments) && TAKE(rows, (size_t)n + targets) &&
-           TAKE(target_row, targets) && TAKE(target_id, targets) && TAKE(target_choice, targets) && TAKE(first_choice, (size_t)n + 1) &&
-           TAKE(root, (size_t)n) && TAKE(context_row, (size_t)n) && TAKE(scale, choices);
+    return TAKE(ids, tokens) && TAKE(positions, tokens) && TAKE(keys, tokens) && TAKE(segments, segments) &&
+           TAKE(rows, (size_t)n + targets) && TAKE(target_row, targets) && TAKE(target_id, targets) &&
+           TAKE(target_choice, targets) && TAKE(first_choice, (size_t)n + 1) && TAKE(root, (size_t)n) &&
+           TAKE(context_row, (size_t)n) && TAKE(scale, choices);
 #undef TAKE
 }
 
@@ -80,7 +82,8 @@ static void add_question(builder *b, const vm_question *question, vm_format form
     b->q->n++;
 }
 
-vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, int n, vm_format format, vm_questions *out) {
+vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, int n, vm_format format,
+                                vm_questions *out) {
     size_t tokens = 0, choices = 0, targets = 0;
     for (int i = 0; i < n; i++) {
         const vm_prompt *p = questions[i].prompt;
@@ -91,10 +94,12 @@ vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, i
     }
     memset(out, 0, sizeof *out);
     builder b = {.q = out};
-    if (!allocate(arena, &b, n, tokens, choices, targets)) return vm_error(VMOER_ERROR_MEMORY, "no memory for a batch of %d questions", n);
+    if (!allocate(arena, &b, n, tokens, choices, targets))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for a batch of %d questions", n);
     for (int i = 0; i < n; i++) add_question(&b, &questions[i], format);
     b.first_choice[n] = out->n_choices;
-    out->batch.ids = b.ids, out->batch.positions = b.positions, out->batch.keys = b.keys, out->batch.segments = b.segments;
+    out->batch.ids = b.ids, out->batch.positions = b.positions, out->batch.keys = b.keys,
+    out->batch.segments = b.segments;
     out->batch.rows = b.rows, out->batch.target_row = b.target_row, out->batch.target_id = b.target_id;
     out->first_choice = b.first_choice, out->root = b.root, out->context_row = b.context_row;
     out->target_choice = b.target_choice, out->scale = b.scale;

@@ -1,5 +1,6 @@
-/* weights.c: the tensors of a GGUF become packed projections. Every tensor is checked for shape and type before it is read. GGUF stores the Q and K rows
- * of Llama-type models interleaved; here they are put back in Hugging Face order (rotate halves), which adapters speak too. */
+/* weights.c: the tensors of a GGUF become packed projections. Every tensor is checked for shape and type before it is
+ * read. GGUF stores the Q and K rows of Llama-type models interleaved; here they are put back in Hugging Face order
+ * (rotate halves), which adapters speak too. */
 #include "base/file.h"
 #include "base/status.h"
 #include "model/model.h"
@@ -27,8 +28,12 @@ int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
         slot(&s[1], layer, "self_attn.k_proj", q, kv, false);
         slot(&s[2], layer, "self_attn.v_proj", q + kv, kv, false);
         return 3;
-    case VM_SITE_ATTENTION_OUT: slot(s, layer, "self_attn.o_proj", 0, c->dim, false); return 1;
-    case VM_SITE_ROUTER: slot(s, layer, "block_sparse_moe.router", 0, c->n_experts, false); return moe;
+    case VM_SITE_ATTENTION_OUT:
+        slot(s, layer, "self_attn.o_proj", 0, c->dim, false);
+        return 1;
+    case VM_SITE_ROUTER:
+        slot(s, layer, "block_sparse_moe.router", 0, c->n_experts, false);
+        return moe;
     case VM_SITE_SHARED_IN:
         if (c->shared_width == 0) return 0;
         if (moe) {
@@ -38,10 +43,17 @@ int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
         slot(&s[0], layer, "mlp.gate_proj", 0, c->shared_width, false);
         slot(&s[1], layer, "mlp.up_proj", c->shared_width, c->shared_width, false);
         return 2;
-    case VM_SITE_SHARED_OUT: slot(s, layer, moe ? "shared_mlp.output_linear" : "mlp.down_proj", 0, c->dim, false); return c->shared_width > 0;
-    case VM_SITE_EXPERT_IN: slot(s, layer, "block_sparse_moe.experts.gate_up_proj", 0, 2 * c->expert_width, true); return moe;
-    case VM_SITE_EXPERT_OUT: slot(s, layer, "block_sparse_moe.experts.down_proj", 0, c->dim, true); return moe;
-    case VM_SITE_COUNT: break;
+    case VM_SITE_SHARED_OUT:
+        slot(s, layer, moe ? "shared_mlp.output_linear" : "mlp.down_proj", 0, c->dim, false);
+        return c->shared_width > 0;
+    case VM_SITE_EXPERT_IN:
+        slot(s, layer, "block_sparse_moe.experts.gate_up_proj", 0, 2 * c->expert_width, true);
+        return moe;
+    case VM_SITE_EXPERT_OUT:
+        slot(s, layer, "block_sparse_moe.experts.down_proj", 0, c->dim, true);
+        return moe;
+    case VM_SITE_COUNT:
+        break;
     }
     return 0;
 }
@@ -49,14 +61,22 @@ int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
 vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert) {
     vm_layer *l = &m->layers[layer];
     switch (site) {
-    case VM_SITE_QKV: return &l->qkv;
-    case VM_SITE_ATTENTION_OUT: return &l->attention_out;
-    case VM_SITE_ROUTER: return &l->ffn.router;
-    case VM_SITE_SHARED_IN: return &l->ffn.shared_in;
-    case VM_SITE_SHARED_OUT: return &l->ffn.shared_out;
-    case VM_SITE_EXPERT_IN: return &l->ffn.expert_in[expert];
-    case VM_SITE_EXPERT_OUT: return &l->ffn.expert_out[expert];
-    case VM_SITE_COUNT: break;
+    case VM_SITE_QKV:
+        return &l->qkv;
+    case VM_SITE_ATTENTION_OUT:
+        return &l->attention_out;
+    case VM_SITE_ROUTER:
+        return &l->ffn.router;
+    case VM_SITE_SHARED_IN:
+        return &l->ffn.shared_in;
+    case VM_SITE_SHARED_OUT:
+        return &l->ffn.shared_out;
+    case VM_SITE_EXPERT_IN:
+        return &l->ffn.expert_in[expert];
+    case VM_SITE_EXPERT_OUT:
+        return &l->ffn.expert_out[expert];
+    case VM_SITE_COUNT:
+        break;
     }
     return NULL;
 }
@@ -73,16 +93,19 @@ typedef struct loader {
 } loader;
 
 /* The tensor, which must be [experts,] rows x cols; n_experts 0: two dimensions. */
-static vmoer_status find(const vm_gguf *g, const char *name, int n_experts, int rows, int cols, const vm_gguf_tensor **out) {
+static vmoer_status find(const vm_gguf *g, const char *name, int n_experts, int rows, int cols,
+                         const vm_gguf_tensor **out) {
     const vm_gguf_tensor *t = vm_gguf_find_tensor(g, name);
     if (!t) return vm_error(VMOER_ERROR_FORMAT, "%s: missing tensor", name);
     int64_t experts = n_experts ? n_experts : 1;
     if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != experts || t->ne[3] != 1)
-        return vm_error(VMOER_ERROR_FORMAT, "%s: shape [%lld, %lld, %lld, %lld], expected [%d, %d, %d, 1]", name, (long long)t->ne[0],
-                        (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], cols, rows, (int)experts);
+        return vm_error(VMOER_ERROR_FORMAT, "%s: shape [%lld, %lld, %lld, %lld], expected [%d, %d, %d, 1]", name,
+                        (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], cols, rows,
+                        (int)experts);
     size_t elements, bytes;
     if (!vm_dtype_block(t->type, &elements, &bytes) || (size_t)cols % elements)
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: rows of %d elements of type %s", name, cols, vm_dtype_name(t->type));
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: rows of %d elements of type %s", name, cols,
+                        vm_dtype_name(t->type));
     *out = t;
     return VMOER_OK;
 }
@@ -92,9 +115,11 @@ static vmoer_status read_matrix(const vm_gguf_tensor *t, int expert, int rows, i
     size_t n = (size_t)rows * (size_t)cols, elements, bytes;
     vm_dtype_block(t->type, &elements, &bytes);
     if (!vm_dequantize(t->type, t->data + (size_t)expert * (n / elements) * bytes, n, out))
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1 are)", t->name, vm_dtype_name(t->type));
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1 are)",
+                        t->name, vm_dtype_name(t->type));
     for (size_t i = 0; i < n; i++)
-        if (!isfinite(out[i])) return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", t->name, i);
+        if (!isfinite(out[i]))
+            return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", t->name, i);
     return VMOER_OK;
 }
 
@@ -121,7 +146,8 @@ static vmoer_status to_halves(float *w, int rows, int cols, int heads) {
     return VMOER_OK;
 }
 
-static vmoer_status load_linear(loader *ld, vm_site site, int expert, int n_experts, const part *parts, int n_parts, int in, vm_linear *out) {
+static vmoer_status load_linear(loader *ld, vm_site site, int expert, int n_experts, const part *parts, int n_parts,
+                                int in, vm_linear *out) {
     const vm_config *c = &ld->m->config;
     const vm_gguf_tensor *tensors[VM_MAX_LORA];
     char name[96];
@@ -142,15 +168,20 @@ static vmoer_status load_linear(loader *ld, vm_site site, int expert, int n_expe
     int n_slots = vm_model_slots(c, ld->layer, site, slots);
     for (int i = 0; i < n_slots && ld->options->adapter; i++) {
         w = ld->buffer + (size_t)slots[i].row * (size_t)in;
-        if (slots[i].per_expert) VM_TRY(vm_adapter_merge_expert(ld->options->adapter, slots[i].module, expert, n_experts, slots[i].rows, in, w));
-        else VM_TRY(vm_adapter_merge(ld->options->adapter, slots[i].module, slots[i].rows, in, w));
+        if (slots[i].per_expert)
+            VM_TRY(vm_adapter_merge_expert(ld->options->adapter, slots[i].module, expert, n_experts, slots[i].rows, in,
+                                           w));
+        else
+            VM_TRY(vm_adapter_merge(ld->options->adapter, slots[i].module, slots[i].rows, in, w));
     }
     /* The routing decision is f32 always. */
     vm_compute compute = site == VM_SITE_ROUTER ? VM_COMPUTE_F32 : ld->options->compute;
     VM_TRY(vm_linear_init(out, ld->pool, compute, rows, in, ld->buffer, ld->layer >= ld->m->backward_from));
     if (!ld->options->train_all) return VMOER_OK;
-    if (n_experts) snprintf(name, sizeof name, "blk.%d.%s.%d", ld->layer, parts[0].tensor, expert);
-    else snprintf(name, sizeof name, "blk.%d.%s%s", ld->layer, parts[0].tensor, n_parts > 1 ? "+" : "");
+    if (n_experts)
+        snprintf(name, sizeof name, "blk.%d.%s.%d", ld->layer, parts[0].tensor, expert);
+    else
+        snprintf(name, sizeof name, "blk.%d.%s%s", ld->layer, parts[0].tensor, n_parts > 1 ? "+" : "");
     return vm_linear_train(out, name, ld->buffer);
 }
 
@@ -162,24 +193,32 @@ static vmoer_status load_norm(loader *ld, const char *name, int n, vm_param *out
     out->cols = n;
     out->value = vm_malloc((size_t)n, sizeof(float));
     if (ld->options->train_all) out->grad = vm_calloc((size_t)n, sizeof(float));
-    if (!out->value || (ld->options->train_all && !out->grad)) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
+    if (!out->value || (ld->options->train_all && !out->grad))
+        return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
     return read_matrix(t, 0, 1, n, out->value);
 }
 
 static vmoer_status load_ffn(loader *ld, vm_ffn *f) {
     const vm_config *c = &ld->m->config;
     bool moe = c->n_experts > 0;
-    *f = (vm_ffn){.dim = c->dim, .shared_width = c->shared_width, .n_experts = c->n_experts, .width = c->expert_width, .top_k = c->top_k,
-                  .renormalise = c->renormalise, .scale = c->expert_scale};
+    *f = (vm_ffn){.dim = c->dim,
+                  .shared_width = c->shared_width,
+                  .n_experts = c->n_experts,
+                  .width = c->expert_width,
+                  .top_k = c->top_k,
+                  .renormalise = c->renormalise,
+                  .scale = c->expert_scale};
     if (c->shared_width) {
-        part in[] = {{moe ? "ffn_gate_shexp" : "ffn_gate", c->shared_width, 0}, {moe ? "ffn_up_shexp" : "ffn_up", c->shared_width, 0}};
+        part in[] = {{moe ? "ffn_gate_shexp" : "ffn_gate", c->shared_width, 0},
+                     {moe ? "ffn_up_shexp" : "ffn_up", c->shared_width, 0}};
         part out[] = {{moe ? "ffn_down_shexp" : "ffn_down", c->dim, 0}};
         VM_TRY(load_linear(ld, VM_SITE_SHARED_IN, 0, 0, in, 2, c->dim, &f->shared_in));
         VM_TRY(load_linear(ld, VM_SITE_SHARED_OUT, 0, 0, out, 1, c->shared_width, &f->shared_out));
     }
     if (!moe) return VMOER_OK;
     part router[] = {{"ffn_gate_inp", c->n_experts, 0}};
-    part in[] = {{"ffn_gate_exps", c->expert_width, 0}, {"ffn_up_exps", c->expert_width, 0}}, out[] = {{"ffn_down_exps", c->dim, 0}};
+    part in[] = {{"ffn_gate_exps", c->expert_width, 0}, {"ffn_up_exps", c->expert_width, 0}},
+         out[] = {{"ffn_down_exps", c->dim, 0}};
     VM_TRY(load_linear(ld, VM_SITE_ROUTER, 0, 0, router, 1, c->dim, &f->router));
     f->expert_in = vm_calloc((size_t)c->n_experts, sizeof *f->expert_in);
     f->expert_out = vm_calloc((size_t)c->n_experts, sizeof *f->expert_out);
@@ -195,7 +234,8 @@ static vmoer_status load_layer(loader *ld, vm_layer *l) {
     const vm_config *c = &ld->m->config;
     char name[96];
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    part qkv[] = {{"attn_q", q, c->n_heads}, {"attn_k", kv, c->n_kv_heads}, {"attn_v", kv, 0}}, out[] = {{"attn_output", c->dim, 0}};
+    part qkv[] = {{"attn_q", q, c->n_heads}, {"attn_k", kv, c->n_kv_heads}, {"attn_v", kv, 0}},
+         out[] = {{"attn_output", c->dim, 0}};
     snprintf(name, sizeof name, "blk.%d.attn_norm.weight", ld->layer);
     VM_TRY(load_norm(ld, name, c->dim, &l->attention_norm));
     VM_TRY(load_linear(ld, VM_SITE_QKV, 0, 0, qkv, 3, c->dim, &l->qkv));
@@ -218,7 +258,8 @@ static vmoer_status load_head(loader *ld) {
     if (!w) return vm_error(VMOER_ERROR_MEMORY, "no memory for a vocabulary of %d", c->n_vocab);
     vmoer_status status = VMOER_OK;
     VM_GOTO(read_matrix(t, 0, c->n_vocab, c->dim, w));
-    VM_GOTO(vm_linear_init(&m->head, ld->pool, ld->options->compute, c->n_vocab, c->dim, w, m->backward_from < c->n_layers));
+    VM_GOTO(vm_linear_init(&m->head, ld->pool, ld->options->compute, c->n_vocab, c->dim, w,
+                           m->backward_from < c->n_layers));
     if (ld->options->train_all) {
         VM_GOTO(vm_linear_train(&m->head, m->tied ? "token_embd" : "output", w));
         if (m->tied) {
@@ -226,7 +267,8 @@ static vmoer_status load_head(loader *ld) {
         } else {
             m->embedding_param = vm_calloc(1, sizeof *m->embedding_param);
             if (m->embedding_param) {
-                *m->embedding_param = (vm_param){.name = "token_embd.weight", .rows = c->n_vocab, .cols = c->dim, .decay = true};
+                *m->embedding_param =
+                    (vm_param){.name = "token_embd.weight", .rows = c->n_vocab, .cols = c->dim, .decay = true};
                 m->embedding_param->value = vm_malloc(n, sizeof(float));
                 m->embedding_param->grad = vm_calloc(n, sizeof(float));
             }
@@ -247,7 +289,8 @@ static vmoer_status make_rope(vm_model *m) {
     size_t half = (size_t)m->config.head_dim / 2, n = (size_t)m->config.context * half;
     m->rope_cos = vm_malloc(n, sizeof(float));
     m->rope_sin = vm_malloc(n, sizeof(float));
-    if (!m->rope_cos || !m->rope_sin) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d positions", m->config.context);
+    if (!m->rope_cos || !m->rope_sin)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %d positions", m->config.context);
     for (size_t i = 0; i < half; i++) {
         float frequency = 1.0f / powf(m->config.rope_base, (float)(2 * i) / (float)m->config.head_dim);
         for (size_t p = 0; p < (size_t)m->config.context; p++) {
@@ -269,16 +312,19 @@ static vmoer_status load(const char *path, const vm_model_options *options, vm_p
     m->backward_from = options->backward_from < 0 ? c->n_layers : options->backward_from;
     m->layers = vm_calloc((size_t)c->n_layers, sizeof *m->layers);
     vmoer_status status = m->layers ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d layers", c->n_layers);
-    for (ld.layer = 0; ld.layer < c->n_layers && status == VMOER_OK; ld.layer++) status = load_layer(&ld, &m->layers[ld.layer]);
+    for (ld.layer = 0; ld.layer < c->n_layers && status == VMOER_OK; ld.layer++)
+        status = load_layer(&ld, &m->layers[ld.layer]);
     if (status == VMOER_OK) status = load_norm(&ld, "output_norm.weight", c->dim, &m->final_norm);
     if (status == VMOER_OK) status = load_head(&ld);
     if (status == VMOER_OK) status = make_rope(m);
     if (status == VMOER_OK && options->adapter) {
         const char *base = vm_adapter_base(options->adapter);
         if (base[0] && strcmp(base, m->fingerprint) != 0)
-            status = vm_error(VMOER_ERROR_MISMATCH, "adapter '%s' was made for the base model %.12s..., this is '%s', %.12s...",
+            status = vm_error(VMOER_ERROR_MISMATCH,
+                              "adapter '%s' was made for the base model %.12s..., this is '%s', %.12s...",
                               vm_adapter_name(options->adapter), base, c->name, m->fingerprint);
-        else status = vm_adapter_check_used(options->adapter);
+        else
+            status = vm_adapter_check_used(options->adapter);
     }
     vm_free(ld.buffer);
     return status;
@@ -343,16 +389,20 @@ void vm_model_fingerprint(const vm_gguf *g, char hex[65]) {
 
 vmoer_status vm_model_embed(const vm_model *m, int32_t id, float *out) {
     size_t D = (size_t)m->config.dim, elements, bytes;
-    if (id < 0 || id >= m->config.n_vocab) return vm_error(VMOER_ERROR_ARGUMENT, "token %d is outside the vocabulary of %d", id, m->config.n_vocab);
+    if (id < 0 || id >= m->config.n_vocab)
+        return vm_error(VMOER_ERROR_ARGUMENT, "token %d is outside the vocabulary of %d", id, m->config.n_vocab);
     if (m->embedding_param) {
         memcpy(out, m->embedding_param->value + (size_t)id * D, D * sizeof *out);
         return VMOER_OK;
     }
     vm_dtype_block(m->embedding->type, &elements, &bytes);
     if (!vm_dequantize(m->embedding->type, m->embedding->data + (size_t)id * (D / elements) * bytes, D, out))
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "token_embd.weight: type %s is not supported", vm_dtype_name(m->embedding->type));
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "token_embd.weight: type %s is not supported",
+                        vm_dtype_name(m->embedding->type));
     for (size_t i = 0; i < D; i++)
-        if (!isfinite(out[i])) return vm_error(VMOER_ERROR_NUMERIC, "token_embd.weight: row %d holds a value that is not a finite number", id);
+        if (!isfinite(out[i]))
+            return vm_error(VMOER_ERROR_NUMERIC, "token_embd.weight: row %d holds a value that is not a finite number",
+                            id);
     return VMOER_OK;
 }
 
@@ -398,9 +448,12 @@ vmoer_status vm_model_params(vm_model *m, vm_param_list *out) {
     }
     if (status == VMOER_OK && m->final_norm.grad) status = add_param(&c, &m->final_norm);
     if (status == VMOER_OK && m->head.weight) status = add_param(&c, m->head.weight);
-    if (status == VMOER_OK && m->embedding_param && m->embedding_param != m->head.weight) status = add_param(&c, m->embedding_param);
-    if (status != VMOER_OK) vm_free(c.list.items);
-    else *out = c.list;
+    if (status == VMOER_OK && m->embedding_param && m->embedding_param != m->head.weight)
+        status = add_param(&c, m->embedding_param);
+    if (status != VMOER_OK)
+        vm_free(c.list.items);
+    else
+        *out = c.list;
     return status;
 }
 

@@ -51,9 +51,11 @@ static void normalise(float *x, int n) {
 }
 
 /* assigned[n] from similarity[n, experts]: the best pairs first, an expert takes expert_width neurons. */
-static void assign(const float *similarity, int n, int experts, int expert_width, ranked *pairs, int32_t *assigned, int *room) {
+static void assign(const float *similarity, int n, int experts, int expert_width, ranked *pairs, int32_t *assigned,
+                   int *room) {
     size_t count = (size_t)n * (size_t)experts;
-    for (size_t i = 0; i < count; i++) pairs[i] = (ranked){similarity[i], (int32_t)(i / (size_t)experts), (int32_t)(i % (size_t)experts)};
+    for (size_t i = 0; i < count; i++)
+        pairs[i] = (ranked){similarity[i], (int32_t)(i / (size_t)experts), (int32_t)(i % (size_t)experts)};
     qsort(pairs, count, sizeof *pairs, by_value);
     for (int i = 0; i < n; i++) assigned[i] = -1;
     for (int e = 0; e < experts; e++) room[e] = expert_width;
@@ -64,8 +66,8 @@ static void assign(const float *similarity, int n, int experts, int expert_width
         }
 }
 
-vmoer_status vm_cluster_neurons(vm_pool *pool, const float *active, int n_tokens, int n_neurons, int shared, int experts, int expert_width, uint64_t seed,
-                                int32_t *order) {
+vmoer_status vm_cluster_neurons(vm_pool *pool, const float *active, int n_tokens, int n_neurons, int shared,
+                                int experts, int expert_width, uint64_t seed, int32_t *order) {
     size_t T = (size_t)n_tokens, F = (size_t)n_neurons, n = F - (size_t)shared, E = (size_t)experts;
     float *pattern = vm_calloc(F * T, sizeof *pattern), *routed = vm_malloc(n * T, sizeof *routed);
     float *centre = vm_calloc(E * T, sizeof *centre), *similarity = vm_malloc(n * E, sizeof *similarity);
@@ -74,7 +76,8 @@ vmoer_status vm_cluster_neurons(vm_pool *pool, const float *active, int n_tokens
     int *room = vm_malloc(E, sizeof *room);
     vm_panel centres = {.data = vm_malloc(1, vm_panel_bytes(VM_COMPUTE_F32, n_tokens, experts))};
     vmoer_status status = VMOER_OK;
-    if (!pattern || !routed || !centre || !similarity || !count || !pairs || !assigned || !first || !room || !centres.data) {
+    if (!pattern || !routed || !centre || !similarity || !count || !pairs || !assigned || !first || !room ||
+        !centres.data) {
         status = vm_error(VMOER_ERROR_MEMORY, "no memory to cluster %d neurons by %d tokens", n_neurons, n_tokens);
         goto done;
     }
@@ -91,11 +94,13 @@ vmoer_status vm_cluster_neurons(vm_pool *pool, const float *active, int n_tokens
     for (size_t e = 0; e < E; e++) memcpy(centre + e * T, routed + (size_t)first[e] * T, T * sizeof *centre);
     for (int iteration = 0; iteration < CLUSTER_ROUNDS; iteration++) {
         vm_panel_pack(pool, &centres, VM_COMPUTE_F32, n_tokens, experts, centre, 1, T, NULL);
-        vm_gemm_job job = {.m = (int)n, .a = routed, .a_m_stride = T, .a_k_stride = 1, .b = &centres, .c = similarity, .ldc = E};
+        vm_gemm_job job = {
+            .m = (int)n, .a = routed, .a_m_stride = T, .a_k_stride = 1, .b = &centres, .c = similarity, .ldc = E};
         VM_GOTO(vm_gemm(pool, &job, 1));
         assign(similarity, (int)n, experts, expert_width, pairs, assigned, room);
         memset(centre, 0, E * T * sizeof *centre);
-        for (size_t i = 0; i < n; i++) vm_kernels_get()->axpy(1.0f, routed + i * T, centre + (size_t)assigned[i] * T, n_tokens);
+        for (size_t i = 0; i < n; i++)
+            vm_kernels_get()->axpy(1.0f, routed + i * T, centre + (size_t)assigned[i] * T, n_tokens);
         for (size_t e = 0; e < E; e++) normalise(centre + e * T, n_tokens);
     }
     for (size_t e = 0, place = (size_t)shared; e < E; e++)

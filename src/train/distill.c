@@ -13,7 +13,8 @@
 /* ---- the dense layer ---- */
 
 /* y[m, n] = x[m, k] w[n, k]^T in f32. */
-static vmoer_status product(vm_pool *pool, int m, int k, int n, const float *x, size_t ldx, const float *w, size_t ldw, float *y) {
+static vmoer_status product(vm_pool *pool, int m, int k, int n, const float *x, size_t ldx, const float *w, size_t ldw,
+                            float *y) {
     vm_panel p = {.data = vm_malloc(1, vm_panel_bytes(VM_COMPUTE_F32, k, n))};
     if (!p.data) return vm_error(VMOER_ERROR_MEMORY, "no memory for a %d x %d product", m, n);
     vm_panel_pack(pool, &p, VM_COMPUTE_F32, k, n, w, 1, ldw, NULL);
@@ -23,13 +24,16 @@ static vmoer_status product(vm_pool *pool, int m, int k, int n, const float *x, 
     return status;
 }
 
-vmoer_status vm_dense_ffn_run(const vm_dense_ffn *f, vm_pool *pool, int width, int dim, int n_tokens, const float *u, float *out, float *active) {
+vmoer_status vm_dense_ffn_run(const vm_dense_ffn *f, vm_pool *pool, int width, int dim, int n_tokens, const float *u,
+                              float *out, float *active) {
     size_t T = (size_t)n_tokens, F = (size_t)width, D = (size_t)dim;
     float *gate = vm_malloc(T * F, sizeof *gate), *up = vm_malloc(T * F, sizeof *up);
-    vmoer_status status = gate && up ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory to run a dense layer on %d tokens", n_tokens);
+    vmoer_status status =
+        gate && up ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory to run a dense layer on %d tokens", n_tokens);
     if (status == VMOER_OK) status = product(pool, n_tokens, dim, width, u, D, f->gate, D, gate);
     if (status == VMOER_OK) status = product(pool, n_tokens, dim, width, u, D, f->up, D, up);
-    for (size_t t = 0; status == VMOER_OK && t < T; t++) vm_kernels_get()->swiglu(gate + t * F, up + t * F, gate + t * F, width);
+    for (size_t t = 0; status == VMOER_OK && t < T; t++)
+        vm_kernels_get()->swiglu(gate + t * F, up + t * F, gate + t * F, width);
     if (status == VMOER_OK) status = product(pool, n_tokens, width, dim, gate, F, f->down, F, out);
     for (size_t i = 0; status == VMOER_OK && active && i < F; i++) {
         float square = 0;
@@ -50,7 +54,8 @@ static vmoer_status solve(double *a, int n, double ridge, double *b, int m) {
     for (size_t j = 0; j < N; j++) {
         for (size_t k = 0; k < j; k++)
             for (size_t i = j; i < N; i++) a[i * N + j] -= a[i * N + k] * a[j * N + k];
-        if (!(a[j * N + j] > 0)) return vm_error(VMOER_ERROR_NUMERIC, "the router inputs' covariance is not positive definite");
+        if (!(a[j * N + j] > 0))
+            return vm_error(VMOER_ERROR_NUMERIC, "the router inputs' covariance is not positive definite");
         double root = sqrt(a[j * N + j]);
         for (size_t i = j; i < N; i++) a[i * N + j] /= root;
     }
@@ -67,12 +72,16 @@ static vmoer_status solve(double *a, int n, double ridge, double *b, int m) {
     return VMOER_OK;
 }
 
-/* norm[T, N]: norm of each routed expert's output over the token's mean, minus 1. Relative, because the first token of a sequence has outputs
- * a thousand times larger than any other and would decide the fit alone. */
-static vmoer_status expert_norms(const vm_recipe *r, int layer, const vm_dense_ffn *dense, vm_pool *pool, const float *u, int n_tokens, float *norm) {
-    size_t T = (size_t)n_tokens, F = (size_t)r->width, D = (size_t)r->dim, w = (size_t)r->expert_width, N = (size_t)r->experts;
-    float *gate = vm_malloc(w * D, sizeof *gate), *up = vm_malloc(w * D, sizeof *up), *down = vm_malloc(D * w, sizeof *down), *out = vm_malloc(T * D, sizeof *out);
-    vmoer_status status = gate && up && down && out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the experts' norms");
+/* norm[T, N]: norm of each routed expert's output over the token's mean, minus 1. Relative, because the first token of
+ * a sequence has outputs a thousand times larger than any other and would decide the fit alone. */
+static vmoer_status expert_norms(const vm_recipe *r, int layer, const vm_dense_ffn *dense, vm_pool *pool,
+                                 const float *u, int n_tokens, float *norm) {
+    size_t T = (size_t)n_tokens, F = (size_t)r->width, D = (size_t)r->dim, w = (size_t)r->expert_width,
+           N = (size_t)r->experts;
+    float *gate = vm_malloc(w * D, sizeof *gate), *up = vm_malloc(w * D, sizeof *up),
+          *down = vm_malloc(D * w, sizeof *down), *out = vm_malloc(T * D, sizeof *out);
+    vmoer_status status =
+        gate && up && down && out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the experts' norms");
     for (size_t e = 0; e < N && status == VMOER_OK; e++) {
         for (size_t i = 0; i < w; i++) {
             size_t neuron = (size_t)r->layers[layer].order[(size_t)r->shared_width + e * w + i];
@@ -82,7 +91,8 @@ static vmoer_status expert_norms(const vm_recipe *r, int layer, const vm_dense_f
         }
         vm_dense_ffn expert = {gate, up, down};
         status = vm_dense_ffn_run(&expert, pool, r->expert_width, r->dim, n_tokens, u, out, NULL);
-        for (size_t t = 0; t < T && status == VMOER_OK; t++) norm[t * N + e] = sqrtf(vm_kernels_get()->dot(out + t * D, out + t * D, r->dim));
+        for (size_t t = 0; t < T && status == VMOER_OK; t++)
+            norm[t * N + e] = sqrtf(vm_kernels_get()->dot(out + t * D, out + t * D, r->dim));
     }
     for (size_t t = 0; t < T; t++) {
         float mean = 0;
@@ -96,9 +106,11 @@ static vmoer_status expert_norms(const vm_recipe *r, int layer, const vm_dense_f
     return status;
 }
 
-vmoer_status vm_distill_router(vm_recipe *r, int layer, const vm_dense_ffn *dense, vm_pool *pool, const float *u, int n_tokens, double spread) {
+vmoer_status vm_distill_router(vm_recipe *r, int layer, const vm_dense_ffn *dense, vm_pool *pool, const float *u,
+                               int n_tokens, double spread) {
     size_t T = (size_t)n_tokens, D = (size_t)r->dim, N = (size_t)r->experts;
-    float *norm = vm_malloc(T * N, sizeof *norm), *covariance = vm_malloc(D * D, sizeof *covariance), *cross = vm_malloc(D * N, sizeof *cross);
+    float *norm = vm_malloc(T * N, sizeof *norm), *covariance = vm_malloc(D * D, sizeof *covariance),
+          *cross = vm_malloc(D * N, sizeof *cross);
     float *logits = vm_malloc(T * N, sizeof *logits);
     double *a = vm_malloc(D * D, sizeof *a), *b = vm_malloc(D * N, sizeof *b);
     vm_panel pu = {.data = vm_malloc(1, vm_panel_bytes(VM_COMPUTE_F32, n_tokens, r->dim))};
@@ -127,7 +139,8 @@ vmoer_status vm_distill_router(vm_recipe *r, int layer, const vm_dense_ffn *dens
     for (size_t t = 0; t < T; t++) {
         double mean = 0, square = 0;
         for (size_t e = 0; e < N; e++) mean += (double)logits[t * N + e] / (double)N;
-        for (size_t e = 0; e < N; e++) square += ((double)logits[t * N + e] - mean) * ((double)logits[t * N + e] - mean) / (double)N;
+        for (size_t e = 0; e < N; e++)
+            square += ((double)logits[t * N + e] - mean) * ((double)logits[t * N + e] - mean) / (double)N;
         deviation += sqrt(square) / (double)T;
     }
     for (size_t i = 0; i < N * D && deviation > 0; i++) router[i] *= (float)(spread / deviation);
@@ -168,7 +181,8 @@ static vmoer_status refresh(fit *f) {
     if (S) {
         memcpy(f->ffn.shared_in.weight->value, f->gate, S * D * sizeof(float));
         memcpy(f->ffn.shared_in.weight->value + S * D, f->up, S * D * sizeof(float));
-        for (size_t d = 0; d < D; d++) memcpy(f->ffn.shared_out.weight->value + d * S, f->down + d * F, S * sizeof(float));
+        for (size_t d = 0; d < D; d++)
+            memcpy(f->ffn.shared_out.weight->value + d * S, f->down + d * F, S * sizeof(float));
         VM_TRY(vm_linear_refresh(&f->ffn.shared_in, f->pool));
         VM_TRY(vm_linear_refresh(&f->ffn.shared_out, f->pool));
     }
@@ -185,7 +199,8 @@ static vmoer_status refresh(fit *f) {
     return vm_linear_refresh(&f->ffn.router, f->pool);
 }
 
-static vmoer_status trained_linear(fit *f, vm_compute compute, int out, int in, const float *w, const char *name, vm_linear *l) {
+static vmoer_status trained_linear(fit *f, vm_compute compute, int out, int in, const float *w, const char *name,
+                                   vm_linear *l) {
     VM_TRY(vm_linear_init(l, f->pool, compute, out, in, w, true));
     return vm_linear_train(l, name, w);
 }
@@ -196,20 +211,28 @@ static vmoer_status make_ffn(fit *f) {
     float *zero = vm_calloc(2 * (size_t)r->width * (size_t)r->dim, sizeof *zero);
     if (!zero) return vm_error(VMOER_ERROR_MEMORY, "no memory for a layer");
     vmoer_status status = VMOER_OK;
-    f->ffn = (vm_ffn){.dim = r->dim, .shared_width = r->shared_width, .n_experts = r->experts, .width = r->expert_width, .top_k = r->top_k, .renormalise = true, .scale = 1};
+    f->ffn = (vm_ffn){.dim = r->dim,
+                      .shared_width = r->shared_width,
+                      .n_experts = r->experts,
+                      .width = r->expert_width,
+                      .top_k = r->top_k,
+                      .renormalise = true,
+                      .scale = 1};
     f->ffn.expert_in = vm_calloc(N, sizeof *f->ffn.expert_in);
     f->ffn.expert_out = vm_calloc(N, sizeof *f->ffn.expert_out);
     if (!f->ffn.expert_in || !f->ffn.expert_out) {
         status = vm_error(VMOER_ERROR_MEMORY, "no memory for a layer");
         goto done;
     }
-    VM_GOTO(trained_linear(f, VM_COMPUTE_F32, r->experts, r->dim, r->layers[f->layer].router, "router", &f->ffn.router));
+    VM_GOTO(
+        trained_linear(f, VM_COMPUTE_F32, r->experts, r->dim, r->layers[f->layer].router, "router", &f->ffn.router));
     if (r->shared_width) {
         VM_GOTO(trained_linear(f, VM_COMPUTE_BF16, 2 * r->shared_width, r->dim, zero, "shared_in", &f->ffn.shared_in));
         VM_GOTO(trained_linear(f, VM_COMPUTE_BF16, r->dim, r->shared_width, zero, "shared_out", &f->ffn.shared_out));
     }
     for (size_t e = 0; e < N; e++) {
-        VM_GOTO(trained_linear(f, VM_COMPUTE_BF16, 2 * r->expert_width, r->dim, zero, "expert_in", &f->ffn.expert_in[e]));
+        VM_GOTO(
+            trained_linear(f, VM_COMPUTE_BF16, 2 * r->expert_width, r->dim, zero, "expert_in", &f->ffn.expert_in[e]));
         VM_GOTO(trained_linear(f, VM_COMPUTE_BF16, r->dim, r->expert_width, zero, "expert_out", &f->ffn.expert_out[e]));
     }
 done:
@@ -221,23 +244,30 @@ static vmoer_status make_params(fit *f, uint64_t seed) {
     const vm_recipe *r = f->r;
     vm_recipe_layer *l = &f->r->layers[f->layer];
     size_t n = (size_t)r->width * (size_t)r->dim;
-    vm_param p[DELTAS] = {{.name = "gate.a", .rows = r->rank, .cols = r->dim, .value = l->gate_a},  {.name = "gate.b", .rows = r->width, .cols = r->rank, .value = l->gate_b},
-                          {.name = "up.a", .rows = r->rank, .cols = r->dim, .value = l->up_a},      {.name = "up.b", .rows = r->width, .cols = r->rank, .value = l->up_b},
-                          {.name = "down.a", .rows = r->rank, .cols = r->width, .value = l->down_a}, {.name = "down.b", .rows = r->dim, .cols = r->rank, .value = l->down_b}};
+    vm_param p[DELTAS] = {{.name = "gate.a", .rows = r->rank, .cols = r->dim, .value = l->gate_a},
+                          {.name = "gate.b", .rows = r->width, .cols = r->rank, .value = l->gate_b},
+                          {.name = "up.a", .rows = r->rank, .cols = r->dim, .value = l->up_a},
+                          {.name = "up.b", .rows = r->width, .cols = r->rank, .value = l->up_b},
+                          {.name = "down.a", .rows = r->rank, .cols = r->width, .value = l->down_a},
+                          {.name = "down.b", .rows = r->dim, .cols = r->rank, .value = l->down_b}};
     memcpy(f->params, p, sizeof p);
     for (int i = 0; i < DELTAS; i++) {
         f->params[i].grad = vm_calloc(vm_param_size(&p[i]) + 1, sizeof(float));
         if (!f->params[i].grad) return vm_error(VMOER_ERROR_MEMORY, "no memory for a layer's gradients");
         f->list[i] = &f->params[i];
         vm_rng rng = vm_rng_start(seed, VM_RNG_INIT, (uint32_t)(f->layer * DELTAS + i));
-        for (size_t j = 0; i % 2 == 0 && j < vm_param_size(&p[i]); j++) p[i].value[j] = (float)((2 * vm_rng_uniform(&rng) - 1) / sqrt((double)p[i].cols));
+        for (size_t j = 0; i % 2 == 0 && j < vm_param_size(&p[i]); j++)
+            p[i].value[j] = (float)((2 * vm_rng_uniform(&rng) - 1) / sqrt((double)p[i].cols));
     }
     f->list[DELTAS] = f->ffn.router.weight;
     f->gate = vm_malloc(n, sizeof(float)), f->up = vm_malloc(n, sizeof(float)), f->down = vm_malloc(n, sizeof(float));
-    f->dgate = vm_malloc(n, sizeof(float)), f->dup = vm_malloc(n, sizeof(float)), f->ddown = vm_malloc(n, sizeof(float));
+    f->dgate = vm_malloc(n, sizeof(float)), f->dup = vm_malloc(n, sizeof(float)),
+    f->ddown = vm_malloc(n, sizeof(float));
     f->keep = vm_arena_create();
     f->scratch = vm_arena_create();
-    return f->gate && f->up && f->down && f->dgate && f->dup && f->ddown && f->keep && f->scratch ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for a layer's weights");
+    return f->gate && f->up && f->down && f->dgate && f->dup && f->ddown && f->keep && f->scratch
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_MEMORY, "no memory for a layer's weights");
 }
 
 static void clear(fit *f) {
@@ -254,7 +284,8 @@ static void gather_gradients(fit *f) {
     const vm_recipe *r = f->r;
     size_t D = (size_t)r->dim, F = (size_t)r->width, S = (size_t)r->shared_width, w = (size_t)r->expert_width;
     for (int e = -1; e < r->experts; e++) {
-        vm_linear *in = e < 0 ? &f->ffn.shared_in : &f->ffn.expert_in[e], *out = e < 0 ? &f->ffn.shared_out : &f->ffn.expert_out[e];
+        vm_linear *in = e < 0 ? &f->ffn.shared_in : &f->ffn.expert_in[e],
+                  *out = e < 0 ? &f->ffn.shared_out : &f->ffn.expert_out[e];
         size_t n = e < 0 ? S : w, first = e < 0 ? 0 : S + (size_t)e * w;
         float scale = e < 0 ? 1.0f : (float)r->top_k;
         if (n == 0) continue;
@@ -274,8 +305,20 @@ static vmoer_status low_rank_gradient(fit *f, const float *dw, int rows, int col
     if (!pa.data || !pw.data) return vm_error(VMOER_ERROR_MEMORY, "no memory for a layer's gradients");
     vm_panel_pack(f->pool, &pa, VM_COMPUTE_F32, cols, a->rows, a->value, 1, (size_t)cols, NULL);
     vm_panel_pack(f->pool, &pw, VM_COMPUTE_F32, rows, cols, dw, (size_t)cols, 1, NULL);
-    vm_gemm_job jobs[2] = {{.m = rows, .a = dw, .a_m_stride = (size_t)cols, .a_k_stride = 1, .b = &pa, .c = b->grad, .ldc = (size_t)a->rows},
-                           {.m = a->rows, .a = b->value, .a_m_stride = 1, .a_k_stride = (size_t)a->rows, .b = &pw, .c = a->grad, .ldc = (size_t)cols}};
+    vm_gemm_job jobs[2] = {{.m = rows,
+                            .a = dw,
+                            .a_m_stride = (size_t)cols,
+                            .a_k_stride = 1,
+                            .b = &pa,
+                            .c = b->grad,
+                            .ldc = (size_t)a->rows},
+                           {.m = a->rows,
+                            .a = b->value,
+                            .a_m_stride = 1,
+                            .a_k_stride = (size_t)a->rows,
+                            .b = &pw,
+                            .c = a->grad,
+                            .ldc = (size_t)cols}};
     return vm_gemm(f->pool, jobs, 2);
 }
 
@@ -287,7 +330,8 @@ static vmoer_status run(fit *f, int n, const float *u, vm_ffn_acts *acts, float 
     return vm_ffn_forward(&f->ffn, f->pool, f->keep, f->scratch, n, u, &route, acts, out);
 }
 
-static vmoer_status relative_error(fit *f, int n_tokens, const float *u, const float *y, float *out, int chunk, double *error) {
+static vmoer_status relative_error(fit *f, int n_tokens, const float *u, const float *y, float *out, int chunk,
+                                   double *error) {
     size_t D = (size_t)f->r->dim;
     *error = 0;
     for (int first = 0; first < n_tokens; first += chunk) {
@@ -325,8 +369,8 @@ static vmoer_status token_weights(const float *y, int n_tokens, int dim, float *
     return VMOER_OK;
 }
 
-static vmoer_status step(fit *f, const vm_distill_config *c, vm_rng *rng, int n_tokens, const float *u, const float *y, const float *weight, float *batch_u,
-                         float *out, float *dy, float *du) {
+static vmoer_status step(fit *f, const vm_distill_config *c, vm_rng *rng, int n_tokens, const float *u, const float *y,
+                         const float *weight, float *batch_u, float *out, float *dy, float *du) {
     size_t D = (size_t)f->r->dim;
     int n = c->batch_tokens;
     uint32_t *tokens = vm_malloc((size_t)n, sizeof *tokens);
@@ -350,11 +394,12 @@ static vmoer_status step(fit *f, const vm_distill_config *c, vm_rng *rng, int n_
     return low_rank_gradient(f, f->ddown, f->r->dim, f->r->width, &f->params[4], &f->params[5]);
 }
 
-vmoer_status vm_distill_layer(vm_recipe *r, int layer, const vm_dense_ffn *dense, vm_pool *pool, const float *u, int n_tokens,
-                              const vm_distill_config *c, double *before, double *after) {
+vmoer_status vm_distill_layer(vm_recipe *r, int layer, const vm_dense_ffn *dense, vm_pool *pool, const float *u,
+                              int n_tokens, const vm_distill_config *c, double *before, double *after) {
     fit f = {.r = r, .layer = layer, .dense = dense, .pool = pool};
     size_t T = (size_t)n_tokens, D = (size_t)r->dim, B = (size_t)c->batch_tokens;
-    float *y = vm_malloc(T * D, sizeof *y), *weight = vm_malloc(T, sizeof *weight), *batch = vm_malloc(4 * B * D, sizeof *batch);
+    float *y = vm_malloc(T * D, sizeof *y), *weight = vm_malloc(T, sizeof *weight),
+          *batch = vm_malloc(4 * B * D, sizeof *batch);
     vm_optimizer *optimizer = NULL;
     vmoer_status status = VMOER_OK;
     if (!y || !weight || !batch) {
@@ -374,7 +419,8 @@ vmoer_status vm_distill_layer(vm_recipe *r, int layer, const vm_dense_ffn *dense
     vm_rng rng = vm_rng_start(c->seed, VM_RNG_SHUFFLE, (uint32_t)layer);
     for (int s = 0; s < c->steps; s++) {
         VM_GOTO(step(&f, c, &rng, n_tokens, u, y, weight, batch, batch + B * D, batch + 2 * B * D, batch + 3 * B * D));
-        VM_GOTO(vm_optimizer_step(optimizer, pool, c->learning_rate * vm_schedule_linear((uint64_t)s, (uint64_t)c->steps, 0.05), NULL));
+        VM_GOTO(vm_optimizer_step(optimizer, pool,
+                                  c->learning_rate * vm_schedule_linear((uint64_t)s, (uint64_t)c->steps, 0.05), NULL));
         VM_GOTO(refresh(&f));
     }
     memcpy(r->layers[layer].router, f.ffn.router.weight->value, (size_t)r->experts * D * sizeof(float));

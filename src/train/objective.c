@@ -49,7 +49,8 @@ static int pass_size(const vm_examples *e, const int32_t *items, int first, int 
     return count;
 }
 
-static vmoer_status build(const vm_examples *e, const int32_t *items, int first, int n, vm_format format, vm_arena *arena, vm_questions *q) {
+static vmoer_status build(const vm_examples *e, const int32_t *items, int first, int n, vm_format format,
+                          vm_arena *arena, vm_questions *q) {
     vm_question *questions = vm_arena_alloc(arena, (size_t)n, sizeof *questions);
     if (!questions) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
     for (int i = 0; i < n; i++) {
@@ -60,7 +61,8 @@ static vmoer_status build(const vm_examples *e, const int32_t *items, int first,
 }
 
 /* d CE / d score = p - [right], times `weight`; adds to the sums in out. */
-static void cross_entropy(const vm_examples *e, const int32_t *items, const vm_questions *q, const double *score, double weight, double *d_score, vm_loss *out) {
+static void cross_entropy(const vm_examples *e, const int32_t *items, const vm_questions *q, const double *score,
+                          double weight, double *d_score, vm_loss *out) {
     for (int i = 0; i < q->n; i++) {
         int first = q->first_choice[i], k = q->first_choice[i + 1] - first, best = 0, right = e->answers[items[i]];
         double p[VM_MAX_CHOICES];
@@ -74,15 +76,21 @@ static void cross_entropy(const vm_examples *e, const int32_t *items, const vm_q
     }
 }
 
-static vmoer_status step_pass(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, int draw, uint64_t step, double weight,
-                              double kl_weight, vm_arena *arena, vm_loss *out) {
+static vmoer_status step_pass(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, int draw,
+                              uint64_t step, double weight, double kl_weight, vm_arena *arena, vm_loss *out) {
     vm_questions q;
     VM_TRY(build(e, items, 0, n, o->format, arena, &q));
     float *log_probability = vm_arena_alloc(arena, (size_t)q.batch.n_targets, sizeof *log_probability);
     float *d_log_probability = vm_arena_alloc(arena, (size_t)q.batch.n_targets, sizeof *d_log_probability);
     double *score = vm_arena_alloc(arena, 2 * (size_t)q.n_choices, sizeof *score), *d_score = score + q.n_choices;
-    if (!log_probability || !d_log_probability || !score) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
-    vm_pass_options options = {.training = true, .router = o->router, .seed = o->seed, .step = step, .sign = draw ? -1.0f : 1.0f, .memory = o->memory};
+    if (!log_probability || !d_log_probability || !score)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
+    vm_pass_options options = {.training = true,
+                               .router = o->router,
+                               .seed = o->seed,
+                               .step = step,
+                               .sign = draw ? -1.0f : 1.0f,
+                               .memory = o->memory};
     VM_TRY(vm_pass_forward(o->pass, &q.batch, &options, log_probability, NULL, NULL));
     vm_questions_score(&q, log_probability, score);
     cross_entropy(e, items, &q, score, weight, d_score, out);
@@ -91,7 +99,8 @@ static vmoer_status step_pass(const vm_objective *o, const vm_examples *e, const
     return vm_pass_backward(o->pass, d_log_probability, (float)(o->beta * kl_weight));
 }
 
-vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step, vm_loss *out) {
+vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step,
+                               vm_loss *out) {
     memset(out, 0, sizeof *out);
     vm_arena *arena = vm_arena_create();
     if (!arena) return vm_error(VMOER_ERROR_MEMORY, "no memory for a step");
@@ -104,16 +113,19 @@ vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, cons
         for (int first = 0, count, tokens; first < n && status == VMOER_OK; first += count) {
             count = pass_size(e, items, first, n, &tokens);
             vm_arena_reset(arena);
-            status = step_pass(o, e, items + first, count, draw, step, 1.0 / ((double)n * o->draws), kl_weight, arena, out);
+            status =
+                step_pass(o, e, items + first, count, draw, step, 1.0 / ((double)n * o->draws), kl_weight, arena, out);
         }
     vm_arena_free(arena);
     out->loss = out->ce + o->beta * out->kl;
     out->kl_sum = out->kl * all * layers / n;
-    if (status == VMOER_OK && !isfinite(out->loss)) return vm_error(VMOER_ERROR_NUMERIC, "the loss is not a finite number");
+    if (status == VMOER_OK && !isfinite(out->loss))
+        return vm_error(VMOER_ERROR_NUMERIC, "the loss is not a finite number");
     return status;
 }
 
-vmoer_status vm_objective_predict(const vm_objective *o, const vm_examples *e, const vm_pass_options *options, double *p) {
+vmoer_status vm_objective_predict(const vm_objective *o, const vm_examples *e, const vm_pass_options *options,
+                                  double *p) {
     vm_arena *arena = vm_arena_create();
     if (!arena) return vm_error(VMOER_ERROR_MEMORY, "no memory to predict");
     vmoer_status status = VMOER_OK;

@@ -50,22 +50,29 @@ static vmoer_status allocate(vm_recipe *r) {
     for (int l = 0; r->layers && l < r->n_layers; l++) {
         r->layers[l].order = vm_calloc((size_t)r->width, sizeof(int32_t));
         bool ok = r->layers[l].order != NULL;
-        for (int i = 0; i < FIELDS && ok; i++) ok = (*at(&r->layers[l], &f[i]) = vm_calloc((size_t)f[i].rows * (size_t)f[i].cols + 1, sizeof(float))) != NULL;
+        for (int i = 0; i < FIELDS && ok; i++)
+            ok = (*at(&r->layers[l], &f[i]) = vm_calloc((size_t)f[i].rows * (size_t)f[i].cols + 1, sizeof(float))) !=
+                 NULL;
         if (!ok) return vm_error(VMOER_ERROR_MEMORY, "no memory for a recipe of %d layers", r->n_layers);
     }
     return r->layers ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for a recipe of %d layers", r->n_layers);
 }
 
 static vmoer_status check_shape(const vm_recipe *r) {
-    if (r->n_layers < 1 || r->n_layers > 512 || r->dim < 1 || r->dim > 65536 || r->width < 1 || r->width > (1 << 20) || r->rank < 0 || r->rank > 4096)
-        return vm_error(VMOER_ERROR_FORMAT, "recipe: %d layers, dimension %d, width %d, rank %d", r->n_layers, r->dim, r->width, r->rank);
-    if (r->experts < 2 || r->experts > 1024 || r->expert_width < 1 || r->top_k < 1 || r->top_k > r->experts || r->expert_width > r->width / r->experts)
-        return vm_error(VMOER_ERROR_ARGUMENT, "%d routed experts of %d neurons, top %d, do not fit a feed-forward width of %d", r->experts, r->expert_width,
-                        r->top_k, r->width);
+    if (r->n_layers < 1 || r->n_layers > 512 || r->dim < 1 || r->dim > 65536 || r->width < 1 || r->width > (1 << 20) ||
+        r->rank < 0 || r->rank > 4096)
+        return vm_error(VMOER_ERROR_FORMAT, "recipe: %d layers, dimension %d, width %d, rank %d", r->n_layers, r->dim,
+                        r->width, r->rank);
+    if (r->experts < 2 || r->experts > 1024 || r->expert_width < 1 || r->top_k < 1 || r->top_k > r->experts ||
+        r->expert_width > r->width / r->experts)
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "%d routed experts of %d neurons, top %d, do not fit a feed-forward width of %d", r->experts,
+                        r->expert_width, r->top_k, r->width);
     return VMOER_OK;
 }
 
-vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_width, int top_k, int rank, vm_recipe **out) {
+vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_width, int top_k, int rank,
+                              vm_recipe **out) {
     const vm_config *c = &dense->config;
     if (c->n_experts) return vm_error(VMOER_ERROR_ARGUMENT, "%s is a Mixture-of-Experts already", c->name);
     vm_recipe *r = vm_calloc(1, sizeof *r);
@@ -77,8 +84,10 @@ vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_wid
     vm_copy_text(r->base_name, sizeof r->base_name, c->name);
     vmoer_status status = check_shape(r);
     if (status == VMOER_OK) status = allocate(r);
-    if (status != VMOER_OK) vm_recipe_free(r);
-    else *out = r;
+    if (status != VMOER_OK)
+        vm_recipe_free(r);
+    else
+        *out = r;
     return status;
 }
 
@@ -111,7 +120,8 @@ static vmoer_status write(vm_recipe *r, vm_st_writer *w, const char *path) {
         VM_TRY(vm_st_writer_raw(w, name, "I32", sizeof(int32_t), 1, (int64_t[]){r->width}, r->layers[l].order));
         for (int i = 0; i < FIELDS; i++) {
             float *values = *at(&r->layers[l], &f[i]);
-            for (size_t j = 0; j < (size_t)f[i].rows * (size_t)f[i].cols; j++) values[j] = vm_f16_to_f32(vm_f32_to_f16(values[j]));
+            for (size_t j = 0; j < (size_t)f[i].rows * (size_t)f[i].cols; j++)
+                values[j] = vm_f16_to_f32(vm_f32_to_f16(values[j]));
             snprintf(name, sizeof name, "blk.%d.%s", l, f[i].name);
             VM_TRY(vm_st_writer_f32(w, name, "F16", 2, (int64_t[]){f[i].rows, f[i].cols}, values));
         }
@@ -137,7 +147,8 @@ static vmoer_status get_meta_int(const vm_safetensors *st, const char *key, int 
     char *end;
     VM_TRY(get_meta(st, key, &text));
     long value = strtol(text, &end, 10);
-    if (*end || end == text || value < 0 || value > (1 << 24)) return vm_error(VMOER_ERROR_FORMAT, "__metadata__.%s: '%.32s' is not a count", key, text);
+    if (*end || end == text || value < 0 || value > (1 << 24))
+        return vm_error(VMOER_ERROR_FORMAT, "__metadata__.%s: '%.32s' is not a count", key, text);
     *out = (int)value;
     return VMOER_OK;
 }
@@ -154,8 +165,10 @@ static vmoer_status read_order(const vm_safetensors *st, int layer, const vm_rec
     vmoer_status status = VMOER_OK;
     for (int i = 0; i < r->width && status == VMOER_OK; i++) {
         int32_t neuron = r->layers[layer].order[i];
-        if (neuron < 0 || neuron >= r->width || seen[neuron]) status = vm_error(VMOER_ERROR_FORMAT, "%s: element %d, %d, is not a permutation's", name, i, neuron);
-        else seen[neuron] = true;
+        if (neuron < 0 || neuron >= r->width || seen[neuron])
+            status = vm_error(VMOER_ERROR_FORMAT, "%s: element %d, %d, is not a permutation's", name, i, neuron);
+        else
+            seen[neuron] = true;
     }
     vm_free(seen);
     return status;
@@ -164,9 +177,11 @@ static vmoer_status read_order(const vm_safetensors *st, int layer, const vm_rec
 static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
     const char *text;
     VM_TRY(get_meta(st, "format", &text));
-    if (strcmp(text, "vmoer-recipe") != 0) return vm_error(VMOER_ERROR_FORMAT, "__metadata__.format: '%.32s' is not vmoer-recipe", text);
+    if (strcmp(text, "vmoer-recipe") != 0)
+        return vm_error(VMOER_ERROR_FORMAT, "__metadata__.format: '%.32s' is not vmoer-recipe", text);
     VM_TRY(get_meta(st, "version", &text));
-    if (strcmp(text, "1") != 0) return vm_error(VMOER_ERROR_UNSUPPORTED, "__metadata__.version: '%.32s', 1 is supported", text);
+    if (strcmp(text, "1") != 0)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "__metadata__.version: '%.32s', 1 is supported", text);
     VM_TRY(get_meta(st, "base", &text));
     if (strlen(text) != 64) return vm_error(VMOER_ERROR_FORMAT, "__metadata__.base: not a fingerprint");
     memcpy(r->base, text, 64);
@@ -185,7 +200,8 @@ static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
     r->shared_width = r->width - r->experts * r->expert_width;
     /* Before anything is allocated by these numbers: the file must be as large as they say. */
     if (vm_safetensors_count(st) != (size_t)r->n_layers * (FIELDS + 1))
-        return vm_error(VMOER_ERROR_FORMAT, "%zu tensors, %d layers have %d", vm_safetensors_count(st), r->n_layers, r->n_layers * (FIELDS + 1));
+        return vm_error(VMOER_ERROR_FORMAT, "%zu tensors, %d layers have %d", vm_safetensors_count(st), r->n_layers,
+                        r->n_layers * (FIELDS + 1));
     field f[FIELDS];
     fields_of(r, f);
     for (int i = 0; i < FIELDS; i++) {
@@ -204,7 +220,8 @@ static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
             snprintf(name, sizeof name, "blk.%d.%s", l, f[i].name);
             VM_TRY(vm_safetensors_read_f32(st, name, 2, (int64_t[]){f[i].rows, f[i].cols}, values));
             for (size_t j = 0; j < (size_t)f[i].rows * (size_t)f[i].cols; j++)
-                if (!isfinite(values[j])) return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", name, j);
+                if (!isfinite(values[j]))
+                    return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", name, j);
         }
     }
     return VMOER_OK;
@@ -233,8 +250,8 @@ static void add_row(const float *w, const float *b, const float *a, int rank, in
         for (int i = 0; i < n; i++) out[i] = out[i] + b[j] * a[(size_t)j * (size_t)n + (size_t)i];
 }
 
-void vm_recipe_weights(const vm_recipe *r, int layer, const float *dense_gate, const float *dense_up, const float *dense_down, float *gate, float *up,
-                       float *down) {
+void vm_recipe_weights(const vm_recipe *r, int layer, const float *dense_gate, const float *dense_up,
+                       const float *dense_down, float *gate, float *up, float *down) {
     const vm_recipe_layer *l = &r->layers[layer];
     size_t D = (size_t)r->dim, F = (size_t)r->width, rank = (size_t)r->rank;
     for (size_t i = 0; i < F; i++) {
@@ -258,29 +275,34 @@ static vmoer_status dense_matrix(const vm_gguf *g, int layer, const char *what, 
     char name[64];
     snprintf(name, sizeof name, "blk.%d.%s.weight", layer, what);
     const vm_gguf_tensor *t = vm_gguf_find_tensor(g, name);
-    if (!t || t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1) return vm_error(VMOER_ERROR_FORMAT, "%s: missing, or not %d x %d", name, rows, cols);
+    if (!t || t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: missing, or not %d x %d", name, rows, cols);
     if (!vm_dequantize(t->type, t->data, (size_t)rows * (size_t)cols, out))
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported", name, vm_dtype_name(t->type));
     return VMOER_OK;
 }
 
 /* bf16 of rows x cols of w (row stride ld), scaled, in the arena, as one GGUF tensor of [experts,] rows, cols. */
-static vmoer_status put(vm_gguf_writer *g, vm_arena *arena, int layer, const char *what, int experts, int rows, int cols, const float *w, size_t ld,
-                        size_t expert_stride, float scale) {
+static vmoer_status put(vm_gguf_writer *g, vm_arena *arena, int layer, const char *what, int experts, int rows,
+                        int cols, const float *w, size_t ld, size_t expert_stride, float scale) {
     char name[64];
     snprintf(name, sizeof name, "blk.%d.%s.weight", layer, what);
     uint16_t *data = vm_arena_alloc(arena, (size_t)experts * (size_t)rows * (size_t)cols, sizeof *data), *out = data;
     if (!data) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
     for (int e = 0; e < experts; e++)
         for (int i = 0; i < rows; i++)
-            for (int j = 0; j < cols; j++) *out++ = vm_f32_to_bf16(scale * w[(size_t)e * expert_stride + (size_t)i * ld + (size_t)j]);
+            for (int j = 0; j < cols; j++)
+                *out++ = vm_f32_to_bf16(scale * w[(size_t)e * expert_stride + (size_t)i * ld + (size_t)j]);
     int64_t ne[3] = {cols, rows, experts};
     return vm_gguf_writer_tensor(g, name, VM_BF16, experts > 1 ? 3 : 2, ne, data);
 }
 
-static vmoer_status build_layer(const vm_recipe *r, int layer, const vm_gguf *dense, vm_gguf_writer *g, vm_arena *arena, float *work) {
-    size_t n = (size_t)r->width * (size_t)r->dim, D = (size_t)r->dim, F = (size_t)r->width, S = (size_t)r->shared_width, w = (size_t)r->expert_width;
-    float *dg = work, *du = work + n, *dd = work + 2 * n, *gate = work + 3 * n, *up = work + 4 * n, *down = work + 5 * n;
+static vmoer_status build_layer(const vm_recipe *r, int layer, const vm_gguf *dense, vm_gguf_writer *g, vm_arena *arena,
+                                float *work) {
+    size_t n = (size_t)r->width * (size_t)r->dim, D = (size_t)r->dim, F = (size_t)r->width, S = (size_t)r->shared_width,
+           w = (size_t)r->expert_width;
+    float *dg = work, *du = work + n, *dd = work + 2 * n, *gate = work + 3 * n, *up = work + 4 * n,
+          *down = work + 5 * n;
     VM_TRY(dense_matrix(dense, layer, "ffn_gate", r->width, r->dim, dg));
     VM_TRY(dense_matrix(dense, layer, "ffn_up", r->width, r->dim, du));
     VM_TRY(dense_matrix(dense, layer, "ffn_down", r->dim, r->width, dd));
@@ -338,16 +360,18 @@ static vmoer_status put_keys(const vm_recipe *r, const vm_config *c, const vm_gg
     return vm_gguf_writer_copy_keys(g, dense, "tokenizer.");
 }
 
-static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writer *g, vm_arena *arena, const char *out_path) {
+static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writer *g, vm_arena *arena,
+                          const char *out_path) {
     vm_config c;
     char fingerprint[65];
     VM_TRY(vm_config_read(dense, &c));
     vm_model_fingerprint(dense, fingerprint);
     if (strcmp(fingerprint, r->base) != 0)
-        return vm_error(VMOER_ERROR_MISMATCH, "the recipe was made for '%s' (%.12s...), this is '%s' (%.12s...)", r->base_name, r->base, c.name, fingerprint);
+        return vm_error(VMOER_ERROR_MISMATCH, "the recipe was made for '%s' (%.12s...), this is '%s' (%.12s...)",
+                        r->base_name, r->base, c.name, fingerprint);
     if (c.n_layers != r->n_layers || c.dim != r->dim || c.shared_width != r->width)
-        return vm_error(VMOER_ERROR_MISMATCH, "the recipe has %d layers, dimension %d, width %d; the model %d, %d, %d", r->n_layers, r->dim, r->width,
-                        c.n_layers, c.dim, c.shared_width);
+        return vm_error(VMOER_ERROR_MISMATCH, "the recipe has %d layers, dimension %d, width %d; the model %d, %d, %d",
+                        r->n_layers, r->dim, r->width, c.n_layers, c.dim, c.shared_width);
     VM_TRY(put_keys(r, &c, dense, g));
     VM_TRY(copy_rest(dense, g));
     float *work = vm_malloc(6 * (size_t)r->width * (size_t)r->dim, sizeof *work);

@@ -18,8 +18,8 @@ typedef struct run {
     vm_train_job *job;
     const vmoer_hooks *hooks;
     vm_optimizer *optimizer;
-    json_t *history;      /* array of looks */
-    int32_t *order;       /* [n] this epoch's order of the training items */
+    json_t *history; /* array of looks */
+    int32_t *order;  /* [n] this epoch's order of the training items */
     int order_epoch;
     uint64_t step, total; /* steps done, to do */
     int steps_per_epoch;
@@ -32,7 +32,8 @@ vmoer_status vm_train_look(const vm_train_job *job, json_t **out) {
     double *p = vm_calloc(n * VM_MAX_CHOICES, sizeof *p);
     int *k = vm_calloc(n, sizeof *k), *label = vm_calloc(n, sizeof *label);
     vm_metrics m;
-    vmoer_status status = p && k && label ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu held-out questions", n);
+    vmoer_status status =
+        p && k && label ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu held-out questions", n);
     if (status == VMOER_OK) status = vm_objective_predict(&job->objective, job->heldout, &job->predict, p);
     for (size_t i = 0; status == VMOER_OK && i < n; i++) {
         k[i] = job->heldout->prompts[i].n_choices;
@@ -65,10 +66,11 @@ static vmoer_status record_of(const run *r, json_t **out) {
     for (size_t i = 0; i < job->trained.count; i++) {
         size_t n = vm_param_size(job->trained.items[i]);
         total += n;
-        json_array_append_new(trainable, json_pack("{s:s, s:I}", "name", job->trained.items[i]->name, "parameters", (json_int_t)n));
+        json_array_append_new(
+            trainable, json_pack("{s:s, s:I}", "name", job->trained.items[i]->name, "parameters", (json_int_t)n));
     }
-    *out = json_pack("{s:s, s:s, s:O, s:o, s:I, s:O}", "vmoer", vmoer_version(), "kind", job->stage, "config", job->config, "trainable", trainable,
-                     "parameters", (json_int_t)total, "history", r->history);
+    *out = json_pack("{s:s, s:s, s:O, s:o, s:I, s:O}", "vmoer", vmoer_version(), "kind", job->stage, "config",
+                     job->config, "trainable", trainable, "parameters", (json_int_t)total, "history", r->history);
     bool ok = *out && (!job->facts || json_object_update(*out, (json_t *)(uintptr_t)job->facts) == 0);
     return ok ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
 }
@@ -82,7 +84,8 @@ static vmoer_status save_result(run *r) {
 }
 
 static vmoer_status save_checkpoint(run *r) {
-    json_t *meta = json_pack("{s:O, s:I, s:f, s:O}", "config", r->job->config, "step", (json_int_t)r->step, "best_nll", r->best_nll, "history", r->history);
+    json_t *meta = json_pack("{s:O, s:I, s:f, s:O}", "config", r->job->config, "step", (json_int_t)r->step, "best_nll",
+                             r->best_nll, "history", r->history);
     if (!meta) return vm_error(VMOER_ERROR_MEMORY, "no memory for a checkpoint");
     vmoer_status status = vm_checkpoint_save(r->checkpoint, r->optimizer, meta);
     json_decref(meta);
@@ -97,7 +100,8 @@ static vmoer_status resume(run *r) {
     json_decref(r->history);
     r->history = json_incref(json_object_get(meta, "history"));
     json_decref(meta);
-    if (!json_is_array(r->history) || r->step > r->total) return vm_error(VMOER_ERROR_FORMAT, "%s: step or history is not valid", r->checkpoint);
+    if (!json_is_array(r->history) || r->step > r->total)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: step or history is not valid", r->checkpoint);
     vm_log(r->hooks, "goes on after step %llu of %llu", (unsigned long long)r->step, (unsigned long long)r->total);
     return vm_model_refresh(r->job->model, r->job->pool);
 }
@@ -107,12 +111,14 @@ static vmoer_status look(run *r, const vm_loss *l, double rate, double norm) {
     json_t *heldout;
     VM_TRY(vm_train_look(r->job, &heldout));
     double nll = json_number_value(json_object_get(heldout, "nll"));
-    vm_log(r->hooks, "step %llu: loss %.4f ce %.4f kl %.4f; held out: acc %.4f nll %.4f ece %.4f", (unsigned long long)r->step, l->loss, l->ce, l->kl,
-           json_number_value(json_object_get(heldout, "acc")), nll, json_number_value(json_object_get(heldout, "ece")));
+    vm_log(r->hooks, "step %llu: loss %.4f ce %.4f kl %.4f; held out: acc %.4f nll %.4f ece %.4f",
+           (unsigned long long)r->step, l->loss, l->ce, l->kl, json_number_value(json_object_get(heldout, "acc")), nll,
+           json_number_value(json_object_get(heldout, "ece")));
     json_t *entry = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "step", (json_int_t)r->step, "epoch",
-                              (double)r->step / r->steps_per_epoch, "loss", l->loss, "ce", l->ce, "kl", l->kl, "kl_sum", l->kl_sum, "lr", rate, "grad_norm",
-                              norm, "heldout", heldout);
-    if (!entry || json_array_append_new(r->history, entry) != 0) return vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+                              (double)r->step / r->steps_per_epoch, "loss", l->loss, "ce", l->ce, "kl", l->kl, "kl_sum",
+                              l->kl_sum, "lr", rate, "grad_norm", norm, "heldout", heldout);
+    if (!entry || json_array_append_new(r->history, entry) != 0)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
     if (!r->job->params->keep_best || !(nll < r->best_nll)) return VMOER_OK;
     r->best_nll = nll;
     return save_result(r);
@@ -122,13 +128,15 @@ static vmoer_status train(run *r) {
     const vmoer_train_params *t = r->job->params;
     int n = (int)r->job->train->n, every = t->evaluate_every > 0 ? t->evaluate_every : r->steps_per_epoch;
     while (r->step < r->total) {
-        int epoch = (int)(r->step / (uint64_t)r->steps_per_epoch), first = (int)(r->step % (uint64_t)r->steps_per_epoch) * t->batch_size;
+        int epoch = (int)(r->step / (uint64_t)r->steps_per_epoch),
+            first = (int)(r->step % (uint64_t)r->steps_per_epoch) * t->batch_size;
         int count = n - first < t->batch_size ? n - first : t->batch_size;
         vm_loss loss;
         double norm, rate = t->learning_rate * vm_schedule_linear(r->step, r->total, t->warmup);
         char note[64];
         order_epoch(r, epoch);
-        VM_TRY_IN(vm_objective_step(&r->job->objective, r->job->train, r->order + first, count, r->step, &loss), "step %llu", (unsigned long long)r->step);
+        VM_TRY_IN(vm_objective_step(&r->job->objective, r->job->train, r->order + first, count, r->step, &loss),
+                  "step %llu", (unsigned long long)r->step);
         VM_TRY_IN(vm_optimizer_step(r->optimizer, r->job->pool, rate, &norm), "step %llu", (unsigned long long)r->step);
         VM_TRY(vm_model_refresh(r->job->model, r->job->pool));
         r->step++;
@@ -147,9 +155,12 @@ static vmoer_status train(run *r) {
 
 vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record) {
     const vmoer_train_params *t = job->params;
-    if (t->batch_size < 1 || t->batch_size > 4096) return vm_error(VMOER_ERROR_ARGUMENT, "batch size %d, must be 1 to 4096", t->batch_size);
-    if (t->epochs < 0 || t->steps < 0 || (t->epochs == 0 && t->steps == 0)) return vm_error(VMOER_ERROR_ARGUMENT, "nothing to do: epochs and steps are 0");
-    if (job->train->n == 0 || job->heldout->n == 0) return vm_error(VMOER_ERROR_DATA, "no questions to train on, or none held out");
+    if (t->batch_size < 1 || t->batch_size > 4096)
+        return vm_error(VMOER_ERROR_ARGUMENT, "batch size %d, must be 1 to 4096", t->batch_size);
+    if (t->epochs < 0 || t->steps < 0 || (t->epochs == 0 && t->steps == 0))
+        return vm_error(VMOER_ERROR_ARGUMENT, "nothing to do: epochs and steps are 0");
+    if (job->train->n == 0 || job->heldout->n == 0)
+        return vm_error(VMOER_ERROR_DATA, "no questions to train on, or none held out");
     run r = {.job = job, .hooks = hooks, .order_epoch = -1, .best_nll = 1e300}; /* JSON has no infinity */
     vmoer_status status = VMOER_OK;
     r.steps_per_epoch = (int)((job->train->n + (size_t)t->batch_size - 1) / (size_t)t->batch_size);

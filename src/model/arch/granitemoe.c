@@ -1,4 +1,5 @@
-/* granitemoe.c: IBM Granite MoE: routed experts in every layer, optional shared experts, gates renormalised over the top K, four multipliers. */
+/* granitemoe.c: IBM Granite MoE: routed experts in every layer, optional shared experts, gates renormalised over the
+ * top K, four multipliers. */
 #include "base/status.h"
 #include "model/arch/arch.h"
 
