@@ -25,6 +25,27 @@ static int by_value(const void *x, const void *y) {
     return (p->b > q->b) - (p->b < q->b);
 }
 
+/* Brings the k first of r[n] by that order to r[0..k), in no order of their own. */
+static void select_first(ranked *r, size_t n, size_t k) {
+    size_t low = 0, high = n;
+    while (low < k && k < high) { /* all before low come before all of [low, high), those before all from high on */
+        ranked pivot = r[low + (high - low - 1) / 2]; /* never the last: both parts below have an element */
+        size_t i = low, j = high - 1;
+        for (;;) {
+            while (by_value(&r[i], &pivot) < 0) i++;
+            while (by_value(&r[j], &pivot) > 0) j--;
+            if (i >= j) break;
+            ranked other = r[i];
+            r[i++] = r[j];
+            r[j--] = other;
+        }
+        if (k <= j)
+            high = j + 1;
+        else
+            low = j + 1;
+    }
+}
+
 /* pattern[F, T] = 1 where the neuron is among the strongest tenth of the token; count[F] how often. */
 static vmoer_status patterns(const float *active, int n_tokens, int n_neurons, float *pattern, ranked *count) {
     size_t T = (size_t)n_tokens, F = (size_t)n_neurons;
@@ -32,8 +53,9 @@ static vmoer_status patterns(const float *active, int n_tokens, int n_neurons, f
     if (!r) return vm_error(VMOER_ERROR_MEMORY, "no memory to rank %d neurons", n_neurons);
     for (size_t f = 0; f < F; f++) count[f] = (ranked){0, (int32_t)f, 0};
     for (size_t t = 0; t < T; t++) {
-        for (size_t f = 0; f < F; f++) r[f] = (ranked){active[t * F + f], (int32_t)f, 0};
-        qsort(r, F, sizeof *r, by_value);
+        for (size_t f = 0; f < F; f++)
+            r[f] = (ranked){fmaxf(active[t * F + f], 0), (int32_t)f, 0}; /* a NaN has no place in the order: 0 */
+        select_first(r, F, F / 10);
         for (size_t i = 0; i < F / 10; i++) {
             pattern[(size_t)r[i].a * T + t] = 1;
             count[r[i].a].value += 1;
