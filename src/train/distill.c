@@ -35,10 +35,14 @@ vmoer_status vm_dense_ffn_run(const vm_dense_ffn *f, vm_pool *pool, int width, i
     for (size_t t = 0; status == VMOER_OK && t < T; t++)
         vm_kernels_get()->swiglu(gate + t * F, up + t * F, gate + t * F, width);
     if (status == VMOER_OK) status = product(pool, n_tokens, width, dim, gate, F, f->down, F, out);
-    for (size_t i = 0; status == VMOER_OK && active && i < F; i++) {
-        float square = 0;
-        for (size_t d = 0; d < D; d++) square += f->down[d * F + i] * f->down[d * F + i];
-        for (size_t t = 0; t < T; t++) active[t * F + i] = fabsf(gate[t * F + i]) * sqrtf(square);
+    if (status == VMOER_OK && active) {
+        float *norm = up; /* [F], of each neuron's down column; the up projections are used up */
+        memset(norm, 0, F * sizeof *norm);
+        for (size_t d = 0; d < D; d++)
+            for (size_t i = 0; i < F; i++) norm[i] += f->down[d * F + i] * f->down[d * F + i];
+        for (size_t i = 0; i < F; i++) norm[i] = sqrtf(norm[i]);
+        for (size_t t = 0; t < T; t++)
+            for (size_t i = 0; i < F; i++) active[t * F + i] = fabsf(gate[t * F + i]) * norm[i];
     }
     vm_free(gate);
     vm_free(up);
@@ -47,28 +51,30 @@ vmoer_status vm_dense_ffn_run(const vm_dense_ffn *f, vm_pool *pool, int width, i
 
 /* ---- the router's start ---- */
 
-/* Solves (A + ridge I) X = B in place: A[n, n] symmetric positive, B[n, m] becomes X. Cholesky, f64. */
+/* Solves (A + ridge I) X = B in place: A[n, n] symmetric positive, B[n, m] becomes X. Cholesky, f64: A = U' U, of which
+ * only the upper triangle is read and written, along its rows. */
 static vmoer_status solve(double *a, int n, double ridge, double *b, int m) {
     size_t N = (size_t)n, M = (size_t)m;
     for (size_t i = 0; i < N; i++) a[i * N + i] += ridge;
     for (size_t j = 0; j < N; j++) {
+        double *row = a + j * N;
         for (size_t k = 0; k < j; k++)
-            for (size_t i = j; i < N; i++) a[i * N + j] -= a[i * N + k] * a[j * N + k];
-        if (!(a[j * N + j] > 0))
+            for (size_t i = j; i < N; i++) row[i] -= a[k * N + i] * a[k * N + j];
+        if (!(row[j] > 0))
             return vm_error(VMOER_ERROR_NUMERIC, "the router inputs' covariance is not positive definite");
-        double root = sqrt(a[j * N + j]);
-        for (size_t i = j; i < N; i++) a[i * N + j] /= root;
+        double root = sqrt(row[j]);
+        for (size_t i = j; i < N; i++) row[i] /= root;
     }
-    for (size_t i = 0; i < N; i++)
-        for (size_t c = 0; c < M; c++) {
-            for (size_t k = 0; k < i; k++) b[i * M + c] -= a[i * N + k] * b[k * M + c];
-            b[i * M + c] /= a[i * N + i];
-        }
-    for (size_t i = N; i-- > 0;)
-        for (size_t c = 0; c < M; c++) {
-            for (size_t k = i + 1; k < N; k++) b[i * M + c] -= a[k * N + i] * b[k * M + c];
-            b[i * M + c] /= a[i * N + i];
-        }
+    for (size_t i = 0; i < N; i++) {
+        for (size_t k = 0; k < i; k++)
+            for (size_t c = 0; c < M; c++) b[i * M + c] -= a[k * N + i] * b[k * M + c];
+        for (size_t c = 0; c < M; c++) b[i * M + c] /= a[i * N + i];
+    }
+    for (size_t i = N; i-- > 0;) {
+        for (size_t k = i + 1; k < N; k++)
+            for (size_t c = 0; c < M; c++) b[i * M + c] -= a[i * N + k] * b[k * M + c];
+        for (size_t c = 0; c < M; c++) b[i * M + c] /= a[i * N + i];
+    }
     return VMOER_OK;
 }
 
@@ -94,7 +100,7 @@ static vmoer_status expert_norms(const vm_recipe *r, int layer, const vm_dense_f
         for (size_t t = 0; t < T && status == VMOER_OK; t++)
             norm[t * N + e] = sqrtf(vm_kernels_get()->dot(out + t * D, out + t * D, r->dim));
     }
-    for (size_t t = 0; t < T; t++) {
+    for (size_t t = 0; t < T && status == VMOER_OK; t++) {
         float mean = 0;
         for (size_t e = 0; e < N; e++) mean += norm[t * N + e] / (float)N;
         for (size_t e = 0; e < N; e++) norm[t * N + e] = norm[t * N + e] / (mean + 1e-20f) - 1.0f;
