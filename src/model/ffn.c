@@ -171,6 +171,19 @@ static void group_by_expert(const vm_ffn *f, int n_tokens, vm_ffn_acts *a) {
     a->begin[0] = 0;
 }
 
+/* y[T, D] of one SwiGLU block of width w; hidden [T, 2 w], active [T, w] and LoRA's t_in, t_out are left behind. */
+static vmoer_status run_block(const vm_linear *in, const vm_linear *out, vm_pool *pool, vm_arena *scratch, int n_tokens,
+                              const float *u, float *hidden, float *active, float *t_in, float *t_out, float *y) {
+    vm_linear_call first = {
+        .l = in, .m = n_tokens, .x = u, .ldx = (size_t)in->in, .y = hidden, .ldy = (size_t)in->out, .t = t_in};
+    vm_linear_call second = {
+        .l = out, .m = n_tokens, .x = active, .ldx = (size_t)out->in, .y = y, .ldy = (size_t)out->out, .t = t_out};
+    VM_TRY(vm_linear_forward(pool, scratch, &first, 1));
+    rows_job j = {.rows = n_tokens, .width = out->in, .hidden = hidden, .out = active};
+    vm_pool_run(pool, row_tasks(n_tokens), swiglu_rows, &j);
+    return vm_linear_forward(pool, scratch, &second, 1);
+}
+
 static vm_linear_call *expert_calls(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, const vm_linear *experts,
                                     float *t) {
     vm_linear_call *calls = vm_arena_alloc(scratch, (size_t)f->n_experts, sizeof *calls);
@@ -200,8 +213,8 @@ static vmoer_status run_experts(const vm_ffn *f, vm_pool *pool, vm_arena *scratc
     return vm_linear_forward(pool, scratch, out, f->n_experts);
 }
 
-static vmoer_status rows_alloc(const vm_ffn *f, vm_arena *arena, int n_tokens, int top_k, vm_ffn_acts *a) {
-    size_t T = (size_t)n_tokens, K = (size_t)top_k, N = (size_t)f->n_experts, w = (size_t)f->width;
+static vmoer_status rows_alloc(const vm_ffn *f, vm_arena *arena, int n_tokens, vm_ffn_acts *a) {
+    size_t T = (size_t)n_tokens, K = (size_t)f->top_k, N = (size_t)f->n_experts, w = (size_t)f->width;
     bool ok = true;
     a->chosen = ints(arena, T * K, &ok);
     a->gates = floats(arena, T, K, &ok);
@@ -215,24 +228,20 @@ static vmoer_status rows_alloc(const vm_ffn *f, vm_arena *arena, int n_tokens, i
     return ok ? VMOER_OK : no_memory();
 }
 
-/* norms[T, N]: the norm of every expert's output, for ORACLE. */
+/* norms[T, N]: the squared norm of every expert's output, for ORACLE. One expert after the other: the memory is one's.
+ */
 static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const float *u,
                                  float *norms) {
-    vm_ffn all = *f;
-    all.top_k = f->n_experts;
-    vm_ffn_acts a = {.u = u};
-    VM_TRY(rows_alloc(&all, scratch, n_tokens, all.top_k, &a));
-    int rows = n_tokens * all.top_k;
-    for (int i = 0; i < rows; i++) a.chosen[i] = i % f->n_experts;
-    group_by_expert(&all, n_tokens, &a);
+    size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts, w = (size_t)f->width;
     bool ok = true;
-    float *outputs = floats(scratch, (size_t)rows, (size_t)f->dim, &ok);
+    float *hidden = floats(scratch, T, 2 * w, &ok), *active = floats(scratch, T, w, &ok),
+          *y = floats(scratch, T, D, &ok), *t_in = floats(scratch, T, (size_t)vm_linear_rank(&f->expert_in[0]), &ok),
+          *t_out = floats(scratch, T, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
     if (!ok) return no_memory();
-    VM_TRY(run_experts(&all, pool, scratch, rows, &a, outputs));
-    const vm_kernels *kernels = vm_kernels_get();
-    for (int i = 0; i < rows; i++) {
-        const float *o = outputs + (size_t)a.row_of[i] * (size_t)f->dim;
-        norms[i] = kernels->dot(o, o, f->dim);
+    for (size_t e = 0; e < N; e++) {
+        VM_TRY(
+            run_block(&f->expert_in[e], &f->expert_out[e], pool, scratch, n_tokens, u, hidden, active, t_in, t_out, y));
+        for (size_t t = 0; t < T; t++) norms[t * N + e] = vm_kernels_get()->dot(y + t * D, y + t * D, f->dim);
     }
     return VMOER_OK;
 }
@@ -298,30 +307,14 @@ vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_a
         a->t_shared_in = floats(keep, T, (size_t)vm_linear_rank(&f->shared_in), &ok);
         a->t_shared_out = floats(keep, T, (size_t)vm_linear_rank(&f->shared_out), &ok);
         if (!ok) return no_memory();
-        vm_linear_call in = {.l = &f->shared_in,
-                             .m = n_tokens,
-                             .x = u,
-                             .ldx = D,
-                             .y = a->shared_hidden,
-                             .ldy = 2 * Ws,
-                             .t = a->t_shared_in};
-        vm_linear_call out = {.l = &f->shared_out,
-                              .m = n_tokens,
-                              .x = a->shared_active,
-                              .ldx = Ws,
-                              .y = y,
-                              .ldy = D,
-                              .t = a->t_shared_out};
-        VM_TRY(vm_linear_forward(pool, scratch, &in, 1));
-        rows_job j = {.rows = n_tokens, .width = f->shared_width, .hidden = a->shared_hidden, .out = a->shared_active};
-        vm_pool_run(pool, row_tasks(n_tokens), swiglu_rows, &j);
-        VM_TRY(vm_linear_forward(pool, scratch, &out, 1));
+        VM_TRY(run_block(&f->shared_in, &f->shared_out, pool, scratch, n_tokens, u, a->shared_hidden, a->shared_active,
+                         a->t_shared_in, a->t_shared_out, y));
     } else {
         memset(y, 0, T * D * sizeof *y);
     }
     if (f->n_experts == 0) return VMOER_OK;
 
-    VM_TRY(rows_alloc(f, keep, n_tokens, f->top_k, a));
+    VM_TRY(rows_alloc(f, keep, n_tokens, a));
     VM_TRY(route_tokens(f, pool, keep, scratch, n_tokens, route, a));
     float *outputs = floats(scratch, T * (size_t)f->top_k, D, &ok);
     if (!ok) return no_memory();
