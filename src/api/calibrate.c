@@ -80,27 +80,22 @@ static vmoer_status save_router(void *context, const json_t *record) {
 }
 
 /* Output temperature scaling: one parameter, fitted on the held-out questions. */
-static vmoer_status fit_temperature(calibration *c, vm_train_job *job, json_t **record) {
-    size_t n = job->heldout->n;
-    double *p = vm_calloc(n * VM_MAX_CHOICES, sizeof *p), temperature;
-    int *k = vm_calloc(n, sizeof *k);
+static vmoer_status fit_temperature(calibration *c, const vm_train_job *job, json_t **record) {
+    vm_predictions d;
+    double temperature;
     json_t *before = NULL;
-    vmoer_status status = p && k ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", n);
-    if (status == VMOER_OK) status = vm_make_dirs(c->p->train.output_path);
-    if (status == VMOER_OK) status = vm_objective_predict(&job->objective, job->heldout, &job->predict, p);
-    for (size_t i = 0; status == VMOER_OK && i < n; i++) k[i] = job->heldout->prompts[i].n_choices;
-    vm_predictions d = {.n = n, .stride = VM_MAX_CHOICES, .p = p, .k = k, .label = job->heldout->answers};
-    if (status == VMOER_OK) status = vm_temperature_fit(&d, &temperature);
-    if (status == VMOER_OK) status = vm_train_look(job, &before);
-    if (status == VMOER_OK) {
-        vm_router_set_temperature(c->router, temperature);
-        *record = json_pack("{s:s, s:s, s:O, s:i, s:f, s:[{s:i, s:o}], s:[]}", "vmoer", vmoer_version(), "kind",
-                            "calibrate", "config", job->config, "parameters", 1, "temperature", temperature, "history",
-                            "step", 0, "heldout", before, "trainable");
-        status = *record ? save_router(c, *record) : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
-    }
-    vm_free(p);
-    vm_free(k);
+    VM_TRY(vm_make_dirs(c->p->train.output_path));
+    VM_TRY(vm_train_predict(job, &d));
+    vmoer_status status = vm_temperature_fit(&d, &temperature);
+    if (status == VMOER_OK) status = vm_train_measure(&d, &before);
+    vm_train_predictions_free(&d);
+    VM_TRY(status);
+    vm_router_set_temperature(c->router, temperature);
+    *record = json_pack("{s:s, s:s, s:O, s:i, s:f, s:[{s:i, s:o}], s:[]}", "vmoer", vmoer_version(), "kind",
+                        "calibrate", "config", job->config, "parameters", 1, "temperature", temperature, "history",
+                        "step", 0, "heldout", before, "trainable");
+    status = *record ? save_router(c, *record) : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+    if (status != VMOER_OK) json_decref(*record);
     return status;
 }
 

@@ -5,7 +5,6 @@
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/status.h"
-#include "eval/metrics.h"
 #include "train/checkpoint.h"
 #include "train/optimizer.h"
 
@@ -27,26 +26,38 @@ typedef struct run {
     char checkpoint[4096];
 } run;
 
-vmoer_status vm_train_look(const vm_train_job *job, json_t **out) {
+vmoer_status vm_train_predict(const vm_train_job *job, vm_predictions *out) {
     size_t n = job->heldout->n;
     double *p = vm_calloc(n * VM_MAX_CHOICES, sizeof *p);
-    int *k = vm_calloc(n, sizeof *k), *label = vm_calloc(n, sizeof *label);
+    int *k = vm_calloc(n, sizeof *k);
+    *out = (vm_predictions){.n = n, .stride = VM_MAX_CHOICES, .p = p, .k = k, .label = job->heldout->answers};
+    vmoer_status status = p && k ? vm_objective_predict(&job->objective, job->heldout, &job->predict, p)
+                                 : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", n);
+    for (size_t i = 0; status == VMOER_OK && i < n; i++) k[i] = job->heldout->prompts[i].n_choices;
+    if (status == VMOER_OK) return VMOER_OK;
+    vm_train_predictions_free(out);
+    return vm_error_in(status, "held-out part");
+}
+
+void vm_train_predictions_free(vm_predictions *d) {
+    vm_free((void *)(uintptr_t)d->p);
+    vm_free((void *)(uintptr_t)d->k);
+    *d = (vm_predictions){0};
+}
+
+vmoer_status vm_train_measure(const vm_predictions *d, json_t **out) {
     vm_metrics m;
-    vmoer_status status =
-        p && k && label ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu held-out questions", n);
-    if (status == VMOER_OK) status = vm_objective_predict(&job->objective, job->heldout, &job->predict, p);
-    for (size_t i = 0; status == VMOER_OK && i < n; i++) {
-        k[i] = job->heldout->prompts[i].n_choices;
-        label[i] = job->heldout->answers[i];
-    }
-    vm_predictions d = {.n = n, .stride = VM_MAX_CHOICES, .p = p, .k = k, .label = label};
-    if (status == VMOER_OK) status = vm_metrics_compute(&d, &m);
-    vm_free(p);
-    vm_free(k);
-    vm_free(label);
-    if (status != VMOER_OK) return vm_error_in(status, "held-out part");
-    *out = json_pack("{s:f, s:f, s:f, s:I}", "acc", m.acc, "nll", m.nll, "ece", m.ece, "n", (json_int_t)n);
+    VM_TRY_IN(vm_metrics_compute(d, &m), "held-out part");
+    *out = json_pack("{s:f, s:f, s:f, s:I}", "acc", m.acc, "nll", m.nll, "ece", m.ece, "n", (json_int_t)d->n);
     return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+}
+
+vmoer_status vm_train_look(const vm_train_job *job, json_t **out) {
+    vm_predictions d;
+    VM_TRY(vm_train_predict(job, &d));
+    vmoer_status status = vm_train_measure(&d, out);
+    vm_train_predictions_free(&d);
+    return status;
 }
 
 /* The order of an epoch is a function of seed and epoch alone. */

@@ -4,6 +4,7 @@
 #define VM_TRAIN_TRAINER_H
 
 #include "base/json.h"
+#include "eval/metrics.h"
 #include "train/objective.h"
 #include "vmoer/vmoer.h"
 
@@ -27,7 +28,12 @@ typedef struct vm_train_job {
 /* *record: {"kind", "config", "trainable", "parameters", "history"}, docs/FORMATS.md; owned by the caller. */
 vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record);
 
-/* ACC, NLL and ECE of the held-out part, as a JSON object. */
+/* Probabilities of the held-out part, to be freed by vm_train_predictions_free; the labels are the part's own. */
+vmoer_status vm_train_predict(const vm_train_job *job, vm_predictions *out);
+void vm_train_predictions_free(vm_predictions *d);
+/* Their ACC, NLL and ECE as a JSON object. */
+vmoer_status vm_train_measure(const vm_predictions *d, json_t **out);
+/* Both. */
 vmoer_status vm_train_look(const vm_train_job *job, json_t **out);
 
 #endif
