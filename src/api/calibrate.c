@@ -183,7 +183,7 @@ static vmoer_status check_params(const vmoer_calibrate_params *p) {
         return vm_error(VMOER_ERROR_ARGUMENT, "beta %g, must be 0 or more", p->beta);
     if (strcmp(p->train_on, "train") != 0 && strcmp(p->train_on, "heldout") != 0)
         return vm_error(VMOER_ERROR_ARGUMENT, "train_on '%s', must be train or heldout", p->train_on);
-    return VMOER_OK;
+    return strcmp(p->router, "temperature") == 0 ? VMOER_OK : vm_train_check(&p->train);
 }
 
 vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks *hooks, char **out_json) {

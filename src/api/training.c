@@ -163,7 +163,7 @@ static vmoer_status check_params(const vmoer_finetune_params *p, bool all) {
         return vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate %g, must be 0 or more", p->router_learning_rate);
     if (p->router_learning_rate > 0 && !(p->train.learning_rate > 0))
         return vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate needs a --learning_rate above 0");
-    return VMOER_OK;
+    return vm_train_check(&p->train);
 }
 
 vmoer_status vmoer_finetune(const vmoer_finetune_params *p, const vmoer_hooks *hooks, char **out_json) {

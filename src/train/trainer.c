@@ -8,6 +8,7 @@
 #include "train/checkpoint.h"
 #include "train/optimizer.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -164,12 +165,20 @@ static vmoer_status train(run *r) {
     return r->job->params->keep_best ? VMOER_OK : save_result(r);
 }
 
-vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record) {
-    const vmoer_train_params *t = job->params;
+vmoer_status vm_train_check(const vmoer_train_params *t) {
     if (t->batch_size < 1 || t->batch_size > 4096)
         return vm_error(VMOER_ERROR_ARGUMENT, "batch size %d, must be 1 to 4096", t->batch_size);
     if (t->epochs < 0 || t->steps < 0 || (t->epochs == 0 && t->steps == 0))
         return vm_error(VMOER_ERROR_ARGUMENT, "nothing to do: epochs and steps are 0");
+    if (!(t->learning_rate >= 0 && isfinite(t->learning_rate)) || !(t->warmup >= 0 && t->warmup <= 1))
+        return vm_error(VMOER_ERROR_ARGUMENT, "learning rate %g, must be 0 or more; warmup %g, must be 0 to 1",
+                        t->learning_rate, t->warmup);
+    return VMOER_OK;
+}
+
+vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record) {
+    const vmoer_train_params *t = job->params;
+    VM_TRY(vm_train_check(t));
     if (job->train->n == 0 || job->heldout->n == 0)
         return vm_error(VMOER_ERROR_DATA, "no questions to train on, or none held out");
     run r = {.job = job, .hooks = hooks, .order_epoch = -1, .best_nll = 1e300}; /* JSON has no infinity */

@@ -345,6 +345,14 @@ static void test_refused(void **state) {
         assert_int_equal(train(&t), VMOER_ERROR_ARGUMENT);
         assert_non_null(strstr(vm_error_text(), cases[i].says));
     }
+    const double rates[][2] = {{-1e-3, 0.1}, {NAN, 0.1}, {INFINITY, 0.1}, {1e-3, -0.1}, {1e-3, 1.5}, {1e-3, NAN}};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        vmoer_train_params p = plan("refused").params;
+        assert_int_equal(vm_train_check(&p), VMOER_OK);
+        p.learning_rate = rates[i][0], p.warmup = rates[i][1];
+        assert_int_equal(vm_train_check(&p), VMOER_ERROR_ARGUMENT);
+        assert_non_null(strstr(vm_error_text(), i < 3 ? "learning rate" : "warmup"));
+    }
     vmoer_train_params params = plan("refused").params;
     vm_examples none = {NULL, NULL, 0};
     vm_train_job job = {.params = &params, .train = &none, .heldout = &none};
