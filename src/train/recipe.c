@@ -99,6 +99,13 @@ static vmoer_status put_meta_int(vm_st_writer *w, const char *key, int value) {
     return vm_st_writer_metadata(w, key, text);
 }
 
+static vmoer_status check_finite(const char *name, const float *values, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(values[i]))
+            return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", name, i);
+    return VMOER_OK;
+}
+
 static vmoer_status write(vm_recipe *r, vm_st_writer *w, const char *path) {
     field f[FIELDS];
     fields_of(r, f);
@@ -120,9 +127,10 @@ static vmoer_status write(vm_recipe *r, vm_st_writer *w, const char *path) {
         VM_TRY(vm_st_writer_raw(w, name, "I32", sizeof(int32_t), 1, (int64_t[]){r->width}, r->layers[l].order));
         for (int i = 0; i < FIELDS; i++) {
             float *values = *at(&r->layers[l], &f[i]);
-            for (size_t j = 0; j < (size_t)f[i].rows * (size_t)f[i].cols; j++)
-                values[j] = vm_f16_to_f32(vm_f32_to_f16(values[j]));
+            size_t n = (size_t)f[i].rows * (size_t)f[i].cols;
+            for (size_t j = 0; j < n; j++) values[j] = vm_f16_to_f32(vm_f32_to_f16(values[j]));
             snprintf(name, sizeof name, "blk.%d.%s", l, f[i].name);
+            VM_TRY(check_finite(name, values, n)); /* half precision ends at 65504 */
             VM_TRY(vm_st_writer_f32(w, name, "F16", 2, (int64_t[]){f[i].rows, f[i].cols}, values));
         }
     }
@@ -188,7 +196,7 @@ static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
     VM_TRY(get_meta(st, "base_name", &text));
     vm_copy_text(r->base_name, sizeof r->base_name, text);
     VM_TRY(get_meta(st, "training", &text));
-    snprintf(r->training, sizeof r->training, "%s", text);
+    vm_copy_text(r->training, sizeof r->training, text);
     VM_TRY(get_meta_int(st, "layers", &r->n_layers));
     VM_TRY(get_meta_int(st, "dim", &r->dim));
     VM_TRY(get_meta_int(st, "width", &r->width));
@@ -204,12 +212,13 @@ static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
                         r->n_layers * (FIELDS + 1));
     field f[FIELDS];
     fields_of(r, f);
-    for (int i = 0; i < FIELDS; i++) {
+    for (int i = 0; i < FIELDS * r->n_layers; i++) {
         char name[64];
-        snprintf(name, sizeof name, "blk.0.%s", f[i].name);
+        const field *want = &f[i % FIELDS];
+        snprintf(name, sizeof name, "blk.%d.%s", i / FIELDS, want->name);
         const vm_st_tensor *t = vm_safetensors_find(st, name);
-        if (!t || t->n_dims != 2 || t->shape[0] != f[i].rows || t->shape[1] != f[i].cols)
-            return vm_error(VMOER_ERROR_FORMAT, "%s: missing, or not [%d, %d]", name, f[i].rows, f[i].cols);
+        if (!t || t->n_dims != 2 || t->shape[0] != want->rows || t->shape[1] != want->cols)
+            return vm_error(VMOER_ERROR_FORMAT, "%s: missing, or not [%d, %d]", name, want->rows, want->cols);
     }
     VM_TRY(allocate(r));
     for (int l = 0; l < r->n_layers; l++) {
@@ -219,9 +228,7 @@ static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
             float *values = *at(&r->layers[l], &f[i]);
             snprintf(name, sizeof name, "blk.%d.%s", l, f[i].name);
             VM_TRY(vm_safetensors_read_f32(st, name, 2, (int64_t[]){f[i].rows, f[i].cols}, values));
-            for (size_t j = 0; j < (size_t)f[i].rows * (size_t)f[i].cols; j++)
-                if (!isfinite(values[j]))
-                    return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", name, j);
+            VM_TRY(check_finite(name, values, (size_t)f[i].rows * (size_t)f[i].cols));
         }
     }
     return VMOER_OK;

@@ -30,7 +30,7 @@ typedef struct vm_recipe {
 /* All arrays zero. */
 vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_width, int top_k, int rank, vm_recipe **out);
 void vm_recipe_free(vm_recipe *r); /* takes NULL */
-/* Half precision; the values in r are rounded to what the file holds. */
+/* Half precision; the values in r are rounded to what the file holds. VMOER_ERROR_NUMERIC where it cannot hold one. */
 vmoer_status vm_recipe_save(vm_recipe *r, const char *path);
 /* Everything checked: shapes, finite values, that each order is a permutation. */
 vmoer_status vm_recipe_load(const char *path, vm_recipe **out);

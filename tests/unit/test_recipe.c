@@ -314,6 +314,10 @@ static void test_hostile(void **state) {
         assert_null(back);
     }
     vm_safetensors_free(st);
+    /* A file that could not be read again is not written. */
+    r->layers[1].up_a[3] = 1e5f;
+    assert_int_equal(vm_recipe_save(r, bad), VMOER_ERROR_NUMERIC);
+    assert_non_null(strstr(vm_error_text(), "blk.1.up.a: element 3 is not a finite number"));
     vm_recipe_free(r);
     unlink(good);
     unlink(bad);
