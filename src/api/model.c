@@ -93,7 +93,10 @@ static vmoer_status describe(const vm_gguf *g, json_t *o) {
                   c.arch, "fingerprint", fingerprint, "file_bytes", (json_int_t)vm_gguf_file_size(g), "parameters",
                   parameters, "layers", c.n_layers, "dimension", c.dim, "heads", c.n_heads, "kv_heads", c.n_kv_heads,
                   "head_dimension", c.head_dim, "vocabulary", c.n_vocab, "context", c.context);
-    json_object_update(o, own);
+    if (json_object_update(o, own) != 0) {
+        json_decref(own);
+        return vm_error(VMOER_ERROR_MEMORY, "no memory");
+    }
     json_decref(own);
     if (c.n_experts) {
         /* Parameters a token runs through: all but the routed experts it does not take. */
@@ -210,6 +213,7 @@ static vmoer_status last_logits(vmoer_model *m, const int32_t *ids, int length, 
 vmoer_status vmoer_dump_logits(vmoer_model *m, const int32_t *ids, const int32_t *offsets, int n,
                                const char *out_path) {
     size_t V = (size_t)m->session->model->config.n_vocab;
+    if (n < 1) return vm_error(VMOER_ERROR_ARGUMENT, "%d prompts, must be 1 or more", n);
     float *logits = vm_malloc((size_t)n * V, sizeof *logits);
     vm_st_writer *w = vm_st_writer_create();
     vmoer_status status =

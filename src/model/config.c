@@ -1,6 +1,7 @@
 /* config.c: hyper-parameters from a GGUF's metadata, checked before anything is built from them. Architectures differ
  * in what arch/<name>.c says. */
 #include "base/status.h"
+#include "io/unicode.h"
 #include "model/arch/arch.h"
 
 #include <math.h>
@@ -42,6 +43,9 @@ static vmoer_status copy_string(const vm_gguf *g, const char *key, char *out, si
     const char *text;
     size_t length;
     VM_TRY(vm_gguf_get_string(g, key, &text, &length));
+    size_t bad;
+    if (!vm_utf8_valid(text, length, &bad))
+        return vm_error(VMOER_ERROR_FORMAT, "%s is not UTF-8 at byte %zu", key, bad);
     if (length >= size) return vm_error(VMOER_ERROR_LIMIT, "%s: longer than %zu bytes", key, size - 1);
     memcpy(out, text, length);
     out[length] = 0;

@@ -150,6 +150,7 @@ static void test_keys(void **state) {
         {{.text_key = "general.architecture", .text = ""}, "general.architecture '' is not supported"},
         {{.text_key = "general.architecture", .text = "an architecture with a name that no field holds"}, "general.architecture: longer than"},
         {{.u32_key = "general.architecture", .u32 = 3}, "general.architecture"},
+        {{.text_key = "general.name", .text = "a \xff name"}, "general.name is not UTF-8 at byte 2"},
         {{.text_key = MOE("block_count"), .text = "two"}, MOE("block_count")},
         {{.u32_key = MOE("block_count"), .u32 = 0}, MOE("block_count is 0, must be 1 to 512")},
         {{.u32_key = MOE("block_count"), .u32 = 3}, "blk.2.attn_norm.weight: missing tensor"},
