@@ -42,6 +42,11 @@ vmoer_status vm_api_check_questions(const vmoer_questions *q) {
     return VMOER_OK;
 }
 
+void vm_api_put_cuts(json_t *config, const vmoer_questions *q) {
+    if (q->n_choices) json_object_set_new(config, "n_choices", json_integer(q->n_choices));
+    if (q->sample) json_object_set_new(config, "sample", json_integer(q->sample));
+}
+
 vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_split split, vm_dataset **out) {
     static const vm_split splits[] = {VM_SPLIT_TEST, VM_SPLIT_TRAIN, VM_SPLIT_HELDOUT};
     if (task) {

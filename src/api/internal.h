@@ -12,6 +12,8 @@
 vmoer_status vm_api_data_dir(const char *given, char out[4096]);
 /* That the cuts and the split are ones there are. */
 vmoer_status vm_api_check_questions(const vmoer_questions *q);
+/* n_choices and sample into a record's config, where they are set. */
+void vm_api_put_cuts(json_t *config, const vmoer_questions *q);
 /* The questions of one task (a name, or NULL with q->task_file), filtered and cut as q says. */
 vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_split split, vm_dataset **out);
 /* The same of one task by its name, as prompts. what: who asks, for the error. */

@@ -82,8 +82,7 @@ json_t *vm_training_config(const vm_training *t) {
                   "learning_rate", p->learning_rate, "warmup", p->warmup, "weight_decay", p->weight_decay, "clip",
                   p->clip, "evaluate_every", p->evaluate_every, "keep_best", p->keep_best, "compute",
                   vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32", "limit", p->questions.limit);
-    if (p->questions.n_choices) json_object_set_new(config, "n_choices", json_integer(p->questions.n_choices));
-    if (p->questions.sample) json_object_set_new(config, "sample", json_integer(p->questions.sample));
+    vm_api_put_cuts(config, &p->questions);
     return config;
 }
 

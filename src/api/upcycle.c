@@ -254,11 +254,14 @@ static vmoer_status measure(upcycle *c, const vm_recipe *r, const char *path, co
 
 static json_t *config_of(const upcycle *c) {
     const vmoer_upcycle_params *p = c->p;
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:I, s:s}", "experts", p->experts, "shared",
-                     p->shared, "top_k", p->top_k, "rank", p->rank, "tokens", c->n_tokens, "steps", p->steps,
-                     "batch_tokens", p->batch_tokens, "learning_rate", p->learning_rate, "router_learning_rate",
-                     p->router_learning_rate, "spread", p->spread, "seed", (json_int_t)p->seed, "tasks",
-                     p->questions.tasks);
+    json_t *config = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:I, s:s}", "experts", p->experts,
+                               "shared", p->shared, "top_k", p->top_k, "rank", p->rank, "tokens", c->n_tokens, "steps",
+                               p->steps, "batch_tokens", p->batch_tokens, "learning_rate", p->learning_rate,
+                               "router_learning_rate", p->router_learning_rate, "spread", p->spread, "seed",
+                               (json_int_t)p->seed, "tasks", p->questions.tasks);
+    if (p->questions.limit) json_object_set_new(config, "limit", json_integer(p->questions.limit));
+    vm_api_put_cuts(config, &p->questions);
+    return config;
 }
 
 /* Finds the recipe and writes it; `figures` gets nats a token by stage and way of routing. */
