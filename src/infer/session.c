@@ -20,6 +20,14 @@ void vm_session_free(vm_session *s) {
     vm_free(s);
 }
 
+/* "the adapter 'map' (1f4d9192fafc...)" */
+static void adapter_text(const char *name, const char *fingerprint, char out[176]) {
+    if (fingerprint[0])
+        snprintf(out, 176, "the adapter '%s' (%.12s...)", name, fingerprint);
+    else
+        snprintf(out, 176, "no adapter");
+}
+
 /* Both names stand in the message: whoever reads it must see which two files do not belong together. */
 static vmoer_status check_router(const vm_session *s, const char *path, const vm_router_file *file) {
     const vm_router_config *r = vm_router_get_config(s->router);
@@ -28,10 +36,12 @@ static vmoer_status check_router(const vm_session *s, const char *path, const vm
         return vm_error(VMOER_ERROR_MISMATCH,
                         "%s: router made for the base model '%s' (%.12s...), this is '%s' (%.12s...)", path,
                         file->base_name, file->base, c->name, s->model->fingerprint);
-    if (strcmp(file->adapter, s->adapter_fingerprint) != 0)
-        return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for the adapter '%s' (%.12s), this is '%s' (%.12s)",
-                        path, file->adapter[0] ? file->adapter_name : "none", file->adapter,
-                        s->adapter_fingerprint[0] ? s->adapter_name : "none", s->adapter_fingerprint);
+    if (strcmp(file->adapter, s->adapter_fingerprint) != 0) {
+        char theirs[176], own[176];
+        adapter_text(file->adapter_name, file->adapter, theirs);
+        adapter_text(s->adapter_name, s->adapter_fingerprint, own);
+        return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for %s, here is %s", path, theirs, own);
+    }
     for (int i = 0; i < r->n_layers; i++)
         if (r->layers[i] >= c->n_layers || r->n_experts != c->n_experts || r->dim != c->dim)
             return vm_error(VMOER_ERROR_MISMATCH,
