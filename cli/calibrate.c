@@ -30,7 +30,7 @@ static const option options[] = {
      NULL, 0},
     {"train_on", 0, OPTION_TEXT, NULL, "which part of the training questions the router learns from",
      offsetof(calibrate_options, p.train_on), train_on_words, 0},
-    QUESTION_OPTIONS(calibrate_options, p.train.questions),
+    TRAINING_QUESTION_OPTIONS(calibrate_options, p.train.questions),
     TRAIN_OPTIONS(calibrate_options, p.train),
     COMMON_OPTIONS,
     {.name = NULL},

@@ -15,7 +15,7 @@ static const option options[] = {
     {"alpha", 0, OPTION_REAL, "X", "LoRA's scale is alpha / rank", offsetof(finetune_options, p.alpha), NULL, 0},
     {"router_learning_rate", 0, OPTION_REAL, "X", "of the routers, where they are trained; 0: that of everything else",
      offsetof(finetune_options, p.router_learning_rate), NULL, 0},
-    QUESTION_OPTIONS(finetune_options, p.train.questions),
+    TRAINING_QUESTION_OPTIONS(finetune_options, p.train.questions),
     TRAIN_OPTIONS(finetune_options, p.train),
     COMMON_OPTIONS,
     {.name = NULL},
@@ -39,7 +39,7 @@ const verb verb_finetune = {
     .name = "finetune",
     .summary = "MAP fine-tuning on a task: a LoRA adapter in PEFT's layout",
     .description =
-        "Trains on the tasks' training questions, watches a held-out part of them, and writes a LoRA adapter "
+        "Trains on the task's training questions, watches a held-out part of them, and writes a LoRA adapter "
         "(adapter_config.json, adapter_model.safetensors) or, with --targets all, the whole model (model.gguf).",
     .options = options,
     .size = sizeof(finetune_options),

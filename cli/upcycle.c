@@ -32,7 +32,7 @@ static const option options[] = {
      offsetof(upcycle_options, p.spread), NULL, 0},
     {"seed", 0, OPTION_SEED, "N", "of every draw", offsetof(upcycle_options, p.seed), NULL, 0},
     {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(upcycle_options, p.threads), NULL, 0},
-    QUESTION_OPTIONS(upcycle_options, p.questions),
+    TRAINING_QUESTION_OPTIONS(upcycle_options, p.questions),
     COMMON_OPTIONS,
     {.name = NULL},
 };
@@ -56,7 +56,7 @@ const verb verb_upcycle = {
     .summary = "dense GGUF to Mixture-of-Experts GGUF",
     .description = "Splits each feed-forward block into experts by which neurons fire together, fits the routers, and "
                    "distils each block "
-                   "against the dense one. The tasks' training questions drive it. The result is a granitemoe GGUF.",
+                   "against the dense one. The task's training questions drive it. The result is a granitemoe GGUF.",
     .options = options,
     .size = sizeof(upcycle_options),
     .defaults = defaults,

@@ -13,7 +13,7 @@ extern const char *const compute_words[], *const inference_words[], *const routi
 /* M: the verb's struct; the last argument of each: where in it the library's struct stands. */
 #define MODEL_OPTION(M, member, text) {"model", 'm', OPTION_TEXT, "FILE", text, offsetof(M, member), NULL, 1}
 
-/* vmoer_questions; the name of the split stays with the verbs that read it. */
+/* Parts of vmoer_questions. Any number of tasks, or a file: */
 #define QUESTION_OPTIONS(M, questions)                                                                                     \
     {.name = "Questions", .kind = OPTION_HEADING},                                                                         \
         {"tasks", 0, OPTION_TEXT, "LIST",                                                                                  \
@@ -21,6 +21,16 @@ extern const char *const compute_words[], *const inference_words[], *const routi
          offsetof(M, questions.tasks), NULL, 0},                                                                           \
         {"task_file", 0, OPTION_TEXT, "FILE", "your own questions in place of --tasks: JSON lines "                        \
          "{question, choices[], answer}, answer counted from 0", offsetof(M, questions.task_file), NULL, 0},               \
+        CUT_OPTIONS(M, questions)
+
+/* One task that has training questions: */
+#define TRAINING_QUESTION_OPTIONS(M, questions)                                                                            \
+    {.name = "Questions", .kind = OPTION_HEADING},                                                                         \
+        {"tasks", 0, OPTION_TEXT, "TASK", "one task by its name: openbookqa, arc_easy, arc_challenge, sciq, medmcqa",      \
+         offsetof(M, questions.tasks), NULL, 0},                                                                           \
+        CUT_OPTIONS(M, questions)
+
+#define CUT_OPTIONS(M, questions)                                                                                          \
         {"data", 0, OPTION_TEXT, "DIR", "folder of the data sets' official files; without it ./data, then the user's cache", \
          offsetof(M, questions.data_dir), NULL, 0},                                                                        \
         {"n_choices", 0, OPTION_INT, "N", "keep only questions with N choices; 0: all", offsetof(M, questions.n_choices),  \

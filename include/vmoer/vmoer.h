@@ -47,7 +47,8 @@ VMOER_API const char *vmoer_build_info(void);                   /* "0.1.0 (commi
 
 /* How the library tells what it is doing; zero-initialise for silence. Called on the thread that called the library. */
 typedef struct vmoer_hooks {
-    /* done of total units of `stage`; note may be NULL. Return non-zero to stop: the call ends with VMOER_ERROR_INTERRUPTED in a resumable state. */
+    /* done of total units of `stage`; note may be NULL. Return non-zero to stop: the call ends with VMOER_ERROR_INTERRUPTED, and
+     * eval and training go on from there when they are called again (upcycling begins anew). */
     int (*progress)(void *user, const char *stage, uint64_t done, uint64_t total, const char *note);
     void (*log)(void *user, const char *line);
     void *user;
@@ -145,7 +146,7 @@ VMOER_API vmoer_status vmoer_eval(const vmoer_eval_params *params, const vmoer_h
 typedef struct vmoer_train_params { /* what finetune and calibrate share */
     const char *model;
     const char *adapter;        /* calibrate: the MAP adapter beneath; finetune: NULL */
-    vmoer_questions questions;  /* split is ignored: trains on TRAIN, watches HELDOUT */
+    vmoer_questions questions;  /* one task by its name; split is ignored: trains on TRAIN, watches HELDOUT */
     const char *output_path;
     int resume;                 /* go on from the last checkpoint in output_path */
     uint64_t seed;
@@ -188,7 +189,7 @@ typedef struct vmoer_upcycle_params {
     const char *model;        /* dense GGUF */
     const char *recipe;       /* given: rebuild from it (seconds, the same bytes everywhere); NULL: find one */
     const char *output_path;  /* the MoE GGUF; a found recipe goes beside it as <name>.recipe.safetensors, <name>.training.json */
-    vmoer_questions questions; /* training questions whose tokens drive the split and the distillation */
+    vmoer_questions questions; /* one task by its name: its training questions drive the split and the distillation */
     int experts, shared, top_k; /* of equal width; experts counts the shared ones too */
     int tokens;               /* cached tokens a layer for the distillation */
     int steps, batch_tokens, rank;
