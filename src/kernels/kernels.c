@@ -72,9 +72,10 @@ const vm_kernels *vm_kernels_get(void) {
 vmoer_status vm_kernels_status(void) {
     pthread_once(&probe_once, probe);
     if (!refused[0]) return VMOER_OK;
-    return vm_error(VMOER_ERROR_UNSUPPORTED,
-                    "VMOER_ISA=%s: this CPU runs none of that name (ref, avx2, avx512, amx); %s is used", refused,
-                    chosen->name);
+    return vm_error(
+        VMOER_ERROR_UNSUPPORTED,
+        "VMOER_ISA=%s: this CPU runs no kernels of that name; of ref, avx2, avx512, amx it has those up to %s", refused,
+        chosen->name);
 }
 
 int vm_kernels_all(const vm_kernels **out, int max) {

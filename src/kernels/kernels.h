@@ -68,7 +68,7 @@ typedef struct vm_kernels {
 } vm_kernels;
 
 /* The table of this CPU; the same pointer for the process's life. VMOER_ISA names another one the CPU has; an unknown or missing
- * name falls back to the probe's and vm_kernels_status says so. */
+ * name falls back to the probe's; vm_kernels_status, asked before a model is loaded, refuses it. */
 const vm_kernels *vm_kernels_get(void);
 vmoer_status vm_kernels_status(void);
 /* Every table this CPU can run (tests): fills out[max], returns the count; [0] is ref. */

@@ -331,6 +331,7 @@ static vmoer_status load(const char *path, const vm_model_options *options, vm_p
 }
 
 vmoer_status vm_model_load(const char *path, const vm_model_options *options, vm_pool *pool, vm_model **out) {
+    VM_TRY(vm_kernels_status());
     vm_model *m = vm_calloc(1, sizeof *m);
     if (!m) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", path);
     vmoer_status status = load(path, options, pool, m);
