@@ -24,6 +24,14 @@ static inline bool vm_add(size_t a, size_t b, size_t *out) { return !__builtin_a
 typedef struct vm_arena vm_arena;
 vm_arena *vm_arena_create(void);                               /* NULL: out of memory */
 void *vm_arena_alloc(vm_arena *arena, size_t count, size_t size); /* not zeroed; NULL: out of memory or overflow */
+/* [rows, columns] of them, not zeroed. NULL: out of memory or overflow, and *ok becomes false (it is left alone otherwise), so that a list of arrays is
+ * asked for as one. */
+static inline float *vm_arena_floats(vm_arena *arena, size_t rows, size_t columns, bool *ok) {
+    size_t n;
+    float *p = vm_mul(rows, columns, &n) ? (float *)vm_arena_alloc(arena, n, sizeof *p) : NULL;
+    *ok = *ok && p;
+    return p;
+}
 char *vm_arena_strndup(vm_arena *arena, const char *text, size_t length);
 void vm_arena_reset(vm_arena *arena); /* keeps the memory for reuse */
 size_t vm_arena_bytes(const vm_arena *arena);

@@ -230,3 +230,20 @@ void vm_pool_free(vm_pool *pool) {
 int vm_pool_threads(const vm_pool *pool) {
     return pool ? pool->n_threads : 1;
 }
+
+typedef struct range {
+    size_t n, piece;
+    vm_range_fn fn;
+    void *context;
+} range;
+
+static void run_piece(void *context, int task, int index) {
+    const range *r = context;
+    size_t begin = (size_t)task * r->piece, left = r->n - begin;
+    r->fn(r->context, begin, begin + (left < r->piece ? left : r->piece), index);
+}
+
+void vm_pool_run_range(vm_pool *pool, size_t n, size_t piece, vm_range_fn fn, void *context) {
+    range r = {n, piece, fn, context};
+    vm_pool_run(pool, (int)((n + piece - 1) / piece), run_piece, &r);
+}

@@ -4,6 +4,7 @@
 #define VM_BASE_THREADS_H
 
 #include "vmoer/vmoer_errors.h"
+#include <stddef.h>
 
 typedef struct vm_pool vm_pool;
 
@@ -19,5 +20,9 @@ typedef void (*vm_task_fn)(void *context, int task, int worker);
  * pool NULL or one thread: runs inline. Not re-entrant: a task must not call vm_pool_run on the same pool;
  * one caller at a time. */
 void vm_pool_run(vm_pool *pool, int n_tasks, vm_task_fn fn, void *context);
+
+/* The same over items [0, n), a task being `piece` of them (the last one what is left): items [begin, end). */
+typedef void (*vm_range_fn)(void *context, size_t begin, size_t end, int worker);
+void vm_pool_run_range(vm_pool *pool, size_t n, size_t piece, vm_range_fn fn, void *context);
 
 #endif

@@ -34,12 +34,6 @@ void vm_top_k(const float *p, int n, int k, int32_t *chosen) {
     }
 }
 
-static float *floats(vm_arena *arena, size_t rows, size_t columns, bool *ok) {
-    float *p = vm_arena_alloc(arena, rows * columns + 1, sizeof *p);
-    *ok &= p != NULL;
-    return p;
-}
-
 static int32_t *ints(vm_arena *arena, size_t count, bool *ok) {
     int32_t *p = vm_arena_alloc(arena, count + 1, sizeof *p);
     *ok &= p != NULL;
@@ -56,67 +50,63 @@ typedef struct rows_job {
     const vm_ffn *f;
     const vm_ffn_acts *acts;
     const vm_ffn_route *route;
-    int rows, width;
+    int width;
     const float *hidden, *dactive, *dy, *outputs;
     float *out, *dhidden, *dp, *dgate;
 } rows_job;
 
-static int row_tasks(int rows) { return (rows + ROWS_A_TASK - 1) / ROWS_A_TASK; }
-static int row_end(int task, int rows) { return (task + 1) * ROWS_A_TASK < rows ? (task + 1) * ROWS_A_TASK : rows; }
-
-static void swiglu_rows(void *context, int task, int worker) {
+static void swiglu_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_kernels *kernels = vm_kernels_get();
     size_t w = (size_t)j->width;
-    for (int i = task * ROWS_A_TASK; i < row_end(task, j->rows); i++)
-        kernels->swiglu(j->hidden + (size_t)i * 2 * w, j->hidden + (size_t)i * 2 * w + w, j->out + (size_t)i * w,
-                        j->width);
+    for (size_t i = begin; i < end; i++)
+        kernels->swiglu(j->hidden + i * 2 * w, j->hidden + i * 2 * w + w, j->out + i * w, j->width);
 }
 
-static void swiglu_backward_rows(void *context, int task, int worker) {
+static void swiglu_backward_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_kernels *kernels = vm_kernels_get();
     size_t w = (size_t)j->width;
-    for (int i = task * ROWS_A_TASK; i < row_end(task, j->rows); i++) {
-        const float *gate = j->hidden + (size_t)i * 2 * w;
-        float *dgate = j->dhidden + (size_t)i * 2 * w;
-        kernels->swiglu_backward(gate, gate + w, j->dactive + (size_t)i * w, dgate, dgate + w, j->width);
+    for (size_t i = begin; i < end; i++) {
+        const float *gate = j->hidden + i * 2 * w;
+        float *dgate = j->dhidden + i * 2 * w;
+        kernels->swiglu_backward(gate, gate + w, j->dactive + i * w, dgate, dgate + w, j->width);
     }
 }
 
 /* y_t += sum_k g_k output of the k-th chosen expert, k rising: the same sum whatever the batch. */
-static void combine_rows(void *context, int task, int worker) {
+static void combine_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_kernels *kernels = vm_kernels_get();
     size_t d = (size_t)j->f->dim, K = (size_t)j->f->top_k;
-    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++)
+    for (size_t t = begin; t < end; t++)
         for (size_t k = 0; k < K; k++)
             kernels->axpy(j->acts->gates[t * K + k], j->outputs + (size_t)j->acts->row_of[t * K + k] * d,
                           j->out + t * d, (int)d);
 }
 
 /* du_t += sum_k of the rows' input gradients, same order. */
-static void gather_rows(void *context, int task, int worker) {
+static void gather_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_kernels *kernels = vm_kernels_get();
     size_t d = (size_t)j->f->dim, K = (size_t)j->f->top_k;
-    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++)
+    for (size_t t = begin; t < end; t++)
         for (size_t k = 0; k < K; k++)
             kernels->axpy(1.0f, j->outputs + (size_t)j->acts->row_of[t * K + k] * d, j->out + t * d, (int)d);
 }
 
 /* ---- choosing experts ---- */
 
-static void softmax_rows(void *context, int task, int worker) {
+static void softmax_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_kernels *kernels = vm_kernels_get();
     size_t n = (size_t)j->f->n_experts;
-    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
+    for (size_t t = begin; t < end; t++) {
         memcpy(j->acts->p + t * n, j->acts->logits + t * n, n * sizeof(float));
         kernels->softmax(j->acts->p + t * n, (int)n);
     }
@@ -141,12 +131,12 @@ static void set_gates(const vm_ffn *f, const float *p, const int32_t *chosen, fl
     for (int k = 0; k < f->top_k; k++) gates[k] = f->scale * (f->renormalise ? p[chosen[k]] / sum : p[chosen[k]]);
 }
 
-static void choose_rows(void *context, int task, int worker) {
+static void choose_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_ffn *f = j->f;
     size_t n = (size_t)f->n_experts, K = (size_t)f->top_k;
-    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
+    for (size_t t = begin; t < end; t++) {
         int32_t *chosen = j->acts->chosen + t * K;
         if (j->route->routing == VM_ROUTING_RANDOM)
             draw_random(j->route, &j->route->tokens[t], f->n_experts, f->top_k, chosen);
@@ -179,8 +169,8 @@ static vmoer_status run_block(const vm_linear *in, const vm_linear *out, vm_pool
     vm_linear_call second = {
         .l = out, .m = n_tokens, .x = active, .ldx = (size_t)out->in, .y = y, .ldy = (size_t)out->out, .t = t_out};
     VM_TRY(vm_linear_forward(pool, scratch, &first, 1));
-    rows_job j = {.rows = n_tokens, .width = out->in, .hidden = hidden, .out = active};
-    vm_pool_run(pool, row_tasks(n_tokens), swiglu_rows, &j);
+    rows_job j = {.width = out->in, .hidden = hidden, .out = active};
+    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, swiglu_rows, &j);
     return vm_linear_forward(pool, scratch, &second, 1);
 }
 
@@ -208,8 +198,8 @@ static vmoer_status run_experts(const vm_ffn *f, vm_pool *pool, vm_arena *scratc
         out[e].x = a->active + first * w, out[e].ldx = w, out[e].y = outputs + first * d, out[e].ldy = d;
     }
     VM_TRY(vm_linear_forward(pool, scratch, in, f->n_experts));
-    rows_job j = {.rows = rows, .width = f->width, .hidden = a->hidden, .out = a->active};
-    vm_pool_run(pool, row_tasks(rows), swiglu_rows, &j);
+    rows_job j = {.width = f->width, .hidden = a->hidden, .out = a->active};
+    vm_pool_run_range(pool, (size_t)rows, ROWS_A_TASK, swiglu_rows, &j);
     return vm_linear_forward(pool, scratch, out, f->n_experts);
 }
 
@@ -217,14 +207,14 @@ static vmoer_status rows_alloc(const vm_ffn *f, vm_arena *arena, int n_tokens, v
     size_t T = (size_t)n_tokens, K = (size_t)f->top_k, N = (size_t)f->n_experts, w = (size_t)f->width;
     bool ok = true;
     a->chosen = ints(arena, T * K, &ok);
-    a->gates = floats(arena, T, K, &ok);
+    a->gates = vm_arena_floats(arena, T, K, &ok);
     a->begin = ints(arena, N + 1, &ok);
     a->row_token = ints(arena, T * K, &ok);
     a->row_of = ints(arena, T * K, &ok);
-    a->hidden = floats(arena, T * K, 2 * w, &ok);
-    a->active = floats(arena, T * K, w, &ok);
-    a->t_in = floats(arena, T * K, (size_t)vm_linear_rank(&f->expert_in[0]), &ok);
-    a->t_out = floats(arena, T * K, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
+    a->hidden = vm_arena_floats(arena, T * K, 2 * w, &ok);
+    a->active = vm_arena_floats(arena, T * K, w, &ok);
+    a->t_in = vm_arena_floats(arena, T * K, (size_t)vm_linear_rank(&f->expert_in[0]), &ok);
+    a->t_out = vm_arena_floats(arena, T * K, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
     return ok ? VMOER_OK : no_memory();
 }
 
@@ -234,9 +224,10 @@ static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
                                  float *norms) {
     size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts, w = (size_t)f->width;
     bool ok = true;
-    float *hidden = floats(scratch, T, 2 * w, &ok), *active = floats(scratch, T, w, &ok),
-          *y = floats(scratch, T, D, &ok), *t_in = floats(scratch, T, (size_t)vm_linear_rank(&f->expert_in[0]), &ok),
-          *t_out = floats(scratch, T, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
+    float *hidden = vm_arena_floats(scratch, T, 2 * w, &ok), *active = vm_arena_floats(scratch, T, w, &ok),
+          *y = vm_arena_floats(scratch, T, D, &ok),
+          *t_in = vm_arena_floats(scratch, T, (size_t)vm_linear_rank(&f->expert_in[0]), &ok),
+          *t_out = vm_arena_floats(scratch, T, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
     if (!ok) return no_memory();
     for (size_t e = 0; e < N; e++) {
         VM_TRY(
@@ -250,17 +241,17 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
                                  const vm_ffn_route *route, vm_ffn_acts *a) {
     size_t T = (size_t)n_tokens, N = (size_t)f->n_experts;
     bool ok = true;
-    a->logits = floats(keep, T, N, &ok);
-    a->p = floats(keep, T, N, &ok);
-    a->t_router = floats(keep, T, (size_t)vm_linear_rank(&f->router), &ok);
+    a->logits = vm_arena_floats(keep, T, N, &ok);
+    a->p = vm_arena_floats(keep, T, N, &ok);
+    a->t_router = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->router), &ok);
     if (!ok) return no_memory();
     vm_linear_call call = {
         .l = &f->router, .m = n_tokens, .x = a->u, .ldx = (size_t)f->dim, .y = a->logits, .ldy = N, .t = a->t_router};
     VM_TRY(vm_linear_forward(pool, scratch, &call, 1));
 
-    rows_job j = {.f = f, .acts = a, .route = route, .rows = n_tokens};
+    rows_job j = {.f = f, .acts = a, .route = route};
     if (!route->router) {
-        vm_pool_run(pool, row_tasks(n_tokens), softmax_rows, &j);
+        vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, softmax_rows, &j);
     } else {
         vm_route in = {.layer = route->layer,
                        .n_tokens = n_tokens,
@@ -272,13 +263,13 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
                        .draw = route->draw,
                        .sign = route->sign};
         if (route->training) {
-            a->saved = floats(keep, T, vm_router_saved_floats(route->router), &ok);
-            a->kl = floats(keep, T, 1, &ok);
+            a->saved = vm_arena_floats(keep, T, vm_router_saved_floats(route->router), &ok);
+            a->kl = vm_arena_floats(keep, T, 1, &ok);
             if (!ok) return no_memory();
             VM_TRY(vm_router_forward(route->router, pool, &in, a->p, a->saved, a->kl));
         } else {
-            a->trace = floats(keep, T, 1, &ok);
-            a->trace_projected = floats(keep, T, 1, &ok);
+            a->trace = vm_arena_floats(keep, T, 1, &ok);
+            a->trace_projected = vm_arena_floats(keep, T, 1, &ok);
             if (!ok) return no_memory();
             VM_TRY(vm_router_infer(route->router, pool, &in, route->inference, route->samples, a->p, a->trace,
                                    a->trace_projected));
@@ -286,12 +277,12 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
     }
     float *norms = NULL;
     if (route->routing == VM_ROUTING_ORACLE) {
-        norms = floats(scratch, T, N, &ok);
+        norms = vm_arena_floats(scratch, T, N, &ok);
         if (!ok) return no_memory();
         VM_TRY(output_norms(f, pool, scratch, n_tokens, a->u, norms));
     }
     j.outputs = norms;
-    vm_pool_run(pool, row_tasks(n_tokens), choose_rows, &j);
+    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, choose_rows, &j);
     group_by_expert(f, n_tokens, a);
     return VMOER_OK;
 }
@@ -302,10 +293,10 @@ vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_a
     bool ok = true;
     *a = (vm_ffn_acts){.u = u};
     if (f->shared_width) {
-        a->shared_hidden = floats(keep, T, 2 * Ws, &ok);
-        a->shared_active = floats(keep, T, Ws, &ok);
-        a->t_shared_in = floats(keep, T, (size_t)vm_linear_rank(&f->shared_in), &ok);
-        a->t_shared_out = floats(keep, T, (size_t)vm_linear_rank(&f->shared_out), &ok);
+        a->shared_hidden = vm_arena_floats(keep, T, 2 * Ws, &ok);
+        a->shared_active = vm_arena_floats(keep, T, Ws, &ok);
+        a->t_shared_in = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_in), &ok);
+        a->t_shared_out = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_out), &ok);
         if (!ok) return no_memory();
         VM_TRY(run_block(&f->shared_in, &f->shared_out, pool, scratch, n_tokens, u, a->shared_hidden, a->shared_active,
                          a->t_shared_in, a->t_shared_out, y));
@@ -316,25 +307,25 @@ vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_a
 
     VM_TRY(rows_alloc(f, keep, n_tokens, a));
     VM_TRY(route_tokens(f, pool, keep, scratch, n_tokens, route, a));
-    float *outputs = floats(scratch, T * (size_t)f->top_k, D, &ok);
+    float *outputs = vm_arena_floats(scratch, T * (size_t)f->top_k, D, &ok);
     if (!ok) return no_memory();
     VM_TRY(run_experts(f, pool, scratch, n_tokens * f->top_k, a, outputs));
-    rows_job j = {.f = f, .acts = a, .rows = n_tokens, .outputs = outputs, .out = y};
-    vm_pool_run(pool, row_tasks(n_tokens), combine_rows, &j);
+    rows_job j = {.f = f, .acts = a, .outputs = outputs, .out = y};
+    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, combine_rows, &j);
     return VMOER_OK;
 }
 
 /* ---- backward ---- */
 
 /* From dactive[T K, width] of g = 1: dg = <dactive, active>, then dactive *= g; and through the gate to dp[T, N]. */
-static void gate_backward_rows(void *context, int task, int worker) {
+static void gate_backward_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_ffn *f = j->f;
     const vm_ffn_acts *a = j->acts;
     const vm_kernels *kernels = vm_kernels_get();
     size_t n = (size_t)f->n_experts, K = (size_t)f->top_k, w = (size_t)f->width;
-    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
+    for (size_t t = begin; t < end; t++) {
         const float *p = a->p + t * n;
         float *dp = j->dp + t * n, *dg = j->dgate + t * K, sum = 0, mean = 0;
         memset(dp, 0, n * sizeof *dp);
@@ -353,12 +344,12 @@ static void gate_backward_rows(void *context, int task, int worker) {
 }
 
 /* dl = p (dp - <p, dp>): softmax, in place over dp. */
-static void softmax_backward_rows(void *context, int task, int worker) {
+static void softmax_backward_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_kernels *kernels = vm_kernels_get();
     size_t n = (size_t)j->f->n_experts;
-    for (size_t t = (size_t)(task * ROWS_A_TASK); t < (size_t)row_end(task, j->rows); t++) {
+    for (size_t t = begin; t < end; t++) {
         const float *p = j->acts->p + t * n;
         float *dp = j->dp + t * n, mean = kernels->dot(p, dp, (int)n);
         for (size_t e = 0; e < n; e++) dp[e] = p[e] * (dp[e] - mean);
@@ -369,7 +360,7 @@ static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *sc
                                     const vm_ffn_acts *a, const float *dy, float *du) {
     size_t T = (size_t)n_tokens, D = (size_t)f->dim, W = (size_t)f->shared_width;
     bool ok = true;
-    float *dactive = floats(scratch, T, W, &ok), *dhidden = floats(scratch, T, 2 * W, &ok);
+    float *dactive = vm_arena_floats(scratch, T, W, &ok), *dhidden = vm_arena_floats(scratch, T, 2 * W, &ok);
     if (!ok) return no_memory();
     vm_linear_call out = {.l = &f->shared_out,
                           .m = n_tokens,
@@ -390,9 +381,8 @@ static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *sc
                          .dx = du,
                          .lddx = D};
     VM_TRY(vm_linear_backward(pool, scratch, &out, 1));
-    rows_job j = {
-        .rows = n_tokens, .width = f->shared_width, .hidden = a->shared_hidden, .dactive = dactive, .dhidden = dhidden};
-    vm_pool_run(pool, row_tasks(n_tokens), swiglu_backward_rows, &j);
+    rows_job j = {.width = f->shared_width, .hidden = a->shared_hidden, .dactive = dactive, .dhidden = dhidden};
+    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, swiglu_backward_rows, &j);
     return vm_linear_backward(pool, scratch, &in, 1);
 }
 
@@ -407,9 +397,9 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
     if (f->n_experts == 0) return VMOER_OK;
 
     bool ok = true;
-    float *dactive = floats(scratch, T * K, w, &ok), *dhidden = floats(scratch, T * K, 2 * w, &ok),
-          *dx = floats(scratch, T * K, D, &ok);
-    float *dp = floats(scratch, T, N, &ok), *dgate = floats(scratch, T, K, &ok), *dlogits = dp;
+    float *dactive = vm_arena_floats(scratch, T * K, w, &ok), *dhidden = vm_arena_floats(scratch, T * K, 2 * w, &ok),
+          *dx = vm_arena_floats(scratch, T * K, D, &ok);
+    float *dp = vm_arena_floats(scratch, T, N, &ok), *dgate = vm_arena_floats(scratch, T, K, &ok), *dlogits = dp;
     vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in),
                    *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
     if (!ok || !in || !out) return no_memory();
@@ -418,7 +408,7 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
     const float *active = a->active;
     if (vm_linear_trainable(&f->expert_out[0])) {
         size_t rank = (size_t)vm_linear_rank(&f->expert_out[0]);
-        float *scaled = floats(scratch, T * K, w, &ok), *t = floats(scratch, T * K, rank, &ok);
+        float *scaled = vm_arena_floats(scratch, T * K, w, &ok), *t = vm_arena_floats(scratch, T * K, rank, &ok);
         if (!ok) return no_memory();
         for (size_t i = 0; i < T * K; i++) {
             size_t row = (size_t)a->row_of[i];
@@ -438,15 +428,14 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
         in[e].dx = dx + first * D, in[e].lddx = D;
     }
     VM_TRY(vm_linear_backward(pool, scratch, out, f->n_experts));
-    rows_job j = {.f = f, .acts = a, .route = route, .rows = n_tokens, .out = dactive, .dp = dp, .dgate = dgate};
-    vm_pool_run(pool, row_tasks(n_tokens), gate_backward_rows, &j);
+    rows_job j = {.f = f, .acts = a, .route = route, .out = dactive, .dp = dp, .dgate = dgate};
+    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, gate_backward_rows, &j);
 
-    rows_job s = {
-        .rows = n_tokens * f->top_k, .width = f->width, .hidden = a->hidden, .dactive = dactive, .dhidden = dhidden};
-    vm_pool_run(pool, row_tasks(s.rows), swiglu_backward_rows, &s);
+    rows_job s = {.width = f->width, .hidden = a->hidden, .dactive = dactive, .dhidden = dhidden};
+    vm_pool_run_range(pool, T * K, ROWS_A_TASK, swiglu_backward_rows, &s);
     VM_TRY(vm_linear_backward(pool, scratch, in, f->n_experts));
-    rows_job g = {.f = f, .acts = a, .rows = n_tokens, .outputs = dx, .out = du};
-    vm_pool_run(pool, row_tasks(n_tokens), gather_rows, &g);
+    rows_job g = {.f = f, .acts = a, .outputs = dx, .out = du};
+    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, gather_rows, &g);
 
     if (route->router) {
         vm_route r = {.layer = route->layer,
@@ -458,11 +447,11 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
                       .step = route->step,
                       .draw = route->draw,
                       .sign = route->sign};
-        dlogits = floats(scratch, T, N, &ok);
+        dlogits = vm_arena_floats(scratch, T, N, &ok);
         if (!ok) return no_memory();
         VM_TRY(vm_router_backward(route->router, pool, &r, a->p, a->saved, dp, kl_weight, du, dlogits));
     } else {
-        vm_pool_run(pool, row_tasks(n_tokens), softmax_backward_rows, &j);
+        vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, softmax_backward_rows, &j);
     }
     vm_linear_call router = {.l = &f->router,
                              .m = n_tokens,

@@ -75,12 +75,6 @@ vmoer_status vm_pass_create(vm_model *m, vm_pool *pool, vm_pass **out) {
     return VMOER_OK;
 }
 
-static float *floats(vm_arena *arena, size_t rows, size_t columns, bool *ok) {
-    float *f = vm_arena_alloc(arena, rows * columns + 1, sizeof *f);
-    *ok &= f != NULL;
-    return f;
-}
-
 static vmoer_status no_memory(const vm_pass *p) {
     return vm_error(VMOER_ERROR_MEMORY, "no memory for a pass of %d tokens", p->batch->n_tokens);
 }
@@ -92,34 +86,28 @@ typedef struct token_job {
     const float *x, *y, *w, *dy, *inv;
     float *out, *inv_out;
     float scale;
-    int rows, width;
-    int layer;
+    int width;
 } token_job;
 
-static int tasks_of(int rows) { return (rows + TOKENS_A_TASK - 1) / TOKENS_A_TASK; }
-static size_t end_of(int task, int rows) {
-    return (size_t)((task + 1) * TOKENS_A_TASK < rows ? (task + 1) * TOKENS_A_TASK : rows);
-}
-
-static void norm_task(void *context, int task, int worker) {
+static void norm_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     token_job *j = context;
     size_t d = (size_t)j->width;
-    for (size_t t = (size_t)(task * TOKENS_A_TASK); t < end_of(task, j->rows); t++)
+    for (size_t t = begin; t < end; t++)
         j->inv_out[t] =
             vm_kernels_get()->rmsnorm(j->x + t * d, j->w, j->p->m->config.rms_eps, j->out + t * d, j->width);
 }
 
 static void norm(vm_pass *p, const float *x, const vm_param *w, int rows, float *out, float *inv) {
-    token_job j = {.p = p, .x = x, .w = w->value, .out = out, .inv_out = inv, .rows = rows, .width = p->m->config.dim};
-    vm_pool_run(p->pool, tasks_of(rows), norm_task, &j);
+    token_job j = {.p = p, .x = x, .w = w->value, .out = out, .inv_out = inv, .width = p->m->config.dim};
+    vm_pool_run_range(p->pool, (size_t)rows, TOKENS_A_TASK, norm_rows, &j);
 }
 
-static void norm_backward_task(void *context, int task, int worker) {
+static void norm_backward_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     token_job *j = context;
     size_t d = (size_t)j->width;
-    for (size_t t = (size_t)(task * TOKENS_A_TASK); t < end_of(task, j->rows); t++)
+    for (size_t t = begin; t < end; t++)
         vm_kernels_get()->rmsnorm_backward(j->x + t * d, j->w, j->inv[t], j->dy + t * d, j->out + t * d, NULL,
                                            j->width);
 }
@@ -133,17 +121,17 @@ static void norm_backward(vm_pass *p, const float *x, vm_param *w, const float *
             vm_kernels_get()->rmsnorm_backward(x + t * d, w->value, inv[t], dy + t * d, dx + t * d, w->grad, (int)d);
         return;
     }
-    token_job j = {.p = p, .x = x, .w = w->value, .inv = inv, .dy = dy, .out = dx, .rows = rows, .width = (int)d};
-    vm_pool_run(p->pool, tasks_of(rows), norm_backward_task, &j);
+    token_job j = {.p = p, .x = x, .w = w->value, .inv = inv, .dy = dy, .out = dx, .width = (int)d};
+    vm_pool_run_range(p->pool, (size_t)rows, TOKENS_A_TASK, norm_backward_rows, &j);
 }
 
 /* Rotates q and k of each token by its position; scale -1: back. */
-static void rope_task(void *context, int task, int worker) {
+static void rope_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     token_job *j = context;
     const vm_config *c = &j->p->m->config;
     size_t ld = (size_t)((c->n_heads + 2 * c->n_kv_heads) * c->head_dim), half = (size_t)c->head_dim / 2;
-    for (size_t t = (size_t)(task * TOKENS_A_TASK); t < end_of(task, j->rows); t++) {
+    for (size_t t = begin; t < end; t++) {
         const float *cosine = j->p->m->rope_cos + (size_t)j->p->batch->positions[t] * half,
                     *sine = j->p->m->rope_sin + (size_t)j->p->batch->positions[t] * half;
         for (int h = 0; h < c->n_heads + c->n_kv_heads; h++)
@@ -152,23 +140,21 @@ static void rope_task(void *context, int task, int worker) {
 }
 
 static void rope(vm_pass *p, float *qkv, float sign) {
-    token_job j = {.p = p, .out = qkv, .scale = sign, .rows = p->batch->n_tokens};
-    vm_pool_run(p->pool, tasks_of(j.rows), rope_task, &j);
+    token_job j = {.p = p, .out = qkv, .scale = sign};
+    vm_pool_run_range(p->pool, (size_t)p->batch->n_tokens, TOKENS_A_TASK, rope_rows, &j);
 }
 
 /* out = x + scale * y */
-static void add_task(void *context, int task, int worker) {
+static void add_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     token_job *j = context;
     size_t d = (size_t)j->width;
-    for (size_t i = (size_t)(task * TOKENS_A_TASK) * d; i < end_of(task, j->rows) * d; i++)
-        j->out[i] = j->x[i] + j->scale * j->y[i];
+    for (size_t i = begin * d; i < end * d; i++) j->out[i] = j->x[i] + j->scale * j->y[i];
 }
 
 static void add(vm_pass *p, const float *x, float scale, const float *y, float *out) {
-    token_job j = {
-        .p = p, .x = x, .y = y, .out = out, .scale = scale, .rows = p->batch->n_tokens, .width = p->m->config.dim};
-    vm_pool_run(p->pool, tasks_of(j.rows), add_task, &j);
+    token_job j = {.p = p, .x = x, .y = y, .out = out, .scale = scale, .width = p->m->config.dim};
+    vm_pool_run_range(p->pool, (size_t)p->batch->n_tokens, TOKENS_A_TASK, add_rows, &j);
 }
 
 /* ---- one layer ---- */
@@ -208,14 +194,14 @@ static vmoer_status layer_forward(vm_pass *p, int layer, const float *x, vm_aren
            width = q + 2 * (size_t)(c->n_kv_heads * c->head_dim);
     bool ok = true;
     *a = (layer_acts){.filled = true};
-    a->n1 = floats(arena, t, d, &ok), a->inv1 = floats(arena, t, 1, &ok);
-    a->qkv = floats(arena, t, width, &ok);
-    a->attended = floats(arena, t, q, &ok);
-    a->h = floats(arena, t, d, &ok);
-    a->n2 = floats(arena, t, d, &ok), a->inv2 = floats(arena, t, 1, &ok);
-    a->t_qkv = floats(arena, t, (size_t)vm_linear_rank(&l->qkv), &ok);
-    a->t_out = floats(arena, t, (size_t)vm_linear_rank(&l->attention_out), &ok);
-    float *y = floats(p->scratch, t, d, &ok);
+    a->n1 = vm_arena_floats(arena, t, d, &ok), a->inv1 = vm_arena_floats(arena, t, 1, &ok);
+    a->qkv = vm_arena_floats(arena, t, width, &ok);
+    a->attended = vm_arena_floats(arena, t, q, &ok);
+    a->h = vm_arena_floats(arena, t, d, &ok);
+    a->n2 = vm_arena_floats(arena, t, d, &ok), a->inv2 = vm_arena_floats(arena, t, 1, &ok);
+    a->t_qkv = vm_arena_floats(arena, t, (size_t)vm_linear_rank(&l->qkv), &ok);
+    a->t_out = vm_arena_floats(arena, t, (size_t)vm_linear_rank(&l->attention_out), &ok);
+    float *y = vm_arena_floats(p->scratch, t, d, &ok);
     if (!ok) return no_memory(p);
 
     norm(p, x, &l->attention_norm, T, a->n1, a->inv1);
@@ -247,7 +233,7 @@ static vmoer_status layer_backward(vm_pass *p, int layer, const float *x, layer_
     size_t t = (size_t)T, d = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim),
            width = q + 2 * (size_t)(c->n_kv_heads * c->head_dim);
     bool ok = true;
-    float *dy = floats(p->scratch, t, d, &ok), *dn = floats(p->scratch, t, d, &ok);
+    float *dy = vm_arena_floats(p->scratch, t, d, &ok), *dn = vm_arena_floats(p->scratch, t, d, &ok);
     if (!ok) return no_memory(p);
     memset(dy, 0, t * d * sizeof *dy);
     add(p, dy, c->residual_scale, dx, dy);
@@ -256,7 +242,7 @@ static vmoer_status layer_backward(vm_pass *p, int layer, const float *x, layer_
     bool attention_trained = vm_linear_trainable(&l->qkv) || vm_linear_trainable(&l->attention_out) ||
                              l->attention_norm.grad || l->ffn_norm.grad;
     if (input || attention_trained) {
-        float *dattended = floats(p->scratch, t, q, &ok), *dqkv = floats(p->scratch, t, width, &ok);
+        float *dattended = vm_arena_floats(p->scratch, t, q, &ok), *dqkv = vm_arena_floats(p->scratch, t, width, &ok);
         if (!ok) return no_memory(p);
         norm_backward(p, a->h, &l->ffn_norm, a->inv2, dn, T, dx);
         memset(dy, 0, t * d * sizeof *dy);
@@ -289,11 +275,11 @@ static vmoer_status facts_alloc(vm_pass *p) {
     const vm_config *c = &p->m->config;
     size_t L = (size_t)c->n_layers, T = (size_t)p->batch->n_tokens;
     bool ok = true;
-    p->gate_entropy = floats(p->step, L, T, &ok);
-    p->trace = floats(p->step, L, T, &ok);
-    p->trace_projected = floats(p->step, L, T, &ok);
-    p->spread = floats(p->step, L, T, &ok);
-    p->margin = floats(p->step, L, T, &ok);
+    p->gate_entropy = vm_arena_floats(p->step, L, T, &ok);
+    p->trace = vm_arena_floats(p->step, L, T, &ok);
+    p->trace_projected = vm_arena_floats(p->step, L, T, &ok);
+    p->spread = vm_arena_floats(p->step, L, T, &ok);
+    p->margin = vm_arena_floats(p->step, L, T, &ok);
     p->chosen = vm_arena_alloc(p->step, L * T * (size_t)c->top_k + 1, sizeof *p->chosen);
     return ok && p->chosen ? VMOER_OK : no_memory(p);
 }
@@ -392,11 +378,11 @@ static vmoer_status head_forward(vm_pass *p, const float *x, float *log_probabil
     const vm_batch *b = p->batch;
     size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
     bool ok = true;
-    float *rows = floats(p->scratch, (size_t)b->n_rows, d, &ok);
-    p->normed = floats(p->step, (size_t)b->n_rows, d, &ok);
-    p->inv_final = floats(p->step, (size_t)b->n_rows, 1, &ok);
-    p->lse = floats(p->step, (size_t)b->n_rows, 1, &ok);
-    float *block = logits ? NULL : floats(p->scratch, HEAD_ROWS, V, &ok);
+    float *rows = vm_arena_floats(p->scratch, (size_t)b->n_rows, d, &ok);
+    p->normed = vm_arena_floats(p->step, (size_t)b->n_rows, d, &ok);
+    p->inv_final = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
+    p->lse = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
+    float *block = logits ? NULL : vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok);
     head_job j = {.p = p, .lse = p->lse, .entropy = entropy, .log_probability = log_probability};
     if (!ok) return no_memory(p);
     VM_TRY(target_ranges(p, &j.first_target));
@@ -421,7 +407,8 @@ static vmoer_status head_backward(vm_pass *p, const float *x, const float *d_log
     const vm_batch *b = p->batch;
     size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
     bool ok = true;
-    float *block = floats(p->scratch, HEAD_ROWS, V, &ok), *dnormed = floats(p->scratch, HEAD_ROWS, d, &ok);
+    float *block = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
+          *dnormed = vm_arena_floats(p->scratch, HEAD_ROWS, d, &ok);
     head_job j = {.p = p, .d_log_probability = d_log_probability, .logits = block, .dlogits = block};
     if (!ok) return no_memory(p);
     VM_TRY(target_ranges(p, &j.first_target));
@@ -522,7 +509,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "layer %d is trained, but the model was loaded for gradients from layer %d on", lowest,
                         p->m->backward_from);
-    float *turns[2] = {floats(p->step, T, d, &ok), floats(p->step, T, d, &ok)};
+    float *turns[2] = {vm_arena_floats(p->step, T, d, &ok), vm_arena_floats(p->step, T, d, &ok)};
     if (options->facts && c->n_experts) VM_TRY(facts_alloc(p));
     if (!ok) return no_memory(p);
     p->x[0] = turns[0];
@@ -532,7 +519,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
         bool trained = l >= lowest;
         bool keep = trained && (options->memory == 0 || kept < options->memory);
         vm_arena *arena = keep ? p->kept[l] : p->shared;
-        p->x[l + 1] = trained ? floats(p->step, T, d, &ok) : turns[(l + 1) & 1];
+        p->x[l + 1] = trained ? vm_arena_floats(p->step, T, d, &ok) : turns[(l + 1) & 1];
         if (!ok) return no_memory(p);
         vm_arena_reset(arena);
         VM_TRY_IN(layer_forward(p, l, p->x[l], arena, &p->acts[l], p->x[l + 1]), "layer %d", l);
@@ -565,7 +552,7 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
     p->ready = false; /* the activations are spent */
     size_t T = (size_t)p->batch->n_tokens, d = (size_t)c->dim;
     bool ok = true;
-    float *dx = floats(p->step, T, d, &ok), *unused = floats(p->step, T, d, &ok);
+    float *dx = vm_arena_floats(p->step, T, d, &ok), *unused = vm_arena_floats(p->step, T, d, &ok);
     if (!ok) return no_memory(p);
     memset(dx, 0, T * d * sizeof *dx);
     VM_TRY(head_backward(p, p->x[c->n_layers], d_log_probability, dx));

@@ -34,19 +34,14 @@ typedef struct layer_work {
     double *jaccard;    /* [T] */
 } layer_work;
 
-static int end_of(const layer_work *y, int task) {
-    int end = (task + 1) * TOKENS_A_TASK, T = y->w->batch->n_tokens;
-    return end < T ? end : T;
-}
-
-static void add_noise(void *context, int task, int worker) {
+static void add_noise(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const layer_work *y = context;
     int dim = y->w->m->config.dim;
-    for (int t = task * TOKENS_A_TASK; t < end_of(y, task); t++) {
+    for (size_t t = begin; t < end; t++) {
         const vm_token_key *key = &y->w->batch->keys[t];
-        const float *u = y->u + (size_t)t * (size_t)dim;
-        float *out = y->noisy + (size_t)t * (size_t)dim, eps[4];
+        const float *u = y->u + t * (size_t)dim;
+        float *out = y->noisy + t * (size_t)dim, eps[4];
         double squares = 0;
         for (int i = 0; i < dim; i++) squares += (double)u[i] * (double)u[i];
         float scale = (float)(y->w->s->sigma * sqrt(squares / dim));
@@ -61,17 +56,17 @@ static void add_noise(void *context, int task, int worker) {
     }
 }
 
-static void compare(void *context, int task, int worker) {
+static void compare(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const layer_work *y = context;
     const vm_config *c = &y->w->m->config;
-    for (int t = task * TOKENS_A_TASK; t < end_of(y, task); t++) {
+    for (size_t t = begin; t < end; t++) {
         for (int i = 0; i < 2; i++) {
-            float *p = y->p[i] + (size_t)t * (size_t)c->n_experts;
+            float *p = y->p[i] + t * (size_t)c->n_experts;
             vm_kernels_get()->softmax(p, c->n_experts);
-            vm_top_k(p, c->n_experts, c->top_k, y->chosen[i] + (size_t)t * (size_t)c->top_k);
+            vm_top_k(p, c->n_experts, c->top_k, y->chosen[i] + t * (size_t)c->top_k);
         }
-        size_t first = (size_t)t * (size_t)c->top_k;
+        size_t first = t * (size_t)c->top_k;
         y->jaccard[t] = vm_jaccard(y->chosen[0] + first, y->chosen[1] + first, c->top_k);
     }
 }
@@ -91,13 +86,12 @@ static vmoer_status measure_layer(watch *w, int layer, const float *u) {
         ok = ok && y.p[i] && y.chosen[i];
     }
     if (!ok) return vm_error(VMOER_ERROR_MEMORY, "no memory to watch the routing of %zu tokens", T);
-    int tasks = (w->batch->n_tokens + TOKENS_A_TASK - 1) / TOKENS_A_TASK;
-    vm_pool_run(w->pool, tasks, add_noise, &y);
+    vm_pool_run_range(w->pool, T, TOKENS_A_TASK, add_noise, &y);
     for (int i = 0; i < 2; i++) {
         vm_linear_call call = {.l = router, .m = (int)T, .x = i ? y.noisy : u, .ldx = D, .y = y.p[i], .ldy = N};
         VM_TRY(vm_linear_forward(w->pool, w->arena, &call, 1));
     }
-    vm_pool_run(w->pool, tasks, compare, &y);
+    vm_pool_run_range(w->pool, T, TOKENS_A_TASK, compare, &y);
     for (size_t t = 0; t < T; t++) w->sum[layer] += y.jaccard[t];
     return VMOER_OK;
 }

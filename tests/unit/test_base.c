@@ -202,6 +202,29 @@ static void without_a_pool_tasks_run_in_order(void **state) {
     vm_pool_free(NULL);
 }
 
+typedef struct pieces {
+    size_t piece;
+    int count[100];
+} pieces;
+
+static void count_items(void *context, size_t begin, size_t end, int worker) {
+    pieces *p = context;
+    assert_true(worker >= 0 && begin < end && end - begin <= p->piece && begin % p->piece == 0);
+    for (size_t i = begin; i < end; i++) p->count[i]++;
+}
+
+static void ranges_cover_every_item_once(void **state) {
+    (void)state;
+    vm_pool *pool;
+    assert_int_equal(vm_pool_create(2, &pool), VMOER_OK);
+    for (size_t n = 0; n <= 100; n += 4) {
+        pieces p = {.piece = n % 9 + 1};
+        vm_pool_run_range(n % 8 ? pool : NULL, n, p.piece, count_items, &p);
+        for (size_t i = 0; i < 100; i++) assert_int_equal(p.count[i], i < n);
+    }
+    vm_pool_free(pool);
+}
+
 static void pool_size_is_chosen_and_limited(void **state) {
     (void)state;
     vm_pool *pool;
@@ -267,6 +290,7 @@ int main(void) {
         cmocka_unit_test(every_task_runs_once),
         cmocka_unit_test(tasks_are_shared_between_threads),
         cmocka_unit_test(without_a_pool_tasks_run_in_order),
+        cmocka_unit_test(ranges_cover_every_item_once),
         cmocka_unit_test(pool_size_is_chosen_and_limited),
         cmocka_unit_test(hooks_are_called_and_may_stop),
     };
