@@ -16,12 +16,14 @@ typedef struct vm_text {
 void vm_text_free(vm_text *t);
 
 /* Appends `format` with
- *   %s  text as it is: markup of this program            %t  text of a file: HTML-escaped, broken UTF-8 and control
- * characters replaced %d  int                                              %u  size_t %0 ... %6    double with so many
- * decimals, for attributes and coordinates ("-0.5") %n0 ... %n6  the same for reading: a true minus sign  %+0 ... %+6
- * and a plus in front of what is not negative %g  double in six digits that count, zeros at the end left out ("0.0001",
- * "3e-7")
- *   %%  a percent sign */
+ *   %s            text as it is: markup of this program
+ *   %t            text of a file: HTML-escaped, broken UTF-8 and control characters replaced
+ *   %d, %u        int, size_t
+ *   %0 ... %6     double with so many decimals, for attributes and coordinates ("-0.5")
+ *   %n0 ... %n6   the same for reading: a true minus sign
+ *   %+0 ... %+6   and a plus in front of what is not negative
+ *   %g            double in six digits that count, zeros at the end left out ("0.0001", "3e-7")
+ *   %%            a percent sign */
 void vm_text_put(vm_text *t, const char *format, ...);
 
 /* At most `max` characters of a file's text; a longer one is cut and ends in an ellipsis. Escaped. */

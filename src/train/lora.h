@@ -5,8 +5,8 @@
 #include "model/model.h"
 
 /* Adds LoRA to every layer: targets is a comma-separated list of "attention" (q, k, v and output projections),
- * "experts" (every routed expert and the shared or dense FFN) and "router". What the model does not have (a dense
- * model's router) is passed over; nothing at all is an error. A ~ U(-1/sqrt(in), 1/sqrt(in)), as PEFT's
+ * "shared" (the shared or dense FFN), "experts" (that and every routed expert) and "router". What the model does not
+ * have (a dense model's router) is passed over; nothing at all is an error. A ~ U(-1/sqrt(in), 1/sqrt(in)), as PEFT's
  * kaiming_uniform(a = sqrt 5), the same for a tensor whatever else is a target; B = 0. rank 1..4096; scale alpha /
  * rank. The model must have been loaded with backward_from 0. Sets m->first_trained. After an error the model is to be
  * freed. */
