@@ -237,6 +237,19 @@ static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
     return VMOER_OK;
 }
 
+/* What a variational router is called with. */
+static vm_route router_call(const vm_ffn_route *route, int n_tokens, const vm_ffn_acts *a) {
+    return (vm_route){.layer = route->layer,
+                      .n_tokens = n_tokens,
+                      .u = a->u,
+                      .logits = a->logits,
+                      .tokens = route->tokens,
+                      .seed = route->seed,
+                      .step = route->step,
+                      .draw = route->draw,
+                      .sign = route->sign};
+}
+
 static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
                                  const vm_ffn_route *route, vm_ffn_acts *a) {
     size_t T = (size_t)n_tokens, N = (size_t)f->n_experts;
@@ -253,15 +266,7 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
     if (!route->router) {
         vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, softmax_rows, &j);
     } else {
-        vm_route in = {.layer = route->layer,
-                       .n_tokens = n_tokens,
-                       .u = a->u,
-                       .logits = a->logits,
-                       .tokens = route->tokens,
-                       .seed = route->seed,
-                       .step = route->step,
-                       .draw = route->draw,
-                       .sign = route->sign};
+        vm_route in = router_call(route, n_tokens, a);
         if (route->training) {
             a->saved = vm_arena_floats(keep, T, vm_router_saved_floats(route->router), &ok);
             a->kl = vm_arena_floats(keep, T, 1, &ok);
@@ -438,15 +443,7 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, gather_rows, &g);
 
     if (route->router) {
-        vm_route r = {.layer = route->layer,
-                      .n_tokens = n_tokens,
-                      .u = a->u,
-                      .logits = a->logits,
-                      .tokens = route->tokens,
-                      .seed = route->seed,
-                      .step = route->step,
-                      .draw = route->draw,
-                      .sign = route->sign};
+        vm_route r = router_call(route, n_tokens, a);
         dlogits = vm_arena_floats(scratch, T, N, &ok);
         if (!ok) return no_memory();
         VM_TRY(vm_router_backward(route->router, pool, &r, a->p, a->saved, dp, kl_weight, du, dlogits));
