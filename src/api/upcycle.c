@@ -318,6 +318,9 @@ static vmoer_status search(upcycle *c, char **out_json) {
                         "learning_rate %g must be above 0, router_learning_rate %g and spread %g 0 or more",
                         p->learning_rate, p->router_learning_rate, p->spread);
     VM_TRY(vm_api_check_questions(&p->questions));
+    vm_writer *w;
+    VM_TRY(vm_writer_open(p->output_path, &w)); /* a place that cannot be written to: said now, not after the work */
+    vm_writer_abort(w);
     VM_TRY(vm_pool_create(p->threads, &c->pool));
     VM_TRY(vm_model_load(p->model, &forward_only, c->pool, &c->dense));
     if (p->experts < 2 || p->shared < 0 || p->shared > p->experts - 2 || c->dense->config.shared_width % p->experts)

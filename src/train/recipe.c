@@ -367,8 +367,7 @@ static vmoer_status put_keys(const vm_recipe *r, const vm_config *c, const vm_gg
     return vm_gguf_writer_copy_keys(g, dense, "tokenizer.");
 }
 
-static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writer *g, vm_arena *arena,
-                          const char *out_path) {
+static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writer *g, vm_arena *arena) {
     vm_config c;
     char fingerprint[65];
     VM_TRY(vm_config_read(dense, &c));
@@ -386,7 +385,7 @@ static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writ
     vmoer_status status = VMOER_OK;
     for (int l = 0; l < r->n_layers && status == VMOER_OK; l++) status = build_layer(r, l, dense, g, arena, work);
     vm_free(work);
-    return status == VMOER_OK ? vm_gguf_writer_save(g, out_path) : status;
+    return status;
 }
 
 vmoer_status vm_recipe_build(const vm_recipe *r, const char *dense_path, const char *out_path) {
@@ -394,9 +393,13 @@ vmoer_status vm_recipe_build(const vm_recipe *r, const char *dense_path, const c
     VM_TRY(vm_gguf_open(dense_path, &dense));
     vm_gguf_writer *g = vm_gguf_writer_create();
     vm_arena *arena = vm_arena_create();
-    vmoer_status status = g && arena ? build(r, dense, g, arena, out_path) : vm_error(VMOER_ERROR_MEMORY, "no memory");
+    vmoer_status status = g && arena ? build(r, dense, g, arena) : vm_error(VMOER_ERROR_MEMORY, "no memory");
+    if (status != VMOER_OK)
+        vm_error_in(status, "%s", dense_path);
+    else
+        status = vm_gguf_writer_save(g, out_path);
     vm_gguf_writer_free(g);
     vm_arena_free(arena);
     vm_gguf_free(dense);
-    return status == VMOER_OK ? VMOER_OK : vm_error_in(status, "%s", dense_path);
+    return status;
 }
