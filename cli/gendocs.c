@@ -44,8 +44,8 @@ static void print_markdown(void) {
            "in capitals;\n"
            "a flag wins over the environment, the environment over the default. A switch `--name` is taken back by "
            "`--no_name`.\n"
-           "Ctrl-C stops long work so that the same command (training: with `--resume`) goes on from there;\n"
-           "upcycling begins anew.\n\n| verb "
+           "Ctrl-C stops long work so that the same command (training: with `--resume`) goes on from there.\n\n"
+           "| verb "
            "| does |\n|---|---|\n");
     for (int i = 0; verbs[i]; i++) printf("| [%s](#%s) | %s |\n", verbs[i]->name, verbs[i]->name, verbs[i]->summary);
     for (int i = 0; verbs[i]; i++) {

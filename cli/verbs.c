@@ -1,7 +1,6 @@
 /* verbs.c: the list of verbs, and what several of them print. */
 #include "verbs.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,46 +53,26 @@ void print_object(const json_t *root, output_format output) {
     table_print(t);
 }
 
-/* "layers.12.mean.bias" -> "layers.*.mean.bias" */
-static void name_kind(const char *name, char *kind, size_t size) {
-    size_t n = 0;
-    for (; *name && n + 1 < size; n++) {
-        kind[n] = isdigit((unsigned char)*name) ? '*' : *name;
-        name += isdigit((unsigned char)*name) ? strspn(name, "0123456789") : 1;
-    }
-    kind[n] = 0;
-}
-
-/* What is trained, tensors of one name in all layers and experts together. */
+/* What is trained, a row for each kind of tensor. */
 static void print_trained(const json_t *root) {
-    size_t i;
-    json_t *row, *kinds = json_object(), *sums;
     const char *kind;
-    json_array_foreach(json_object_get(root, "trainable"), i, row) {
-        char name[256];
-        const char *full = json_string_value(json_object_get(row, "name"));
-        name_kind(full ? full : "?", name, sizeof name);
-        json_t *before = json_object_get(kinds, name);
-        json_int_t tensors = json_integer_value(json_object_get(before, "tensors")),
-                   parameters = json_integer_value(json_object_get(before, "parameters"));
-        parameters += json_integer_value(json_object_get(row, "parameters"));
-        json_object_set_new(kinds, name, json_pack("{s:I, s:I}", "tensors", tensors + 1, "parameters", parameters));
-    }
+    json_t *sums;
+    json_int_t tensors = 0;
     table *t = table_new(OUTPUT_MD);
     table_column(t, "trained");
     table_column(t, "tensors");
     table_column(t, "parameters");
-    json_object_foreach(kinds, kind, sums) {
+    json_object_foreach(json_object_get(root, "trainable"), kind, sums) {
         table_cell(t, "%s", kind);
         table_value(t, sums, "tensors", 0);
         table_value(t, sums, "parameters", 0);
+        tensors += json_integer_value(json_object_get(sums, "tensors"));
     }
     table_cell(t, "all");
-    table_cell(t, "%zu", json_array_size(json_object_get(root, "trainable")));
+    table_cell(t, "%lld", (long long)tensors);
     table_value(t, root, "parameters", 0);
     table_print(t);
     printf("\n");
-    json_decref(kinds);
 }
 
 void print_training(const json_t *root, output_format output) {

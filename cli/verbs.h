@@ -23,10 +23,10 @@ extern const char *const compute_words[], *const inference_words[], *const routi
          "{question, choices[], answer}, answer counted from 0", offsetof(M, questions.task_file), NULL, 0},               \
         CUT_OPTIONS(M, questions)
 
-/* One task that has training questions: */
+/* Tasks that have training questions: */
 #define TRAINING_QUESTION_OPTIONS(M, questions)                                                                            \
     {.name = "Questions", .kind = OPTION_HEADING},                                                                         \
-        {"tasks", 0, OPTION_TEXT, "TASK", "one task by its name: openbookqa, arc_easy, arc_challenge, sciq, medmcqa",      \
+        {"tasks", 0, OPTION_TEXT, "LIST", "tasks by name, with commas: openbookqa, arc_easy, arc_challenge, sciq, medmcqa",  \
          offsetof(M, questions.tasks), NULL, 0},                                                                           \
         CUT_OPTIONS(M, questions)
 
@@ -44,6 +44,11 @@ extern const char *const compute_words[], *const inference_words[], *const routi
     {.name = "Training", .kind = OPTION_HEADING},                                                                          \
         {"output_path", 0, OPTION_TEXT, "DIR", "folder for the result, checkpoints and training.json",                     \
          offsetof(M, train.output_path), NULL, 1},                                                                         \
+        {"keep_best", 0, OPTION_FLAG, NULL, "keep the checkpoint with the lowest held-out NLL; --no_keep_best: the last",  \
+         offsetof(M, train.keep_best), NULL, 0},                                                                           \
+        LOOP_OPTIONS(M, train)
+
+#define LOOP_OPTIONS(M, train)                                                                                             \
         {"resume", 0, OPTION_FLAG, NULL, "go on from the last checkpoint in the folder", offsetof(M, train.resume), NULL, 0}, \
         {"seed", 0, OPTION_SEED, "N", "of the order, the draws and the start", offsetof(M, train.seed), NULL, 0},          \
         {"epochs", 0, OPTION_INT, "N", "passes over the training questions", offsetof(M, train.epochs), NULL, 0},          \
@@ -57,8 +62,6 @@ extern const char *const compute_words[], *const inference_words[], *const routi
         {"clip", 0, OPTION_REAL, "X", "bound of the global gradient norm", offsetof(M, train.clip), NULL, 0},              \
         {"evaluate_every", 0, OPTION_INT, "N", "steps between looks at the held-out part; 0: at each epoch's end",         \
          offsetof(M, train.evaluate_every), NULL, 0},                                                                      \
-        {"keep_best", 0, OPTION_FLAG, NULL, "keep the checkpoint with the lowest held-out NLL; --no_keep_best: the last",  \
-         offsetof(M, train.keep_best), NULL, 0},                                                                           \
         {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16", offsetof(M, train.compute),     \
          compute_words, 0},                                                                                                \
         {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(M, train.threads), NULL, 0},                            \

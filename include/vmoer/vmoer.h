@@ -48,7 +48,7 @@ VMOER_API const char *vmoer_build_info(void);                   /* "0.1.0 (commi
 /* How the library tells what it is doing; zero-initialise for silence. Called on the thread that called the library. */
 typedef struct vmoer_hooks {
     /* done of total units of `stage`; note may be NULL. Return non-zero to stop: the call ends with VMOER_ERROR_INTERRUPTED, and
-     * eval and training go on from there when they are called again (upcycling begins anew). */
+     * eval goes on from there when it is called again, training too where `resume` says so (upcycling: after its split, which is made anew). */
     int (*progress)(void *user, const char *stage, uint64_t done, uint64_t total, const char *note);
     void (*log)(void *user, const char *line);
     void *user;
@@ -143,12 +143,12 @@ VMOER_API vmoer_eval_params vmoer_eval_params_default(void);
 /* out_json (NULL: not wanted): the content of results.json. */
 VMOER_API vmoer_status vmoer_eval(const vmoer_eval_params *params, const vmoer_hooks *hooks, char **out_json);
 
-typedef struct vmoer_train_params { /* what finetune and calibrate share */
+typedef struct vmoer_train_params { /* what finetune, calibrate and upcycle share */
     const char *model;
-    const char *adapter;        /* calibrate: the MAP adapter beneath; finetune: NULL */
-    vmoer_questions questions;  /* one task by its name; split is ignored: trains on TRAIN, watches HELDOUT */
+    const char *adapter;        /* calibrate: the MAP adapter beneath; finetune, upcycle: NULL */
+    vmoer_questions questions;  /* tasks by their names; split is ignored: trains on TRAIN, watches HELDOUT */
     const char *output_path;
-    int resume;                 /* go on from the last checkpoint in output_path */
+    int resume;                 /* go on from the last checkpoint in output_path; without it, one that is there is refused */
     uint64_t seed;
     int epochs;
     int steps;                  /* > 0: stop after so many steps whatever epochs says */
@@ -186,16 +186,16 @@ VMOER_API vmoer_calibrate_params vmoer_calibrate_params_default(void);
 VMOER_API vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, const vmoer_hooks *hooks, char **out_json);
 
 typedef struct vmoer_upcycle_params {
-    const char *model;        /* dense GGUF */
+    /* The distillation's, but for: model, the dense GGUF; questions, seed and threads, which the split has too; and output_path, the MoE GGUF
+     * <name>.gguf, beside which go a found recipe as <name>.recipe.safetensors, its record as <name>.training.json, checkpoints into <name>.distill/. */
+    vmoer_train_params train;
     const char *recipe;       /* given: rebuild from it (seconds, the same bytes everywhere); NULL: find one */
-    const char *output_path;  /* the MoE GGUF; a found recipe goes beside it as <name>.recipe.safetensors, <name>.training.json */
-    vmoer_questions questions; /* one task by its name: its training questions drive the split and the distillation */
     int experts, shared, top_k; /* of equal width; experts counts the shared ones too */
-    int tokens;               /* cached tokens a layer for the distillation */
-    int steps, batch_tokens, rank;
-    double learning_rate, router_learning_rate, spread;
-    uint64_t seed;
-    int threads;
+    int tokens;               /* of the training questions, whose activations the split is found on */
+    double spread;            /* standard deviation of the routers' logits at the start */
+    const char *targets;      /* what the distillation changes by LoRA, beside the routers: "attention,experts" */
+    int rank;                 /* of that LoRA, alpha is twice it; 0: no distillation */
+    double router_learning_rate; /* of the routers; 0: train.learning_rate */
 } vmoer_upcycle_params;
 VMOER_API vmoer_upcycle_params vmoer_upcycle_params_default(void);
 VMOER_API vmoer_status vmoer_upcycle(const vmoer_upcycle_params *params, const vmoer_hooks *hooks, char **out_json);

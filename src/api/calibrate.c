@@ -91,9 +91,9 @@ static vmoer_status fit_temperature(calibration *c, const vm_train_job *job, jso
     vm_train_predictions_free(&d);
     VM_TRY(status);
     vm_router_set_temperature(c->router, temperature);
-    *record = json_pack("{s:s, s:s, s:O, s:i, s:f, s:[{s:i, s:o}], s:[]}", "vmoer", vmoer_version(), "kind",
+    *record = json_pack("{s:s, s:s, s:O, s:i, s:f, s:[{s:i, s:o}], s:{s:{s:i, s:i}}}", "vmoer", vmoer_version(), "kind",
                         "calibrate", "config", job->config, "parameters", 1, "temperature", temperature, "history",
-                        "step", 0, "heldout", before, "trainable");
+                        "step", 0, "heldout", before, "trainable", "temperature", "tensors", 1, "parameters", 1);
     status = *record ? save_router(c, *record) : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
     if (status != VMOER_OK) json_decref(*record);
     return status;

@@ -66,17 +66,6 @@ vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_sp
     return status;
 }
 
-vmoer_status vm_api_examples(const vmoer_questions *q, const char *what, const vm_tokenizer *t, vmoer_split split,
-                             vm_examples *out) {
-    vm_dataset *d;
-    if (!q->tasks || q->task_file || strchr(q->tasks, ','))
-        return vm_error(VMOER_ERROR_ARGUMENT, "%s takes one task by its name (--tasks openbookqa)", what);
-    VM_TRY(vm_api_dataset(q, q->tasks, split, &d));
-    vmoer_status status = vm_examples_build(t, d, VM_FORMAT_CLOZE, out);
-    vm_dataset_free(d);
-    return status;
-}
-
 vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(void *context, const char *task),
                               void *context) {
     if (!q->tasks == !q->task_file)
@@ -94,6 +83,30 @@ vmoer_status vm_api_each_task(const vmoer_questions *q, vmoer_status (*visit)(vo
         rest += n + (rest[n] == ',');
     } while (*rest);
     return VMOER_OK;
+}
+
+typedef struct example_request {
+    const vmoer_questions *questions;
+    const vm_tokenizer *tokenizer;
+    vmoer_split split;
+    vm_examples *out;
+} example_request;
+
+static vmoer_status add_examples(void *context, const char *task) {
+    const example_request *r = context;
+    vm_dataset *d;
+    VM_TRY(vm_api_dataset(r->questions, task, r->split, &d));
+    vmoer_status status = vm_examples_add(r->out, r->tokenizer, d, VM_FORMAT_CLOZE);
+    vm_dataset_free(d);
+    return status;
+}
+
+vmoer_status vm_api_examples(const vmoer_questions *q, const char *what, const vm_tokenizer *t, vmoer_split split,
+                             vm_examples *out) {
+    if (!q->tasks || q->task_file)
+        return vm_error(VMOER_ERROR_ARGUMENT, "%s takes tasks by their names (--tasks openbookqa)", what);
+    example_request r = {q, t, split, out};
+    return vm_api_each_task(q, add_examples, &r);
 }
 
 vm_compute vm_api_compute(vmoer_compute c) { return c == VMOER_COMPUTE_F32 ? VM_COMPUTE_F32 : VM_COMPUTE_BF16; }

@@ -16,7 +16,7 @@ vmoer_status vm_api_check_questions(const vmoer_questions *q);
 void vm_api_put_cuts(json_t *config, const vmoer_questions *q);
 /* The questions of one task (a name, or NULL with q->task_file), filtered and cut as q says. */
 vmoer_status vm_api_dataset(const vmoer_questions *q, const char *task, vmoer_split split, vm_dataset **out);
-/* The same of one task by its name, as prompts. what: who asks, for the error. */
+/* The same of all tasks by their names, as prompts, added to *out. what: who asks, for the error. */
 vmoer_status vm_api_examples(const vmoer_questions *q, const char *what, const vm_tokenizer *t, vmoer_split split,
                              vm_examples *out);
 /* Calls visit with each name of a comma-separated list, or once with NULL for a task file. */
@@ -48,6 +48,11 @@ typedef struct vm_training {
 vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap,
                               vm_training *out);
 void vm_training_close(vm_training *t);
+/* That the routers' rate (0: that of everything else) can be a multiple of the rate. */
+vmoer_status vm_training_check_rates(double learning_rate, double router_learning_rate);
+/* Multipliers of the learning rate, [trained->count], the caller's (vm_free); NULL where there is one rate for all. */
+vmoer_status vm_training_rates(const vm_param_list *trained, double learning_rate, double router_learning_rate,
+                               float **out);
 size_t vm_training_memory(const vmoer_train_params *p); /* bytes for kept activations */
 /* The settings that decide a training's result, as JSON: what a checkpoint is compared by. */
 json_t *vm_training_config(const vm_training *t);

@@ -27,9 +27,8 @@ static vmoer_status open_training(const vmoer_train_params *p, int backward_from
                                   vm_training *t) {
     if (!p->model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
     if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
+    VM_TRY(vm_train_check_folder(p));
     VM_TRY(vm_api_check_questions(&p->questions));
-    if (!(p->memory_gib >= 0 && p->memory_gib < 1e6))
-        return vm_error(VMOER_ERROR_ARGUMENT, "--memory_gib %g, must be 0 (no bound) to a million", p->memory_gib);
     vm_adapter *adapter = NULL;
     VM_TRY(vm_pool_create(p->threads, &t->pool));
     if (p->adapter) {
@@ -136,18 +135,26 @@ static json_t *config_of(const finetune *f) {
     return config;
 }
 
-/* Multipliers of the learning rate, [trained->count]; NULL where there is one rate for all. */
-static vmoer_status rates_of(const vmoer_finetune_params *p, const vm_param_list *trained, float **out) {
+vmoer_status vm_training_check_rates(double learning_rate, double router_learning_rate) {
+    if (!(router_learning_rate >= 0 && isfinite(router_learning_rate)))
+        return vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate %g, must be 0 or more", router_learning_rate);
+    if (router_learning_rate > 0 && !(learning_rate > 0))
+        return vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate needs a --learning_rate above 0");
+    return VMOER_OK;
+}
+
+vmoer_status vm_training_rates(const vm_param_list *trained, double learning_rate, double router_learning_rate,
+                               float **out) {
     size_t routers = 0;
     *out = NULL;
-    if (p->router_learning_rate == 0) return VMOER_OK;
+    if (router_learning_rate == 0) return VMOER_OK;
     float *rates = vm_malloc(trained->count, sizeof *rates);
     if (!rates) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu learning rates", trained->count);
     for (size_t i = 0; i < trained->count; i++) {
         const char *name = trained->items[i]->name;
         bool router = strstr(name, ".router.") || strstr(name, ".ffn_gate_inp.");
         routers += router;
-        rates[i] = router ? (float)(p->router_learning_rate / p->train.learning_rate) : 1.0f;
+        rates[i] = router ? (float)(router_learning_rate / learning_rate) : 1.0f;
     }
     *out = rates;
     return routers ? VMOER_OK : vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate, but no router is trained");
@@ -158,10 +165,7 @@ static vmoer_status check_params(const vmoer_finetune_params *p, bool all) {
     if (all && (p->rank != standard.rank || p->alpha != standard.alpha))
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "--rank and --alpha are LoRA's: --targets all trains the weights themselves");
-    if (!(p->router_learning_rate >= 0 && isfinite(p->router_learning_rate)))
-        return vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate %g, must be 0 or more", p->router_learning_rate);
-    if (p->router_learning_rate > 0 && !(p->train.learning_rate > 0))
-        return vm_error(VMOER_ERROR_ARGUMENT, "--router_learning_rate needs a --learning_rate above 0");
+    VM_TRY(vm_training_check_rates(p->train.learning_rate, p->router_learning_rate));
     return vm_train_check(&p->train);
 }
 
@@ -176,7 +180,7 @@ vmoer_status vmoer_finetune(const vmoer_finetune_params *p, const vmoer_hooks *h
     vmoer_status status;
     if (!context.all) VM_GOTO(vm_lora_attach(t.model, p->targets, p->rank, p->alpha, p->train.seed, t.pool));
     VM_GOTO(vm_model_params(t.model, &trained));
-    VM_GOTO(rates_of(p, &trained, &rates));
+    VM_GOTO(vm_training_rates(&trained, p->train.learning_rate, p->router_learning_rate, &rates));
     config = config_of(&context);
     vm_train_job job = {.params = &p->train,
                         .config = config,

@@ -6,8 +6,9 @@
 #include "base/progress.h"
 #include "base/status.h"
 #include "train/cluster.h"
-#include "train/distill.h"
+#include "train/lora.h"
 #include "train/recipe.h"
+#include "train/router_fit.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -15,20 +16,20 @@
 #include <unistd.h>
 
 vmoer_upcycle_params vmoer_upcycle_params_default(void) {
-    return (vmoer_upcycle_params){.questions = {.tasks = "openbookqa", .split = VMOER_SPLIT_TRAIN},
-                                  .experts = 32,
-                                  .shared = 8,
-                                  .top_k = 12,
-                                  .tokens = 16384,
-                                  .steps = 250,
-                                  .batch_tokens = 1536,
-                                  .rank = 12,
-                                  .learning_rate = 1e-3,
-                                  .router_learning_rate = 2e-3,
-                                  .spread = 0.5};
+    vmoer_upcycle_params p = {.train = vm_train_params_default(),
+                              .experts = 32,
+                              .shared = 2,
+                              .top_k = 12,
+                              .tokens = 2048,
+                              .spread = 0.02,
+                              .targets = "attention,experts",
+                              .rank = 2};
+    p.train.batch_size = 32;
+    p.train.learning_rate = 1e-3;
+    return p;
 }
 
-enum { CLUSTER_TOKENS = 2048, PASS_QUESTIONS = 32 };
+enum { PASS_QUESTIONS = 32 };
 
 static const vm_model_options forward_only = {.compute = VM_COMPUTE_BF16, .backward_from = -1};
 
@@ -41,7 +42,7 @@ typedef struct upcycle {
     vm_examples texts, heldout;
     float *u;            /* [layers, tokens, D] feed-forward inputs of the dense model */
     int n_tokens, first; /* cached; where the pass at hand begins */
-    json_t *layers;      /* per layer: relative error before and after */
+    json_t *history;     /* of the distillation; NULL: none */
 } upcycle;
 
 /* ---- running texts: question and right answer, one sequence each ---- */
@@ -131,7 +132,7 @@ static vmoer_status nats(upcycle *c, vm_model *m, vm_routing routing, double *ou
     vm_pass *pass = NULL;
     vm_arena *arena = vm_arena_create();
     vmoer_status status = arena ? vm_pass_create(m, c->pool, &pass) : vm_error(VMOER_ERROR_MEMORY, "no memory");
-    vm_pass_options o = {.routing = routing, .seed = c->p->seed};
+    vm_pass_options o = {.routing = routing, .seed = c->p->train.seed};
     double sum = 0;
     size_t targets = 0;
     for (int i = 0; status == VMOER_OK && i < (int)c->heldout.n; i += PASS_QUESTIONS) {
@@ -170,7 +171,7 @@ static vmoer_status read_dense(const upcycle *c, int layer, vm_dense_ffn *f) {
 
 /* Order and starting router of a layer. */
 static vmoer_status split_layer(upcycle *c, vm_recipe *r, int layer, const vm_dense_ffn *f) {
-    int n = c->n_tokens < CLUSTER_TOKENS ? c->n_tokens : CLUSTER_TOKENS;
+    int n = c->n_tokens;
     const float *u = c->u + (size_t)layer * (size_t)c->n_tokens * (size_t)r->dim;
     float *out = vm_malloc((size_t)n * (size_t)r->dim, sizeof *out),
           *active = vm_malloc((size_t)n * (size_t)r->width, sizeof *active);
@@ -178,33 +179,14 @@ static vmoer_status split_layer(upcycle *c, vm_recipe *r, int layer, const vm_de
     if (status == VMOER_OK) status = vm_dense_ffn_run(f, c->pool, r->width, r->dim, n, u, out, active);
     if (status == VMOER_OK)
         status = vm_cluster_neurons(c->pool, active, n, r->width, r->shared_width, r->experts, r->expert_width,
-                                    c->p->seed, r->layers[layer].order);
-    if (status == VMOER_OK) status = vm_distill_router(r, layer, f, c->pool, u, n, c->p->spread);
+                                    c->p->train.seed, r->layers[layer].order);
+    if (status == VMOER_OK) status = vm_router_fit(r, layer, f, c->pool, u, n, c->p->spread);
     vm_free(out);
     vm_free(active);
     return status;
 }
 
-typedef vmoer_status (*layer_fn)(upcycle *c, vm_recipe *r, int layer, const vm_dense_ffn *f);
-
-static vmoer_status distill_layer(upcycle *c, vm_recipe *r, int layer, const vm_dense_ffn *f) {
-    const vmoer_upcycle_params *p = c->p;
-    vm_distill_config d = {.steps = p->steps,
-                           .batch_tokens = p->batch_tokens,
-                           .learning_rate = p->learning_rate,
-                           .router_learning_rate = p->router_learning_rate,
-                           .spread = p->spread,
-                           .seed = p->seed};
-    double before, after;
-    VM_TRY(vm_distill_layer(r, layer, f, c->pool, c->u + (size_t)layer * (size_t)c->n_tokens * (size_t)r->dim,
-                            c->n_tokens, &d, &before, &after));
-    vm_log(c->hooks, "layer %d: relative error %.4f -> %.4f", layer, before, after);
-    json_array_append_new(c->layers,
-                          json_pack("{s:i, s:f, s:f}", "layer", layer, "error_before", before, "error_after", after));
-    return VMOER_OK;
-}
-
-static vmoer_status each_layer(upcycle *c, vm_recipe *r, const char *stage, layer_fn work) {
+static vmoer_status split(upcycle *c, vm_recipe *r) {
     size_t n = (size_t)r->width * (size_t)r->dim;
     float *weights = vm_malloc(3 * n, sizeof *weights);
     if (!weights) return vm_error(VMOER_ERROR_MEMORY, "no memory for a layer's weights");
@@ -212,8 +194,8 @@ static vmoer_status each_layer(upcycle *c, vm_recipe *r, const char *stage, laye
     vmoer_status status = VMOER_OK;
     for (int l = 0; l < r->n_layers; l++) {
         VM_GOTO(read_dense(c, l, &f));
-        VM_GOTO(work(c, r, l, &f));
-        VM_GOTO(vm_progress(c->hooks, stage, (uint64_t)l + 1, (uint64_t)r->n_layers, NULL));
+        VM_GOTO(split_layer(c, r, l, &f));
+        VM_GOTO(vm_progress(c->hooks, "split", (uint64_t)l + 1, (uint64_t)r->n_layers, NULL));
     }
 done:
     vm_free(weights);
@@ -238,7 +220,7 @@ static vmoer_status measure(upcycle *c, const vm_recipe *r, const char *path, co
     json_t *o = json_object();
     vm_model *m;
     if (json_object_set_new(figures, key, o) != 0) return vm_error(VMOER_ERROR_MEMORY, "no memory for the record");
-    VM_TRY(vm_recipe_build(r, c->p->model, path));
+    VM_TRY(vm_recipe_build(r, c->pool, c->p->train.model, path));
     VM_TRY(vm_model_load(path, &forward_only, c->pool, &m));
     vmoer_status status = VMOER_OK;
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
@@ -254,47 +236,155 @@ static vmoer_status measure(upcycle *c, const vm_recipe *r, const char *path, co
 
 static json_t *config_of(const upcycle *c) {
     const vmoer_upcycle_params *p = c->p;
-    json_t *config = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:I, s:s}", "experts", p->experts,
-                               "shared", p->shared, "top_k", p->top_k, "rank", p->rank, "tokens", c->n_tokens, "steps",
-                               p->steps, "batch_tokens", p->batch_tokens, "learning_rate", p->learning_rate,
-                               "router_learning_rate", p->router_learning_rate, "spread", p->spread, "seed",
-                               (json_int_t)p->seed, "tasks", p->questions.tasks);
-    if (p->questions.limit) json_object_set_new(config, "limit", json_integer(p->questions.limit));
-    vm_api_put_cuts(config, &p->questions);
+    const vmoer_train_params *t = &p->train;
+    json_t *config = json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:i, s:I, s:s}", "base", c->dense->fingerprint,
+                               "experts", p->experts, "shared", p->shared, "top_k", p->top_k, "tokens", c->n_tokens,
+                               "spread", p->spread, "rank", p->rank, "seed", (json_int_t)t->seed, "tasks",
+                               t->questions.tasks);
+    json_t *distillation =
+        p->rank ? json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:i, s:s}", "targets", p->targets, "epochs",
+                            t->epochs, "steps", t->steps, "batch_size", t->batch_size, "learning_rate",
+                            t->learning_rate, "router_learning_rate", p->router_learning_rate, "warmup", t->warmup,
+                            "weight_decay", t->weight_decay, "clip", t->clip, "evaluate_every", t->evaluate_every,
+                            "compute",
+                            vm_api_compute(t->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32")
+                : json_object();
+    if (t->questions.limit) json_object_set_new(config, "limit", json_integer(t->questions.limit));
+    vm_api_put_cuts(config, &t->questions);
+    json_object_update(config, distillation);
+    json_decref(distillation);
     return config;
+}
+
+/* ---- distillation ---- */
+
+typedef struct distillation {
+    upcycle *c;
+    vm_recipe *recipe;
+    vm_model *model;
+    char path[4096]; /* of the recipe */
+} distillation;
+
+/* The recipe with what is trained now. */
+static vmoer_status save_recipe(void *context, const json_t *record) {
+    distillation *d = context;
+    (void)record; /* the record of the whole upcycling is written at its end */
+    for (int l = 0; l < d->recipe->n_layers; l++)
+        memcpy(d->recipe->layers[l].router, d->model->layers[l].ffn.router.weight->value,
+               (size_t)d->recipe->experts * (size_t)d->recipe->dim * sizeof(float));
+    return vm_recipe_save(d->recipe, d->model, d->path);
+}
+
+/* The routers whole, everything else by LoRA. */
+static vmoer_status attach(const distillation *d) {
+    const vmoer_upcycle_params *p = d->c->p;
+    VM_TRY(vm_lora_attach(d->model, p->targets, p->rank, 2.0 * p->rank, p->train.seed, d->c->pool));
+    for (int l = 0; l < d->recipe->n_layers; l++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.ffn_gate_inp", l);
+        VM_TRY(vm_linear_train(&d->model->layers[l].ffn.router, name, d->recipe->layers[l].router));
+    }
+    return VMOER_OK;
+}
+
+/* The loop's own settings: its folder is beside the model. */
+static vmoer_status loop_params(const vmoer_upcycle_params *p, char dir[4096], vmoer_train_params *out) {
+    *out = p->train;
+    out->output_path = dir;
+    out->keep_best = 0; /* by the choices' NLL, which is not what is trained for */
+    return path_beside(p->train.output_path, ".distill", dir);
+}
+
+static vmoer_status train(distillation *d, vm_pass *teacher, vm_pass *student, const json_t *config) {
+    upcycle *c = d->c;
+    vm_param_list trained = {NULL, 0};
+    json_t *record = NULL;
+    vmoer_train_params t;
+    char dir[4096];
+    VM_TRY(loop_params(c->p, dir, &t));
+    VM_TRY(vm_model_params(d->model, &trained));
+    float *rates;
+    vmoer_status status = vm_training_rates(&trained, t.learning_rate, c->p->router_learning_rate, &rates);
+    vm_train_job job = {.params = &t,
+                        .config = (json_t *)(uintptr_t)config,
+                        .stage = "distill",
+                        .model = d->model,
+                        .pool = c->pool,
+                        .trained = trained,
+                        .rates = rates,
+                        .train = &c->texts,
+                        .heldout = &c->heldout,
+                        .save = save_recipe,
+                        .context = d,
+                        .objective = {.pass = student,
+                                      .format = VM_FORMAT_CLOZE,
+                                      .teacher = teacher,
+                                      .draws = 1,
+                                      .seed = t.seed,
+                                      .memory = vm_training_memory(&t)}};
+    if (status == VMOER_OK) status = vm_train_run(&job, c->hooks, &record);
+    if (status == VMOER_OK) c->history = json_incref(json_object_get(record, "history"));
+    json_decref(record);
+    vm_free(trained.items);
+    vm_free(rates);
+    return status;
+}
+
+/* Trains the split model at `split` towards the dense one; the recipe is saved at d->path. */
+static vmoer_status distill(distillation *d, const char *split_path) {
+    upcycle *c = d->c;
+    vm_pass *teacher = NULL, *student = NULL;
+    vm_model_options options = {.compute = vm_api_compute(c->p->train.compute)};
+    VM_TRY(vm_model_load(split_path, &options, c->pool, &d->model));
+    json_t *config = config_of(c);
+    vmoer_status status = attach(d);
+    if (status == VMOER_OK) status = vm_pass_create(c->dense, c->pool, &teacher);
+    if (status == VMOER_OK) status = vm_pass_create(d->model, c->pool, &student);
+    if (status == VMOER_OK) status = train(d, teacher, student, config);
+    json_decref(config);
+    vm_pass_free(teacher);
+    vm_pass_free(student);
+    vm_model_free(d->model);
+    return status;
 }
 
 /* Finds the recipe and writes it; `figures` gets nats a token by stage and way of routing. */
 static vmoer_status find_recipe(upcycle *c, vm_recipe *r, json_t *figures) {
-    char path[4096], split[4096];
-    VM_TRY(path_beside(c->p->output_path, ".recipe.safetensors", path));
-    VM_TRY(path_beside(c->p->output_path, ".split.tmp", split));
+    distillation d = {.c = c, .recipe = r};
+    char split_path[4096];
+    VM_TRY(path_beside(c->p->train.output_path, ".recipe.safetensors", d.path));
+    VM_TRY(path_beside(c->p->train.output_path, ".split.tmp", split_path));
     VM_TRY(cache_inputs(c));
     json_t *config = config_of(c);
     vmoer_status status = vm_api_training_text(config, r->training);
     json_decref(config);
     VM_TRY(status);
-    VM_TRY(each_layer(c, r, "split", split_layer));
+    VM_TRY(split(c, r));
     /* Not at output_path: what stands there is finished. */
-    status = measure(c, r, split, "split", figures);
-    unlink(split);
+    status = measure(c, r, split_path, "split", figures);
+    if (status == VMOER_OK) status = c->p->rank ? distill(&d, split_path) : vm_recipe_save(r, NULL, d.path);
+    unlink(split_path);
     VM_TRY(status);
-    VM_TRY(each_layer(c, r, "distill", distill_layer));
-    VM_TRY(vm_recipe_save(r, path));
-    return measure(c, r, c->p->output_path, "distilled", figures);
+    vm_recipe *saved;
+    VM_TRY(vm_recipe_load(d.path, &saved));
+    status = c->p->rank ? measure(c, saved, c->p->train.output_path, "distilled", figures)
+                        : vm_recipe_build(saved, c->pool, c->p->train.model, c->p->train.output_path);
+    vm_recipe_free(saved);
+    return status;
 }
 
 /* Finds the recipe, writes everything, and says how it went. */
 static vmoer_status find_and_record(upcycle *c, vm_recipe *r, json_t **out) {
     char path[4096];
     double dense;
-    VM_TRY(path_beside(c->p->output_path, ".training.json", path));
+    VM_TRY(path_beside(c->p->train.output_path, ".training.json", path));
     VM_TRY(nats(c, c->dense, VM_ROUTING_LEARNED, &dense));
     json_t *figures = json_object();
     vmoer_status status = find_recipe(c, r, figures);
-    json_t *record = json_pack("{s:s, s:s, s:{s:s, s:s}, s:o, s:O, s:f, s:o}", "vmoer", vmoer_version(), "kind",
-                               "upcycle", "model", "name", c->dense->config.name, "fingerprint", c->dense->fingerprint,
-                               "config", config_of(c), "layers", c->layers, "dense_nats", dense, "nats", figures);
+    json_t *record =
+        json_pack("{s:s, s:s, s:{s:s, s:s}, s:o, s:o, s:f, s:o}", "vmoer", vmoer_version(), "kind", "upcycle", "model",
+                  "name", c->dense->config.name, "fingerprint", c->dense->fingerprint, "config", config_of(c),
+                  "history", c->history ? json_incref(c->history) : json_array(), "dense_nats", dense, "nats", figures);
     if (status == VMOER_OK && !record) status = vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
     if (status == VMOER_OK) status = vm_json_save(path, record);
     if (status != VMOER_OK)
@@ -304,60 +394,70 @@ static vmoer_status find_and_record(upcycle *c, vm_recipe *r, json_t **out) {
     return status;
 }
 
+/* Said now, not after the split. */
+static vmoer_status check_distillation(const vmoer_upcycle_params *p) {
+    vmoer_train_params loop;
+    char dir[4096];
+    VM_TRY(loop_params(p, dir, &loop));
+    VM_TRY(vm_train_check(&loop));
+    VM_TRY(vm_train_check_folder(&loop));
+    VM_TRY(vm_training_check_rates(loop.learning_rate, p->router_learning_rate));
+    VM_TRY(vm_lora_check(p->targets, p->rank, 2.0 * p->rank));
+    return strstr(p->targets, "router")
+               ? vm_error(VMOER_ERROR_ARGUMENT, "--targets %s: upcycling trains the routers themselves", p->targets)
+               : VMOER_OK;
+}
+
 static vmoer_status search(upcycle *c, char **out_json) {
     const vmoer_upcycle_params *p = c->p;
     vm_recipe *r = NULL;
     json_t *record = NULL;
-    if (p->tokens < 64 || p->steps < 1 || p->batch_tokens < 1)
-        return vm_error(VMOER_ERROR_ARGUMENT, "tokens %d, steps %d, batch_tokens %d are too few", p->tokens, p->steps,
-                        p->batch_tokens);
-    if (!(p->learning_rate > 0 && isfinite(p->learning_rate)) ||
-        !(p->router_learning_rate >= 0 && isfinite(p->router_learning_rate)) ||
-        !(p->spread >= 0 && isfinite(p->spread)))
-        return vm_error(VMOER_ERROR_ARGUMENT,
-                        "learning_rate %g must be above 0, router_learning_rate %g and spread %g 0 or more",
-                        p->learning_rate, p->router_learning_rate, p->spread);
-    VM_TRY(vm_api_check_questions(&p->questions));
+    if (p->tokens < 64) return vm_error(VMOER_ERROR_ARGUMENT, "tokens %d are too few, must be 64 or more", p->tokens);
+    if (p->rank < 0 || !(p->spread >= 0 && isfinite(p->spread)))
+        return vm_error(VMOER_ERROR_ARGUMENT, "rank %d and spread %g must be 0 or more", p->rank, p->spread);
+    if (p->rank) VM_TRY(check_distillation(p));
+    VM_TRY(vm_api_check_questions(&p->train.questions));
     vm_writer *w;
-    VM_TRY(vm_writer_open(p->output_path, &w)); /* a place that cannot be written to: said now, not after the work */
+    VM_TRY(vm_writer_open(p->train.output_path, &w)); /* a place that cannot be written to: said now, not after the work */
     vm_writer_abort(w);
-    VM_TRY(vm_pool_create(p->threads, &c->pool));
-    VM_TRY(vm_model_load(p->model, &forward_only, c->pool, &c->dense));
+    VM_TRY(vm_model_load(p->train.model, &forward_only, c->pool, &c->dense));
     if (p->experts < 2 || p->shared < 0 || p->shared > p->experts - 2 || c->dense->config.shared_width % p->experts)
         return vm_error(VMOER_ERROR_ARGUMENT, "%d experts, %d of them shared, do not divide a feed-forward width of %d",
                         p->experts, p->shared, c->dense->config.shared_width);
     VM_TRY(vm_tokenizer_from_gguf(c->dense->file, &c->tokenizer));
-    VM_TRY(vm_api_examples(&p->questions, "upcycling", c->tokenizer, VMOER_SPLIT_TRAIN, &c->texts));
-    VM_TRY(vm_api_examples(&p->questions, "upcycling", c->tokenizer, VMOER_SPLIT_HELDOUT, &c->heldout));
+    VM_TRY(vm_api_examples(&p->train.questions, "upcycling", c->tokenizer, VMOER_SPLIT_TRAIN, &c->texts));
+    VM_TRY(vm_api_examples(&p->train.questions, "upcycling", c->tokenizer, VMOER_SPLIT_HELDOUT, &c->heldout));
     VM_TRY(vm_recipe_create(c->dense, p->experts - p->shared, c->dense->config.shared_width / p->experts, p->top_k,
-                            p->rank, &r));
+                            &r));
     vmoer_status status = find_and_record(c, r, &record);
     vm_recipe_free(r);
     return status == VMOER_OK ? vm_api_return_json(record, out_json) : status;
 }
 
+static vmoer_status rebuild(const upcycle *c, char **out_json) {
+    vm_recipe *r;
+    VM_TRY(vm_recipe_load(c->p->recipe, &r));
+    vmoer_status status = vm_recipe_build(r, c->pool, c->p->train.model, c->p->train.output_path);
+    vm_recipe_free(r);
+    VM_TRY(status);
+    return vm_api_return_json(json_pack("{s:s, s:s, s:s}", "vmoer", vmoer_version(), "kind", "upcycle", "output",
+                                        c->p->train.output_path),
+                              out_json);
+}
+
 vmoer_status vmoer_upcycle(const vmoer_upcycle_params *p, const vmoer_hooks *hooks, char **out_json) {
-    if (!p->model || !p->output_path)
+    if (!p->train.model || !p->train.output_path)
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "upcycling takes a dense model (-m) and the file to write (--output_path)");
-    if (p->recipe) {
-        vm_recipe *r;
-        VM_TRY(vm_recipe_load(p->recipe, &r));
-        vmoer_status status = vm_recipe_build(r, p->model, p->output_path);
-        vm_recipe_free(r);
-        return status == VMOER_OK ? vm_api_return_json(json_pack("{s:s, s:s, s:s}", "vmoer", vmoer_version(), "kind",
-                                                                 "upcycle", "output", p->output_path),
-                                                       out_json)
-                                  : status;
-    }
-    upcycle c = {.p = p, .hooks = hooks, .layers = json_array()};
-    vmoer_status status = search(&c, out_json);
+    upcycle c = {.p = p, .hooks = hooks};
+    VM_TRY(vm_pool_create(p->train.threads, &c.pool));
+    vmoer_status status = p->recipe ? rebuild(&c, out_json) : search(&c, out_json);
     vm_examples_free(&c.texts);
     vm_examples_free(&c.heldout);
     vm_tokenizer_free(c.tokenizer);
     vm_model_free(c.dense);
     vm_pool_free(c.pool);
     vm_free(c.u);
-    json_decref(c.layers);
+    json_decref(c.history);
     return status;
 }

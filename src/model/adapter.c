@@ -28,6 +28,7 @@ enum { MAX_RANK = 4096, MAX_NAME = 256 };
 static const char weights_file[] = "adapter_model.safetensors", config_file[] = "adapter_config.json";
 static const char prefix[] = "base_model.model.", suffix_a[] = ".lora_A.weight", suffix_b[] = ".lora_B.weight";
 static const char base_key[] = "vmoer.base_fingerprint";
+static const char config_key[] = "adapter_config"; /* metadata, where a file holds an adapter among other tensors */
 
 /* One lora_A/lora_B pair. */
 typedef struct pair {
@@ -275,12 +276,14 @@ static int by_name(const void *x, const void *y) {
     return strcmp(((const pair *)x)->a->name, ((const pair *)y)->a->name);
 }
 
-static vmoer_status pair_tensors(vm_adapter *a) {
+/* within: the file holds other tensors too, which are passed over. */
+static vmoer_status pair_tensors(vm_adapter *a, bool within) {
     size_t n = vm_safetensors_count(a->file);
     a->pairs = vm_calloc(n + 1, sizeof *a->pairs);
     if (!a->pairs) return vm_error(VMOER_ERROR_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) {
         const vm_st_tensor *t = vm_safetensors_at(a->file, i);
+        if (within && strncmp(t->name, prefix, strlen(prefix)) != 0) continue;
         /* The suffixes begin with a dot, which ends_with wants in front of what it is given. */
         bool is_a = ends_with(t->name, suffix_a + 1), is_b = ends_with(t->name, suffix_b + 1);
         if (strncmp(t->name, prefix, strlen(prefix)) != 0 || (!is_a && !is_b))
@@ -324,8 +327,31 @@ static vmoer_status open_files(vm_adapter *a, const char *dir) {
     VM_TRY_IN(parse_config(a), "%s", dir);
     VM_TRY(vm_path_join(path, sizeof path, dir, weights_file));
     VM_TRY(vm_safetensors_open(path, &a->file));
-    VM_TRY_IN(pair_tensors(a), "%s", path);
+    VM_TRY_IN(pair_tensors(a, false), "%s", path);
     return vm_sha256_file(path, a->fingerprint);
+}
+
+static vmoer_status open_within(vm_adapter *a, const char *path) {
+    VM_TRY(take_name(a, path));
+    VM_TRY(vm_safetensors_open(path, &a->file));
+    const char *text = vm_safetensors_metadata(a->file, config_key);
+    if (!text) return VMOER_OK;
+    VM_TRY_IN(vm_json_parse(text, strlen(text), config_key, &a->config), "%s: __metadata__", path);
+    VM_TRY_IN(parse_config(a), "%s: __metadata__", path);
+    VM_TRY_IN(pair_tensors(a, true), "%s", path);
+    return vm_sha256_file(path, a->fingerprint);
+}
+
+vmoer_status vm_adapter_open_within(const char *path, vm_adapter **out) {
+    *out = NULL;
+    vm_adapter *a = vm_calloc(1, sizeof *a);
+    if (!a) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", path);
+    vmoer_status status = open_within(a, path);
+    if (status == VMOER_OK && a->config)
+        *out = a;
+    else
+        vm_adapter_free(a);
+    return status;
 }
 
 vmoer_status vm_adapter_open(const char *dir, vm_adapter **out) {
@@ -522,6 +548,18 @@ static vmoer_status collect_targets(const vm_adapter_info *info, const vm_adapte
     return VMOER_OK;
 }
 
+static vmoer_status put_modules(vm_st_writer *w, const vm_adapter_info *info, const vm_adapter_module *modules, int n,
+                                const json_t *parameters) {
+    for (int i = 0; i < n; i++) {
+        peft_name name;
+        VM_TRY(name_module(modules[i].module, &name));
+        /* PEFT nests by the targets, which hold for all layers. */
+        if (*name.outer && holds(parameters, name.outer + name.layer)) name_nest(&name);
+        VM_TRY(put_module(w, name.stem, info->dtype, &modules[i]));
+    }
+    return VMOER_OK;
+}
+
 static vmoer_status save_weights(const char *dir, const vm_adapter_info *info, const vm_adapter_module *modules, int n,
                                  const json_t *parameters) {
     char path[PATH_MAX];
@@ -531,52 +569,66 @@ static vmoer_status save_weights(const char *dir, const vm_adapter_info *info, c
     vmoer_status status;
     VM_GOTO(vm_st_writer_metadata(w, "format", "pt")); /* transformers wants it */
     VM_GOTO(vm_st_writer_metadata(w, base_key, info->base_fingerprint));
-    for (int i = 0; i < n; i++) {
-        peft_name name;
-        VM_GOTO(name_module(modules[i].module, &name));
-        /* PEFT nests by the targets, which hold for all layers. */
-        if (*name.outer && holds(parameters, name.outer + name.layer)) name_nest(&name);
-        VM_GOTO(put_module(w, name.stem, info->dtype, &modules[i]));
-    }
+    VM_GOTO(put_modules(w, info, modules, n, parameters));
     VM_GOTO(vm_st_writer_save(w, path));
 done:
     vm_st_writer_free(w);
     return status;
 }
 
-static vmoer_status save_config(const char *dir, const vm_adapter_info *info, json_t *targets, json_t *parameters,
-                                json_t *ranks) {
-    char path[PATH_MAX];
-    VM_TRY(vm_path_join(path, sizeof path, dir, config_file));
+/* Takes no reference to its arguments. */
+static vmoer_status make_config(const vm_adapter_info *info, json_t *targets, json_t *parameters, json_t *ranks,
+                                json_t **out) {
     /* Integral for readers that take an integer only. */
     json_t *alpha = info->alpha == rint(info->alpha) && fabs(info->alpha) < 1e9 ? json_integer((json_int_t)info->alpha)
                                                                                 : json_real(info->alpha);
-    json_t *config =
+    *out =
         json_pack("{s:s, s:s, s:s, s:s, s:i, s:o, s:f, s:b, s:b, s:b, s:b, s:b, s:O, s:O, s:O, s:{}, s:n}", "peft_type",
                   "LORA", "task_type", "CAUSAL_LM", "bias", "none", "base_model_name_or_path", info->base_name, "r",
                   info->rank, "lora_alpha", alpha, "lora_dropout", 0.0, "inference_mode", 1, "init_lora_weights", 1,
                   "fan_in_fan_out", 0, "use_rslora", 0, "use_dora", 0, "target_modules", targets, "target_parameters",
                   parameters, "rank_pattern", ranks, "alpha_pattern", "modules_to_save");
-    if (!config) return vm_error(VMOER_ERROR_ARGUMENT, "%s: no memory, or the base model's name is not UTF-8", path);
-    vmoer_status status = vm_json_save(path, config);
+    return *out ? VMOER_OK
+                : vm_error(VMOER_ERROR_ARGUMENT, "%s: no memory, or the base model's name is not UTF-8", config_file);
+}
+
+/* The configuration and, borrowed from it, the list of bare parameters. */
+static vmoer_status describe(const vm_adapter_info *info, const vm_adapter_module *modules, int n, json_t **config,
+                             const json_t **parameters) {
+    json_t *targets = json_array(), *bare_targets = json_array(), *ranks = json_object();
+    vmoer_status status = targets && bare_targets && ranks
+                              ? collect_targets(info, modules, n, targets, bare_targets, ranks)
+                              : vm_error(VMOER_ERROR_MEMORY, "out of memory");
+    if (status == VMOER_OK) status = make_config(info, targets, bare_targets, ranks, config);
+    json_decref(targets);
+    json_decref(bare_targets);
+    json_decref(ranks);
+    if (status == VMOER_OK) *parameters = json_object_get(*config, "target_parameters");
+    return status;
+}
+
+vmoer_status vm_adapter_put(vm_st_writer *w, const vm_adapter_info *info, const vm_adapter_module *modules, int n) {
+    json_t *config;
+    const json_t *parameters;
+    VM_TRY(describe(info, modules, n, &config, &parameters));
+    char *text = vm_json_line(config);
+    vmoer_status status = text ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "out of memory");
+    if (status == VMOER_OK) status = vm_st_writer_metadata(w, config_key, text);
+    if (status == VMOER_OK) status = put_modules(w, info, modules, n, parameters);
+    free(text);
     json_decref(config);
     return status;
 }
 
 vmoer_status vm_adapter_save(const char *dir, const vm_adapter_info *info, const vm_adapter_module *modules, int n) {
-    json_t *targets = json_array(), *parameters = json_array(), *ranks = json_object();
-    vmoer_status status;
-    if (!targets || !parameters || !ranks) {
-        status = vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", dir);
-        goto done;
-    }
-    VM_GOTO(collect_targets(info, modules, n, targets, parameters, ranks));
-    VM_GOTO(vm_make_dirs(dir));
-    VM_GOTO(save_weights(dir, info, modules, n, parameters));
-    VM_GOTO(save_config(dir, info, targets, parameters, ranks));
-done:
-    json_decref(targets);
-    json_decref(parameters);
-    json_decref(ranks);
+    char path[PATH_MAX];
+    json_t *config;
+    const json_t *parameters;
+    VM_TRY(vm_path_join(path, sizeof path, dir, config_file));
+    VM_TRY_IN(describe(info, modules, n, &config, &parameters), "%s", dir);
+    vmoer_status status = vm_make_dirs(dir);
+    if (status == VMOER_OK) status = save_weights(dir, info, modules, n, parameters);
+    if (status == VMOER_OK) status = vm_json_save(path, config);
+    json_decref(config);
     return status;
 }

@@ -3,6 +3,7 @@
 #ifndef VM_MODEL_ADAPTER_H
 #define VM_MODEL_ADAPTER_H
 
+#include "io/safetensors.h"
 #include "vmoer/vmoer_errors.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -10,6 +11,8 @@
 typedef struct vm_adapter vm_adapter;
 /* Both files checked; every tensor must belong to a lora_A/lora_B pair of agreeing shapes. */
 vmoer_status vm_adapter_open(const char *dir, vm_adapter **out);
+/* An adapter that vm_adapter_put wrote into a file of other tensors; *out is NULL where the file holds none. */
+vmoer_status vm_adapter_open_within(const char *path, vm_adapter **out);
 void vm_adapter_free(vm_adapter *a); /* takes NULL */
 const char *vm_adapter_name(const vm_adapter *a);        /* last part of the folder's path */
 const char *vm_adapter_fingerprint(const vm_adapter *a); /* SHA-256 of adapter_model.safetensors, 64 hex */
@@ -36,7 +39,9 @@ typedef struct vm_adapter_info {
     double alpha;
     const char *dtype; /* "F32" or "F16" */
 } vm_adapter_info;
-/* Writes dir/adapter_model.safetensors, then dir/adapter_config.json. */
+/* put: adds the adapter to a file, its configuration as metadata. save: writes dir/adapter_model.safetensors, then
+ * dir/adapter_config.json. */
+vmoer_status vm_adapter_put(vm_st_writer *w, const vm_adapter_info *info, const vm_adapter_module *modules, int n);
 vmoer_status vm_adapter_save(const char *dir, const vm_adapter_info *info, const vm_adapter_module *modules, int n);
 
 #endif

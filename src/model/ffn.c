@@ -246,7 +246,6 @@ static vm_route router_call(const vm_ffn_route *route, int n_tokens, const vm_ff
                       .tokens = route->tokens,
                       .seed = route->seed,
                       .step = route->step,
-                      .draw = route->draw,
                       .sign = route->sign};
 }
 

@@ -39,8 +39,7 @@ typedef struct vm_ffn_route {
     int layer;
     const vm_token_key *tokens; /* [T] */
     uint64_t seed, step;
-    int draw;
-    float sign;
+    float sign;                 /* training: 1, or -1 for the antithetic draw */
 } vm_ffn_route;
 
 /* What forward leaves behind, in `keep`. */

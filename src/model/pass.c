@@ -33,7 +33,7 @@ struct vm_pass {
     vm_batch copy;
     vm_pass_options options;
     bool ready; /* a training forward is complete and no backward has spent it */
-    double kl;
+    double kl, divergence;
     float *inv_final; /* [n_rows] */
     float *normed;    /* [n_rows, D] */
     float *lse;       /* [n_rows] */
@@ -181,7 +181,6 @@ static vm_ffn_route route_of(const vm_pass *p, int layer) {
                           .tokens = p->batch->keys,
                           .seed = o->seed,
                           .step = o->step,
-                          .draw = o->draw,
                           .sign = o->sign};
 }
 
@@ -374,21 +373,100 @@ static vmoer_status target_ranges(vm_pass *p, const int32_t **out) {
     return VMOER_OK;
 }
 
+/* ---- distillation: the teacher's distribution in place of targets ---- */
+
+typedef struct teach_job {
+    const float *teacher; /* [rows, V] logits of the teacher */
+    float *logits;        /* [rows, V] logits; becomes the gradient of weight * KL by the logits before logit_scale */
+    float **work;         /* [workers] of [V] */
+    double *divergence;   /* [rows] */
+    float weight, scale, teacher_scale;
+    int n_vocab;
+} teach_job;
+
+/* KL(t || s) = sum t (z_t - z_s) - lse(z_t) + lse(z_s), its gradient by z_s is s - t (Hinton 2015, temperature 1). */
+static void teach_task(void *context, int task, int worker) {
+    const teach_job *j = context;
+    const vm_kernels *k = vm_kernels_get();
+    size_t V = (size_t)j->n_vocab;
+    const float *zt = j->teacher + (size_t)task * V;
+    float *zs = j->logits + (size_t)task * V, *t = j->work[worker];
+    for (size_t v = 0; v < V; v++) t[v] = zt[v] / j->teacher_scale;
+    for (size_t v = 0; v < V; v++) zs[v] /= j->scale;
+    double lse_t = (double)k->logsumexp(t, j->n_vocab), lse_s = (double)k->logsumexp(zs, j->n_vocab);
+    k->softmax(t, j->n_vocab);
+    double mean = 0;
+    for (size_t v = 0; v < V; v++) mean += (double)t[v] * (double)(zt[v] / j->teacher_scale - zs[v]);
+    j->divergence[task] = mean - lse_t + lse_s;
+    k->softmax(zs, j->n_vocab);
+    for (size_t v = 0; v < V; v++) zs[v] = j->weight / j->scale * (zs[v] - t[v]);
+}
+
+/* Sums the divergence from the teacher over the asked rows; dx[T, D] += its gradient, where dx is not NULL. */
+static vmoer_status head_teach(vm_pass *p, const float *x, float *dx) {
+    const vm_batch *b = p->batch;
+    const vm_pass *teacher = p->options.teacher;
+    size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab, dt = (size_t)teacher->m->config.dim;
+    int workers = vm_pool_threads(p->pool);
+    bool ok = true;
+    float *block = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok), *wanted = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
+          *dnormed = vm_arena_floats(p->scratch, HEAD_ROWS, d, &ok), *work = vm_arena_floats(p->scratch, (size_t)workers, V, &ok);
+    float **works = vm_arena_alloc(p->scratch, (size_t)workers, sizeof *works);
+    double *divergence = vm_arena_alloc(p->scratch, HEAD_ROWS, sizeof *divergence);
+    if (!ok || !works || !divergence) return no_memory(p);
+    for (int w = 0; w < workers; w++) works[w] = work + (size_t)w * V;
+    teach_job j = {.teacher = wanted,
+                   .logits = block,
+                   .work = works,
+                   .divergence = divergence,
+                   .weight = p->options.teacher_weight,
+                   .scale = p->m->config.logit_scale,
+                   .teacher_scale = teacher->m->config.logit_scale,
+                   .n_vocab = p->m->config.n_vocab};
+    p->divergence = 0;
+    for (int first = 0; first < b->n_rows; first += HEAD_ROWS) {
+        int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
+        vm_linear_call call = {.l = &p->m->head,
+                               .m = n,
+                               .x = p->normed + (size_t)first * d,
+                               .ldx = d,
+                               .y = block,
+                               .ldy = V,
+                               .dy = block,
+                               .dx = dnormed,
+                               .lddx = d};
+        vm_linear_call other = {.l = &teacher->m->head, .m = n, .x = teacher->normed + (size_t)first * dt, .ldx = dt, .y = wanted, .ldy = V};
+        VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
+        VM_TRY(vm_linear_forward(p->pool, p->scratch, &other, 1));
+        vm_pool_run(p->pool, n, teach_task, &j);
+        for (int i = 0; i < n; i++) p->divergence += divergence[i];
+        if (!dx) continue;
+        VM_TRY(vm_linear_backward(p->pool, p->scratch, &call, 1));
+        for (size_t i = 0; i < (size_t)n; i++) {
+            size_t r = (size_t)first + i, token = (size_t)b->rows[r];
+            vm_kernels_get()->rmsnorm_backward(x + token * d, p->m->final_norm.value, p->inv_final[r], dnormed + i * d,
+                                               dx + token * d, p->m->final_norm.grad, (int)d);
+        }
+    }
+    vm_arena_reset(p->scratch);
+    return VMOER_OK;
+}
+
 static vmoer_status head_forward(vm_pass *p, const float *x, float *log_probability, float *entropy, float *logits) {
     const vm_batch *b = p->batch;
     size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
-    bool ok = true;
+    bool ok = true, asked = b->n_targets > 0 || entropy || logits;
     float *rows = vm_arena_floats(p->scratch, (size_t)b->n_rows, d, &ok);
     p->normed = vm_arena_floats(p->step, (size_t)b->n_rows, d, &ok);
     p->inv_final = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
     p->lse = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
-    float *block = logits ? NULL : vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok);
+    float *block = logits || !asked ? NULL : vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok);
     head_job j = {.p = p, .lse = p->lse, .entropy = entropy, .log_probability = log_probability};
     if (!ok) return no_memory(p);
     VM_TRY(target_ranges(p, &j.first_target));
     for (size_t r = 0; r < (size_t)b->n_rows; r++) memcpy(rows + r * d, x + (size_t)b->rows[r] * d, d * sizeof *rows);
     norm(p, rows, &p->m->final_norm, b->n_rows, p->normed, p->inv_final);
-    for (int first = 0; first < b->n_rows; first += HEAD_ROWS) {
+    for (int first = 0; asked && first < b->n_rows; first += HEAD_ROWS) {
         int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
         float *out = logits ? logits + (size_t)first * V : block;
         vm_linear_call call = {
@@ -440,6 +518,10 @@ static vmoer_status head_backward(vm_pass *p, const float *x, const float *d_log
 /* ---- the pass ---- */
 
 static vmoer_status check_batch(const vm_pass *p, const vm_batch *b) {
+    const vm_pass *teacher = p->options.teacher;
+    if (teacher && (teacher->m->config.n_vocab != p->m->config.n_vocab || teacher->copy.n_rows != b->n_rows))
+        return vm_error(VMOER_ERROR_ARGUMENT, "the teacher has %d tokens and %d rows, the model %d and %d",
+                        teacher->m->config.n_vocab, teacher->copy.n_rows, p->m->config.n_vocab, b->n_rows);
     int next = 0;
     for (int s = 0; s < b->n_segments; s++) {
         const vm_segment *g = &b->segments[s];
@@ -493,11 +575,11 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
                              float *entropy, float *logits) {
     const vm_config *c = &p->m->config;
     p->ready = false;
+    p->options = *options;
     VM_TRY(check_batch(p, batch));
     p->copy = *batch;
     p->batch = &p->copy;
-    p->options = *options;
-    p->kl = 0;
+    p->kl = p->divergence = 0;
     vm_arena_reset(p->step);
     vm_arena_reset(p->scratch);
     size_t T = (size_t)batch->n_tokens, d = (size_t)c->dim;
@@ -533,6 +615,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
             p->acts[l].filled = false;
     }
     VM_TRY(head_forward(p, p->x[c->n_layers], log_probability, entropy, logits));
+    if (options->teacher && !options->training) VM_TRY(head_teach(p, p->x[c->n_layers], NULL));
     p->ready = options->training;
     return VMOER_OK;
 }
@@ -555,7 +638,8 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
     float *dx = vm_arena_floats(p->step, T, d, &ok), *unused = vm_arena_floats(p->step, T, d, &ok);
     if (!ok) return no_memory(p);
     memset(dx, 0, T * d * sizeof *dx);
-    VM_TRY(head_backward(p, p->x[c->n_layers], d_log_probability, dx));
+    VM_TRY(p->options.teacher ? head_teach(p, p->x[c->n_layers], dx)
+                              : head_backward(p, p->x[c->n_layers], d_log_probability, dx));
     int lowest = lowest_trained(p);
     for (int l = c->n_layers - 1; l >= lowest; l--) {
         if (!p->acts[l].filled) {
@@ -569,6 +653,8 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
 }
 
 double vm_pass_kl(const vm_pass *p) { return p->kl; }
+
+double vm_pass_divergence(const vm_pass *p) { return p->divergence; }
 
 size_t vm_pass_bytes(const vm_pass *p) {
     size_t bytes = vm_arena_bytes(p->step) + vm_arena_bytes(p->scratch) + vm_arena_bytes(p->shared);

@@ -28,9 +28,12 @@ typedef struct vm_pass_options {
     int samples;
     vm_routing routing;
     uint64_t seed, step;
-    int draw;
-    float sign;
+    float sign;                 /* training: 1, or -1 for the antithetic draw */
     size_t memory;              /* bytes for kept activations; 0: no bound */
+    /* Distillation: a pass that has run this batch; its distribution at every asked row is what this one should give. NULL: none.
+     * Targets are not looked at then. Backward adds the gradient of teacher_weight * sum over rows of KL(teacher || this). */
+    const struct vm_pass *teacher;
+    float teacher_weight;
     bool facts;                 /* fill the per-token arrays below */
     /* Sees each layer's feed-forward input u[T, D] while it is there; NULL: nobody looks. */
     void (*capture)(void *context, int layer, int n_tokens, const float *u);
@@ -48,6 +51,8 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
 
 /* After a training forward with a router: sum of the KL over tokens and Bayesian layers, nats. */
 double vm_pass_kl(const vm_pass *p);
+/* With a teacher, after backward or after a forward that does not train: sum over the asked rows of KL(teacher || this), nats. */
+double vm_pass_divergence(const vm_pass *p);
 size_t vm_pass_bytes(const vm_pass *p); /* workspace held */
 
 /* After a forward with options.facts, for MoE models; [n_layers, T], NAN where a layer has none. Valid until the next forward. */

@@ -1,4 +1,4 @@
-/* appendix.c: how the routers were trained, and with what settings everything was made. */
+/* appendix.c: how models and routers were trained, and with what settings everything was made. */
 #include "report/page.h"
 
 #include "base/json.h"
@@ -13,7 +13,8 @@
 
 static void curve_figure(vm_text *t, const vm_report_training *training, const char *title, const char *words,
                          const char *unit, int first, int second) {
-    static const char *const NAMES[VM_CURVES] = {"loss", "cross-entropy", "KL", "held-out NLL", "held-out ECE"};
+    static const char *const NAMES[VM_CURVES] = {"loss",         "cross-entropy", "KL",
+                                                 "held-out NLL", "held-out ECE",  "held-out divergence"};
     vm_series series[2];
     size_t n = 0, points = 0;
     double low = INFINITY, high = -INFINITY, last = -INFINITY, start = INFINITY;
@@ -50,34 +51,17 @@ static void curve_figure(vm_text *t, const vm_report_training *training, const c
     vm_text_put(t, "</figure>\n");
 }
 
-/* An upcycled model: how near each split layer comes to the dense one. */
-static void distillation_figure(vm_text *t, const vm_report_training *training) {
-    double high = 0, last = 0;
-    for (size_t i = 0; i < training->n_layers; i++) {
-        high = fmax(high, fmax(training->error[0][i], training->error[1][i]));
-        last = fmax(last, training->layer[i]);
-    }
-    const vm_series series[] = {{"before", training->layer, training->error[0], training->n_layers, 1},
-                                {"after", training->layer, training->error[1], training->n_layers, 0}};
-    vm_text_put(t, "<figure><figcaption><b>Distillation, layer by layer</b>Relative error of the experts against the "
-                   "dense layer they came from.</figcaption>");
-    vm_chart_lines(t, &(vm_chart){.title = "Distillation, layer by layer",
-                                  .subject = training->path,
-                                  .x_label = "layer",
-                                  .y_label = "relative error",
-                                  .x_high = last,
-                                  .y_high = high,
-                                  .markers = training->n_layers <= 40,
-                                  .series = series,
-                                  .n_series = 2});
-    vm_text_put(t, "</figure>\n");
-}
-
 static void trainable_line(vm_text *t, const json_t *root) {
-    const json_t *total = json_object_get(root, "parameters"), *list = json_object_get(root, "trainable");
+    const json_t *total = json_object_get(root, "parameters");
+    const char *kind;
+    json_t *sums;
+    size_t tensors = 0;
     if (!json_is_integer(total)) return;
+    json_object_foreach(json_object_get(root, "trainable"), kind, sums) {
+        tensors += (size_t)json_integer_value(json_object_get(sums, "tensors"));
+    }
     vm_text_put(t, "<p class=\"note\">%g trained parameters", json_number_value(total));
-    if (json_array_size(list) > 0) vm_text_put(t, " in %u tensors", json_array_size(list));
+    if (tensors > 0) vm_text_put(t, " in %u tensors", tensors);
     vm_text_put(t, ".</p>\n");
 }
 
@@ -91,30 +75,71 @@ static void lowest_line(vm_text *t, const vm_report_training *training) {
     vm_text_put(t, "<p class=\"note\">Lowest held-out NLL: %n3 at step %g.</p>\n", nll[best], training->step[best]);
 }
 
+static void learning(vm_text *t, const vm_report_training *training) {
+    vm_page_figures(t, 4);
+    curve_figure(t, training, "Training loss", "On the questions trained on, in nats.", "nats", VM_CURVE_LOSS,
+                 VM_CURVE_CE);
+    curve_figure(t, training, "KL divergence",
+                 "How far the router's distribution is from its prior, in nats a token and layer.", "nats", VM_CURVE_KL,
+                 -1);
+    curve_figure(t, training, "Held-out NLL", "On questions kept aside: the honest curve.", "nats",
+                 VM_CURVE_HELDOUT_NLL, -1);
+    curve_figure(t, training, "Held-out calibration error", "On the same questions kept aside.", "ECE",
+                 VM_CURVE_HELDOUT_ECE, -1);
+    vm_text_put(t, "</div>\n");
+}
+
+/* ---- an upcycled model ---- */
+
+static void nats_row(vm_text *t, const char *name, const double nats[VM_WAYS]) {
+    if (isnan(nats[VM_WAY_LEARNED])) return;
+    vm_text_put(t, "<tr><th scope=\"row\">%s</th>", name);
+    for (int w = 0; w < VM_WAYS; w++) vm_text_put(t, "<td>%n3</td>", nats[w]);
+    vm_text_put(t, "</tr>\n");
+}
+
+static void nats_figure(vm_text *t, const vm_report_training *training) {
+    if (isnan(training->dense_nats)) return;
+    vm_text_put(t, "<figure><figcaption><b>From dense to experts</b>How surprised the model is by each word of the "
+                   "questions kept aside and their right answers: nats a token, lower is better. The oracle picks the "
+                   "experts with the largest outputs, which only running all of them tells; picks at random show how "
+                   "much the choice matters.</figcaption>\n<div class=\"scroll\"><table><thead><tr><th>Experts picked "
+                   "by</th><th>the router</th><th>an oracle</th><th>chance</th></tr></thead>\n<tbody>\n");
+    vm_text_put(t,
+                "<tr class=\"base\"><th scope=\"row\">Dense<span class=\"sub\">nothing to pick</span></th>"
+                "<td>%n3</td><td>–</td><td>–</td></tr>\n",
+                training->dense_nats);
+    nats_row(t, "Split", training->nats[VM_STAGE_SPLIT]);
+    nats_row(t, "Distilled", training->nats[VM_STAGE_DISTILLED]);
+    vm_text_put(t, "</tbody></table></div></figure>\n");
+}
+
+static void upcycling(vm_text *t, const vm_report_training *training) {
+    vm_text_put(t, "<div class=\"figures pairs\">\n");
+    curve_figure(
+        t, training, "Distance from the dense model",
+        "How far the probabilities of the next word are from the dense model's: KL divergence, in nats a token; "
+        "0 would be the dense model itself. Loss: the same on the questions just trained on.",
+        "nats a token", VM_CURVE_HELDOUT_DIVERGENCE, VM_CURVE_LOSS);
+    nats_figure(t, training);
+    vm_text_put(t, "</div>\n");
+}
+
 void vm_page_training(vm_text *t, const vm_report_data *data) {
     if (data->n_trainings == 0) return;
     vm_text_put(t, "<h2 id=\"training\">Training</h2>\n");
     for (size_t i = 0; i < data->n_trainings; i++) {
         const vm_report_training *training = &data->trainings[i];
+        bool upcycled = strcmp(training->kind, "upcycle") == 0;
         vm_text_put(t, "<h3>%t <span class=\"note\">%t</span></h3>\n", training->path, training->kind);
         trainable_line(t, training->json);
-        lowest_line(t, training);
-        if (training->n == 0 && training->n_layers == 0) {
+        if (!upcycled) lowest_line(t, training);
+        if (training->n == 0 && isnan(training->dense_nats))
             vm_text_put(t, "<p class=\"note\">No history was recorded.</p>\n");
-            continue;
-        }
-        vm_page_figures(t, training->n > 0 ? 4 : 1);
-        if (training->n_layers > 0) distillation_figure(t, training);
-        curve_figure(t, training, "Training loss", "On the questions trained on, in nats.", "nats", VM_CURVE_LOSS,
-                     VM_CURVE_CE);
-        curve_figure(t, training, "KL divergence",
-                     "How far the router's distribution is from its prior, in nats a token and layer.", "nats",
-                     VM_CURVE_KL, -1);
-        curve_figure(t, training, "Held-out NLL", "On questions kept aside: the honest curve.", "nats",
-                     VM_CURVE_HELDOUT_NLL, -1);
-        curve_figure(t, training, "Held-out calibration error", "On the same questions kept aside.", "ECE",
-                     VM_CURVE_HELDOUT_ECE, -1);
-        vm_text_put(t, "</div>\n");
+        else if (upcycled)
+            upcycling(t, training);
+        else
+            learning(t, training);
     }
 }
 
@@ -238,15 +263,9 @@ static void settings_of_runs(vm_text *t, const vm_report_data *data, const setti
 
 static vmoer_status settings_of_training(vm_text *t, const vm_report_data *data, const vm_report_training *training) {
     const json_t *config = json_object_get(training->json, "config");
-    const json_t *nats = json_object_get(training->json, "nats"),
-                 *dense = json_object_get(training->json, "dense_nats");
     settings s = {0};
     if (!json_is_object(config)) return VMOER_OK;
     vmoer_status status = flatten(data->arena, config, "", &s);
-    /* What an upcycled model lost, beside the settings that made it: nats a token by stage and way of routing. */
-    json_t *lost = json_pack("{s:O*, s:O*}", "dense_nats", dense, "nats", nats);
-    if (status == VMOER_OK && lost) status = flatten(data->arena, lost, "", &s);
-    json_decref(lost);
     vm_text_put(t, "<div><h4>%t <span class=\"note\">%t</span></h4>\n", training->path, training->kind);
     begin_settings(t);
     for (size_t i = 0; i < s.n; i++) put_setting(t, &s.items[i]);

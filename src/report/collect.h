@@ -68,16 +68,27 @@ typedef struct vm_report_ood {
     size_t n_sets;
 } vm_report_ood;
 
-enum { VM_CURVE_LOSS, VM_CURVE_CE, VM_CURVE_KL, VM_CURVE_HELDOUT_NLL, VM_CURVE_HELDOUT_ECE, VM_CURVES };
+enum {
+    VM_CURVE_LOSS,
+    VM_CURVE_CE,
+    VM_CURVE_KL,
+    VM_CURVE_HELDOUT_NLL,
+    VM_CURVE_HELDOUT_ECE,
+    VM_CURVE_HELDOUT_DIVERGENCE, /* of a distillation alone */
+    VM_CURVES
+};
+/* An upcycled model as it was split and after the distillation, and the ways its experts can be picked. */
+enum { VM_STAGE_SPLIT, VM_STAGE_DISTILLED, VM_STAGES };
+enum { VM_WAY_LEARNED, VM_WAY_ORACLE, VM_WAY_RANDOM, VM_WAYS };
 
 typedef struct vm_report_training {
     const char *path, *kind;
     const json_t *json;
-    size_t n;                 /* records of the history */
-    double *step;             /* [n] */
-    double *curve[VM_CURVES]; /* [n]; NAN where a record does not speak of it */
-    size_t n_layers;          /* of an upcycled model, else 0 */
-    double *layer, *error[2]; /* [n_layers]: relative error of the layer before and after the distillation */
+    size_t n;                        /* records of the history */
+    double *step;                    /* [n] */
+    double *curve[VM_CURVES];        /* [n]; NAN where a record does not speak of it */
+    double dense_nats;               /* a held-out token, of the dense model; NAN: no upcycled model */
+    double nats[VM_STAGES][VM_WAYS]; /* the same of the upcycled one; NAN for a stage that there was not */
 } vm_report_training;
 
 typedef struct vm_report_data {

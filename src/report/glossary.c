@@ -30,6 +30,12 @@ static const char *const WORDS[][2] = {
                                "95% interval includes 0, so these questions do not show a change."},
     {"Router, expert", "In a Mixture-of-Experts model each layer holds many small networks, the experts; a router "
                        "picks a few of them for every word."},
+    {"Dense, split, distilled",
+     "A dense model has no experts: everything in it runs for every word. Upcycling splits its layers into experts, of "
+     "which only some run, so that part of every sum is missing; distillation trains the result until its "
+     "probabilities "
+     "come near the dense model's again."},
+    {"KL divergence", "How far one set of probabilities is from another, in nats. 0: they are the same."},
     {"MAP", "The model with its ordinary, deterministic router: what the others are compared with."},
     {"VGLR-FC, VGLR-MF", "Variational routers: the router's scores are not numbers but a learned Gaussian "
                          "distribution, with correlations between experts (FC, full covariance) or "

@@ -282,7 +282,8 @@ static vmoer_status read_record(const reader *r, const json_t *record, vm_report
     static const struct {
         bool heldout;
         const char *key;
-    } CURVES[VM_CURVES] = {{false, "loss"}, {false, "ce"}, {false, "kl"}, {true, "nll"}, {true, "ece"}};
+    } CURVES[VM_CURVES] = {{false, "loss"}, {false, "ce"}, {false, "kl"},
+                           {true, "nll"},   {true, "ece"}, {true, "divergence"}};
     const json_t *heldout = json_object_get(record, "heldout");
     VM_TRY(need_number(r, record, "history", "step", &training->step[i]));
     for (int c = 0; c < VM_CURVES; c++) {
@@ -295,18 +296,19 @@ static vmoer_status read_record(const reader *r, const json_t *record, vm_report
     return VMOER_OK;
 }
 
-static vmoer_status read_layers(const reader *r, vm_report_training *training) {
-    static const char *const KEYS[] = {"error_before", "error_after"};
-    const json_t *layers = json_object_get(training->json, "layers");
-    if (layers && !json_is_array(layers)) return wrong(r, "", "layers", "an array");
-    training->n_layers = json_array_size(layers);
-    training->layer = get_memory(r, training->n_layers, sizeof *training->layer);
-    for (int k = 0; k < 2; k++) training->error[k] = get_memory(r, training->n_layers, sizeof *training->error[k]);
-    if (!training->layer || !training->error[0] || !training->error[1]) return no_memory(r);
-    for (size_t i = 0; i < training->n_layers; i++) {
-        const json_t *layer = json_array_get(layers, i);
-        VM_TRY(need_number(r, layer, "layers", "layer", &training->layer[i]));
-        for (int k = 0; k < 2; k++) VM_TRY(need_number(r, layer, "layers", KEYS[k], &training->error[k][i]));
+static vmoer_status read_nats(const reader *r, vm_report_training *training) {
+    static const char *const STAGES[VM_STAGES] = {"split", "distilled"}, *const WAYS[VM_WAYS] = {"learned", "oracle",
+                                                                                                 "random"};
+    const json_t *nats = json_object_get(training->json, "nats");
+    training->dense_nats = NAN;
+    if (nats && !json_is_object(nats)) return wrong(r, "", "nats", "an object");
+    if (nats) VM_TRY(need_number(r, training->json, "", "dense_nats", &training->dense_nats));
+    for (int s = 0; s < VM_STAGES; s++) {
+        const json_t *stage = json_object_get(nats, STAGES[s]);
+        for (int w = 0; w < VM_WAYS; w++) {
+            training->nats[s][w] = NAN;
+            if (stage) VM_TRY(need_number(r, stage, STAGES[s], WAYS[w], &training->nats[s][w]));
+        }
     }
     return VMOER_OK;
 }
@@ -316,8 +318,7 @@ vmoer_status vm_report_read_training(vm_report_data *data, const char *file, con
     vm_report_training training = {0};
     VM_TRY(open_document(&r, path, &training.json, &training.path, &training.kind));
     const json_t *history = json_object_get(training.json, "history");
-    if (history && !json_is_array(history))
-        return wrong(&r, "", "history", "an array"); /* an upcycled model has none */
+    if (history && !json_is_array(history)) return wrong(&r, "", "history", "an array");
     training.n = json_array_size(history);
     training.step = get_memory(&r, training.n, sizeof *training.step);
     if (!training.step) return no_memory(&r);
@@ -328,7 +329,7 @@ vmoer_status vm_report_read_training(vm_report_data *data, const char *file, con
     for (size_t i = 0; i < training.n; i++) {
         VM_TRY(read_record(&r, json_array_get(history, i), &training, i));
     }
-    VM_TRY(read_layers(&r, &training));
+    VM_TRY(read_nats(&r, &training));
     if (!vm_grow((void **)&data->trainings, &data->capacity[2], data->n_trainings + 1, sizeof training))
         return no_memory(&r);
     data->trainings[data->n_trainings++] = training;

@@ -100,7 +100,7 @@ void vm_router_draw(const vm_route *in, int t, int n, float *eps) {
     uint32_t word[4];
     vm_rng_block(in->seed, VM_RNG_ROUTE, (uint32_t[4]){(uint32_t)in->step, (uint32_t)(in->step >> 32), 0, 0x40000000u}, word);
     uint64_t seed = word[0] | (uint64_t)word[1] << 32;
-    uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)in->layer << 16 | (uint32_t)in->draw, 0};
+    uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)in->layer << 16, 0};
     for (int i = 0; i < n; i += 4) {
         float normal[4];
         counter[3] = (uint32_t)i / 4;
@@ -119,7 +119,6 @@ static vmoer_status draw_all(vm_router *r, vm_pool *pool, const vm_route *in, fl
     *eps = NULL;
     if (!r->kind->has_covariance || in->n_tokens <= 0) return VMOER_OK;
     if (in->sign != 1.0f && in->sign != -1.0f) return vm_error(VMOER_ERROR_ARGUMENT, "router: sign of the draw is %g, not 1 or -1", (double)in->sign);
-    if (in->draw < 0 || in->draw > UINT16_MAX) return vm_error(VMOER_ERROR_ARGUMENT, "router: draw %d is not in 0..65535", in->draw);
     *eps = floats(r->work, (size_t)in->n_tokens, (size_t)r->config.n_experts);
     if (!*eps) return out_of_memory(in);
     call c = {.r = r, .in = in, .token.n = r->config.n_experts, .ddmu = *eps};

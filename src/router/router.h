@@ -49,8 +49,7 @@ typedef struct vm_route {
     const float *logits;        /* [T, N] l_det */
     const vm_token_key *tokens; /* [T] */
     uint64_t seed, step;        /* of the draws */
-    int draw;                   /* training: index of the draw; sign -1 makes it the antithetic partner */
-    float sign;
+    float sign;                 /* training: 1, or -1 for the antithetic draw */
 } vm_route;
 
 vmoer_status vm_router_create(const vm_router_config *config, vm_router **out);
@@ -91,6 +90,7 @@ typedef struct vm_router_file {
     char base_name[128], adapter_name[128];
     char training[4096];        /* JSON: the training record */
 } vm_router_file;
+/* info must name the base model. */
 vmoer_status vm_router_save(const vm_router *r, const vm_router_file *info, const char *path);
 /* Every tensor checked against the metadata's shapes; non-finite values refused. info may be NULL. */
 vmoer_status vm_router_load(const char *path, vm_router_file *info, vm_router **out);

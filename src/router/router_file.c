@@ -95,6 +95,7 @@ static vmoer_status put_tensors(vm_st_writer *w, const vm_router *r) {
 
 vmoer_status vm_router_save(const vm_router *r, const vm_router_file *info, const char *path) {
     const vm_router_kind *kind;
+    if (!info) return vm_error(VMOER_ERROR_ARGUMENT, "%s: no info: a router file names its base model", path);
     VM_TRY_IN(vm_router_config_check(&r->config, &kind), "%s", path); /* the temperature may have been set since */
     VM_TRY_IN(check_info(info), "%s", path);
     vm_st_writer *w = vm_st_writer_create();

@@ -102,7 +102,7 @@ vmoer_status vm_router_panels_pack(const vm_router *r, const vm_router_layer *la
 /* Packs every layer for inference with values that no longer change. */
 vmoer_status vm_router_pack(vm_router *r);
 
-/* eps[N] of token t of `in`: pure function of (seed, step), the token, layer and draw, times sign. */
+/* eps[N] of token t of `in`: pure function of (seed, step), the token and the layer, times sign. */
 void vm_router_draw(const vm_route *in, int t, int n, float *eps);
 /* vm_router_forward and _backward with given draws eps[T, N]. */
 vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, float *p, float *saved, float *kl);

@@ -32,10 +32,26 @@ static size_t to_halves(size_t i, size_t rows, int heads) {
     return i - in_head + in_head / 2 + in_head % 2 * (head / 2);
 }
 
+/* Training changed none of its values: the tensor is copied as it was stored. */
+static bool unchanged(const source *s, vm_arena *arena) {
+    const vm_gguf_tensor *t = s->tensor;
+    size_t cols = (size_t)t->ne[0], rows = (size_t)t->ne[1], experts = (size_t)t->ne[2], elements, bytes;
+    float *row = vm_arena_alloc(arena, cols, sizeof *row);
+    vm_dtype_block(t->type, &elements, &bytes);
+    for (size_t i = 0; row && i < experts * rows; i++) {
+        const float *value = s->values[i / rows] + to_halves(i % rows, rows, s->heads) * cols;
+        if (!vm_dequantize(t->type, t->data + i * (cols / elements) * bytes, cols, row) ||
+            memcmp(row, value, cols * sizeof *row) != 0)
+            return false;
+    }
+    return row != NULL;
+}
+
 static vmoer_status put(vm_gguf_writer *w, vm_arena *arena, const source *s) {
     const vm_gguf_tensor *t = s->tensor;
     size_t cols = (size_t)t->ne[0], rows = (size_t)t->ne[1], experts = (size_t)t->ne[2];
     size_t row_bytes = cols * (s->type == VM_F32 ? sizeof(float) : sizeof(uint16_t));
+    if (unchanged(s, arena)) return vm_gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->ne, t->data);
     char *data = vm_arena_alloc(arena, experts * rows, row_bytes), *out = data;
     if (!data) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory to write it", t->name);
     for (size_t e = 0; e < experts; e++)

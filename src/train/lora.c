@@ -83,13 +83,24 @@ static vmoer_status attach_site(const attach_context *c, int layer, vm_site site
     return VMOER_OK;
 }
 
+/* sites: a set, bit by bit. */
+static vmoer_status check(const char *targets, int rank, double alpha, unsigned *sites) {
+    VM_TRY(parse_targets(targets, sites));
+    if (rank < 1 || rank > MAX_RANK)
+        return vm_error(VMOER_ERROR_ARGUMENT, "LoRA rank %d is outside 1..%d", rank, MAX_RANK);
+    return isfinite(alpha) ? VMOER_OK
+                           : vm_error(VMOER_ERROR_ARGUMENT, "LoRA alpha %g is not a finite number", alpha);
+}
+
+vmoer_status vm_lora_check(const char *targets, int rank, double alpha) {
+    unsigned sites;
+    return check(targets, rank, alpha, &sites);
+}
+
 vmoer_status vm_lora_attach(vm_model *m, const char *targets, int rank, double alpha, uint64_t seed, vm_pool *pool) {
     unsigned sites;
     int attached = 0;
-    VM_TRY(parse_targets(targets, &sites));
-    if (rank < 1 || rank > MAX_RANK)
-        return vm_error(VMOER_ERROR_ARGUMENT, "LoRA rank %d is outside 1..%d", rank, MAX_RANK);
-    if (!isfinite(alpha)) return vm_error(VMOER_ERROR_ARGUMENT, "LoRA alpha %g is not a finite number", alpha);
+    VM_TRY(check(targets, rank, alpha, &sites));
     if (m->backward_from != 0)
         return vm_error(VMOER_ERROR_ARGUMENT, "LoRA needs a model loaded with its whole backward pass");
     attach_context c = {.m = m, .rank = rank, .scale = (float)(alpha / rank), .seed = seed, .pool = pool};
@@ -165,19 +176,24 @@ static double recover_alpha(float scale, int rank) {
     return (float)(rounded / rank) == scale ? rounded : alpha;
 }
 
-vmoer_status vm_lora_save(const vm_model *m, const char *dir, const char *dtype) {
+/* To `dir`, or into `w` where that is given. */
+static vmoer_status save(const vm_model *m, const char *dir, vm_st_writer *w, const char *dtype) {
     collection c = {.arena = vm_arena_create()};
     vmoer_status status;
-    if (!c.arena) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", dir);
+    if (!c.arena) return vm_error(VMOER_ERROR_MEMORY, "no memory for the adapter's modules");
     VM_GOTO(collect(&c, m));
     vm_adapter_info info = {.base_name = m->config.name,
                             .base_fingerprint = m->fingerprint,
                             .rank = c.items[0].rank,
                             .alpha = recover_alpha(c.scale, c.items[0].rank),
                             .dtype = dtype};
-    status = vm_adapter_save(dir, &info, c.items, c.n);
+    status = w ? vm_adapter_put(w, &info, c.items, c.n) : vm_adapter_save(dir, &info, c.items, c.n);
 done:
     vm_arena_free(c.arena);
     vm_free(c.items);
     return status;
 }
+
+vmoer_status vm_lora_put(const vm_model *m, vm_st_writer *w, const char *dtype) { return save(m, NULL, w, dtype); }
+
+vmoer_status vm_lora_save(const vm_model *m, const char *dir, const char *dtype) { return save(m, dir, NULL, dtype); }

@@ -8,23 +8,15 @@
 
 enum { PASS_TOKENS = 4096 }; /* a larger batch is split into passes; where depends on the questions alone */
 
-vmoer_status vm_examples_build(const vm_tokenizer *t, const vm_dataset *d, vm_format format, vm_examples *out) {
-    memset(out, 0, sizeof *out);
-    size_t n = vm_dataset_count(d);
-    out->prompts = vm_calloc(n, sizeof *out->prompts);
-    out->answers = vm_calloc(n, sizeof *out->answers);
-    if (!out->prompts || !out->answers) {
-        vm_examples_free(out);
+vmoer_status vm_examples_add(vm_examples *e, const vm_tokenizer *t, const vm_dataset *d, vm_format format) {
+    size_t n = vm_dataset_count(d), prompts = e->n, answers = e->n; /* capacities: vm_grow may give more, unused */
+    if (!vm_grow((void **)&e->prompts, &prompts, e->n + n, sizeof *e->prompts) ||
+        !vm_grow((void **)&e->answers, &answers, e->n + n, sizeof *e->answers))
         return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", n);
-    }
-    for (; out->n < n; out->n++) {
-        const vm_item *item = vm_dataset_at(d, out->n);
-        vmoer_status status = vm_prompt_build(t, vm_dataset_task(d), item, format, &out->prompts[out->n]);
-        if (status != VMOER_OK) {
-            vm_examples_free(out);
-            return vm_error_in(status, "%s", item->id);
-        }
-        out->answers[out->n] = item->answer;
+    for (size_t i = 0; i < n; i++, e->n++) {
+        const vm_item *item = vm_dataset_at(d, i);
+        VM_TRY_IN(vm_prompt_build(t, vm_dataset_task(d), item, format, &e->prompts[e->n]), "%s", item->id);
+        e->answers[e->n] = item->answer;
     }
     return VMOER_OK;
 }
@@ -76,6 +68,35 @@ static void cross_entropy(const vm_examples *e, const int32_t *items, const vm_q
     }
 }
 
+/* Every token of the questions becomes a row, none a target; the teacher runs them. rows: in the arena. */
+static vmoer_status ask_teacher(const vm_objective *o, vm_arena *arena, vm_batch *b) {
+    int32_t *rows = vm_arena_alloc(arena, (size_t)b->n_tokens, sizeof *rows);
+    if (!rows) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", b->n_tokens);
+    for (int i = 0; i < b->n_tokens; i++) rows[i] = i;
+    b->rows = rows;
+    b->n_rows = b->n_tokens;
+    b->n_targets = 0;
+    return vm_pass_forward(o->teacher, b, &(vm_pass_options){0}, NULL, NULL, NULL);
+}
+
+static vmoer_status distill_pass(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step,
+                                 double weight, vm_arena *arena, vm_loss *out) {
+    vm_questions q;
+    VM_TRY(build(e, items, 0, n, o->format, arena, &q));
+    VM_TRY(ask_teacher(o, arena, &q.batch));
+    vm_pass_options options = {.training = true,
+                               .seed = o->seed,
+                               .step = step,
+                               .sign = 1.0f,
+                               .memory = o->memory,
+                               .teacher = o->teacher,
+                               .teacher_weight = (float)weight};
+    VM_TRY(vm_pass_forward(o->pass, &q.batch, &options, NULL, NULL, NULL));
+    VM_TRY(vm_pass_backward(o->pass, NULL, 0));
+    out->ce += weight * vm_pass_divergence(o->pass);
+    return VMOER_OK;
+}
+
 static vmoer_status step_pass(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, int draw,
                               uint64_t step, double weight, double kl_weight, vm_arena *arena, vm_loss *out) {
     vm_questions q;
@@ -114,13 +135,40 @@ vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, cons
             count = pass_size(e, items, first, n, &tokens);
             vm_arena_reset(arena);
             status =
-                step_pass(o, e, items + first, count, draw, step, 1.0 / ((double)n * o->draws), kl_weight, arena, out);
+                o->teacher
+                    ? distill_pass(o, e, items + first, count, step, 1.0 / ((double)all * o->draws), arena, out)
+                    : step_pass(o, e, items + first, count, draw, step, 1.0 / ((double)n * o->draws), kl_weight, arena,
+                                out);
         }
     vm_arena_free(arena);
     out->loss = out->ce + o->beta * out->kl;
     out->kl_sum = out->kl * all * layers / n;
     if (status == VMOER_OK && !isfinite(out->loss))
         return vm_error(VMOER_ERROR_NUMERIC, "the loss is not a finite number");
+    return status;
+}
+
+vmoer_status vm_objective_divergence(const vm_objective *o, const vm_examples *e, const vm_pass_options *options,
+                                     double *out) {
+    vm_arena *arena = vm_arena_create();
+    if (!arena) return vm_error(VMOER_ERROR_MEMORY, "no memory to compare with the teacher");
+    vmoer_status status = VMOER_OK;
+    vm_pass_options compare = *options;
+    compare.teacher = o->teacher;
+    double sum = 0, all = 0;
+    for (int first = 0, count, tokens; first < (int)e->n; first += count) {
+        vm_questions q;
+        count = pass_size(e, NULL, first, (int)e->n, &tokens);
+        vm_arena_reset(arena);
+        VM_GOTO(build(e, NULL, first, count, o->format, arena, &q));
+        VM_GOTO(ask_teacher(o, arena, &q.batch));
+        VM_GOTO(vm_pass_forward(o->pass, &q.batch, &compare, NULL, NULL, NULL));
+        sum += vm_pass_divergence(o->pass);
+        all += tokens;
+    }
+    *out = sum / all;
+done:
+    vm_arena_free(arena);
     return status;
 }
 

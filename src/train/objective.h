@@ -5,19 +5,20 @@
 
 #include "model/questions.h"
 
-/* A training or held-out set, tokenised once. */
+/* A training or held-out set, tokenised once; {0} is an empty one. */
 typedef struct vm_examples {
     vm_prompt *prompts; /* [n] */
     int32_t *answers;   /* [n] index of the right choice */
     size_t n;
 } vm_examples;
-vmoer_status vm_examples_build(const vm_tokenizer *t, const vm_dataset *d, vm_format format, vm_examples *out);
+vmoer_status vm_examples_add(vm_examples *e, const vm_tokenizer *t, const vm_dataset *d, vm_format format);
 void vm_examples_free(vm_examples *e);
 
 typedef struct vm_objective {
     vm_pass *pass;
     vm_format format;
     vm_router *router; /* NULL: MAP */
+    vm_pass *teacher;  /* not NULL: distillation, see below */
     double beta;
     int draws;         /* 1, or 2: a draw and its antithetic partner, averaged */
     uint64_t seed;
@@ -31,8 +32,14 @@ typedef struct vm_loss {
     double acc;
 } vm_loss;
 
+/* With a teacher (a pass of another model with the same vocabulary) the loss is the mean over all input tokens of
+ * KL(teacher || model), between their next-token distributions; the right answers play no part. loss and ce are that mean. */
+
 /* Accumulates the gradients of the mean loss over the items (indices into e). step decides the draws. */
 vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step, vm_loss *out);
+
+/* Mean over all input tokens of KL(teacher || model), nats a token; o->teacher is not NULL. */
+vmoer_status vm_objective_divergence(const vm_objective *o, const vm_examples *e, const vm_pass_options *options, double *out);
 
 /* Probabilities of every example by a pass without draws, in `options`: p[n, VM_MAX_CHOICES]. */
 vmoer_status vm_objective_predict(const vm_objective *o, const vm_examples *e, const vm_pass_options *options, double *p);

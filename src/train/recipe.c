@@ -4,65 +4,40 @@
 #include "base/status.h"
 #include "base/utf8.h"
 #include "io/safetensors.h"
+#include "train/export.h"
+#include "train/lora.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* The tensors of a layer: one list serves allocation, reading and writing. */
-typedef struct field {
-    const char *name;
-    size_t offset;
-    int rows, cols;
-} field;
-
-enum { FIELDS = 7 };
-
-static void fields_of(const vm_recipe *r, field f[FIELDS]) {
-    f[0] = (field){"router", offsetof(vm_recipe_layer, router), r->experts, r->dim};
-    f[1] = (field){"gate.a", offsetof(vm_recipe_layer, gate_a), r->rank, r->dim};
-    f[2] = (field){"gate.b", offsetof(vm_recipe_layer, gate_b), r->width, r->rank};
-    f[3] = (field){"up.a", offsetof(vm_recipe_layer, up_a), r->rank, r->dim};
-    f[4] = (field){"up.b", offsetof(vm_recipe_layer, up_b), r->width, r->rank};
-    f[5] = (field){"down.a", offsetof(vm_recipe_layer, down_a), r->rank, r->width};
-    f[6] = (field){"down.b", offsetof(vm_recipe_layer, down_b), r->dim, r->rank};
-}
-
-static float **at(vm_recipe_layer *l, const field *f) { return (float **)((char *)l + f->offset); }
+#include <unistd.h>
 
 void vm_recipe_free(vm_recipe *r) {
     if (!r) return;
-    field f[FIELDS];
-    fields_of(r, f);
     for (int l = 0; r->layers && l < r->n_layers; l++) {
         vm_free(r->layers[l].order);
-        for (int i = 0; i < FIELDS; i++) vm_free(*at(&r->layers[l], &f[i]));
+        vm_free(r->layers[l].router);
     }
+    vm_adapter_free(r->recovery);
     vm_free(r->layers);
     vm_free(r);
 }
 
 static vmoer_status allocate(vm_recipe *r) {
-    field f[FIELDS];
-    fields_of(r, f);
-    r->layers = vm_calloc((size_t)r->n_layers, sizeof *r->layers);
-    for (int l = 0; r->layers && l < r->n_layers; l++) {
-        r->layers[l].order = vm_calloc((size_t)r->width, sizeof(int32_t));
-        bool ok = r->layers[l].order != NULL;
-        for (int i = 0; i < FIELDS && ok; i++)
-            ok = (*at(&r->layers[l], &f[i]) = vm_calloc((size_t)f[i].rows * (size_t)f[i].cols + 1, sizeof(float))) !=
-                 NULL;
-        if (!ok) return vm_error(VMOER_ERROR_MEMORY, "no memory for a recipe of %d layers", r->n_layers);
+    bool ok = (r->layers = vm_calloc((size_t)r->n_layers, sizeof *r->layers)) != NULL;
+    for (int l = 0; ok && l < r->n_layers; l++) {
+        vm_recipe_layer *layer = &r->layers[l];
+        layer->order = vm_calloc((size_t)r->width, sizeof *layer->order);
+        layer->router = vm_calloc((size_t)r->experts * (size_t)r->dim, sizeof *layer->router);
+        ok = layer->order && layer->router;
     }
-    return r->layers ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for a recipe of %d layers", r->n_layers);
+    return ok ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for a recipe of %d layers", r->n_layers);
 }
 
 static vmoer_status check_shape(const vm_recipe *r) {
-    if (r->n_layers < 1 || r->n_layers > 512 || r->dim < 1 || r->dim > 65536 || r->width < 1 || r->width > (1 << 20) ||
-        r->rank < 0 || r->rank > 4096)
-        return vm_error(VMOER_ERROR_FORMAT, "recipe: %d layers, dimension %d, width %d, rank %d", r->n_layers, r->dim,
-                        r->width, r->rank);
+    if (r->n_layers < 1 || r->n_layers > 512 || r->dim < 1 || r->dim > 65536 || r->width < 1 || r->width > (1 << 20))
+        return vm_error(VMOER_ERROR_FORMAT, "recipe: %d layers, dimension %d, width %d", r->n_layers, r->dim, r->width);
     if (r->experts < 2 || r->experts > 1024 || r->expert_width < 1 || r->top_k < 1 || r->top_k > r->experts ||
         r->expert_width > r->width / r->experts)
         return vm_error(VMOER_ERROR_ARGUMENT,
@@ -71,15 +46,14 @@ static vmoer_status check_shape(const vm_recipe *r) {
     return VMOER_OK;
 }
 
-vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_width, int top_k, int rank,
-                              vm_recipe **out) {
+vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_width, int top_k, vm_recipe **out) {
     const vm_config *c = &dense->config;
     if (c->n_experts) return vm_error(VMOER_ERROR_ARGUMENT, "%s is a Mixture-of-Experts already", c->name);
     vm_recipe *r = vm_calloc(1, sizeof *r);
     if (!r) return vm_error(VMOER_ERROR_MEMORY, "no memory for a recipe");
     r->n_layers = c->n_layers, r->dim = c->dim, r->width = c->shared_width;
     r->experts = experts, r->expert_width = expert_width, r->shared_width = r->width - experts * expert_width;
-    r->top_k = top_k, r->rank = rank;
+    r->top_k = top_k;
     memcpy(r->base, dense->fingerprint, sizeof r->base);
     vm_copy_text(r->base_name, sizeof r->base_name, c->name);
     vmoer_status status = check_shape(r);
@@ -106,9 +80,7 @@ static vmoer_status check_finite(const char *name, const float *values, size_t n
     return VMOER_OK;
 }
 
-static vmoer_status write(vm_recipe *r, vm_st_writer *w, const char *path) {
-    field f[FIELDS];
-    fields_of(r, f);
+static vmoer_status write_recipe(vm_recipe *r, const vm_model *distilled, vm_st_writer *w, const char *path) {
     VM_TRY(vm_st_writer_metadata(w, "format", "vmoer-recipe"));
     VM_TRY(vm_st_writer_metadata(w, "version", "1"));
     VM_TRY(vm_st_writer_metadata(w, "base", r->base));
@@ -120,27 +92,25 @@ static vmoer_status write(vm_recipe *r, vm_st_writer *w, const char *path) {
     VM_TRY(put_meta_int(w, "experts", r->experts));
     VM_TRY(put_meta_int(w, "expert_width", r->expert_width));
     VM_TRY(put_meta_int(w, "top_k", r->top_k));
-    VM_TRY(put_meta_int(w, "rank", r->rank));
     for (int l = 0; l < r->n_layers; l++) {
         char name[64];
+        float *router = r->layers[l].router;
+        size_t n = (size_t)r->experts * (size_t)r->dim;
         snprintf(name, sizeof name, "blk.%d.order", l);
         VM_TRY(vm_st_writer_raw(w, name, "I32", sizeof(int32_t), 1, (int64_t[]){r->width}, r->layers[l].order));
-        for (int i = 0; i < FIELDS; i++) {
-            float *values = *at(&r->layers[l], &f[i]);
-            size_t n = (size_t)f[i].rows * (size_t)f[i].cols;
-            for (size_t j = 0; j < n; j++) values[j] = vm_f16_to_f32(vm_f32_to_f16(values[j]));
-            snprintf(name, sizeof name, "blk.%d.%s", l, f[i].name);
-            VM_TRY(check_finite(name, values, n)); /* half precision ends at 65504 */
-            VM_TRY(vm_st_writer_f32(w, name, "F16", 2, (int64_t[]){f[i].rows, f[i].cols}, values));
-        }
+        for (size_t i = 0; i < n; i++) router[i] = vm_f16_to_f32(vm_f32_to_f16(router[i]));
+        snprintf(name, sizeof name, "blk.%d.router", l);
+        VM_TRY(check_finite(name, router, n)); /* half precision ends at 65504 */
+        VM_TRY(vm_st_writer_f32(w, name, "F16", 2, (int64_t[]){r->experts, r->dim}, router));
     }
+    if (distilled) VM_TRY(vm_lora_put(distilled, w, "F16"));
     return vm_st_writer_save(w, path);
 }
 
-vmoer_status vm_recipe_save(vm_recipe *r, const char *path) {
+vmoer_status vm_recipe_save(vm_recipe *r, const vm_model *distilled, const char *path) {
     vm_st_writer *w = vm_st_writer_create();
     if (!w) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", path);
-    vmoer_status status = write(r, w, path);
+    vmoer_status status = write_recipe(r, distilled, w, path);
     vm_st_writer_free(w);
     return status;
 }
@@ -161,13 +131,24 @@ static vmoer_status get_meta_int(const vm_safetensors *st, const char *key, int 
     return VMOER_OK;
 }
 
-static vmoer_status read_order(const vm_safetensors *st, int layer, const vm_recipe *r) {
+static vmoer_status check_layer(const vm_safetensors *st, int layer, const vm_recipe *r) {
     char name[64];
     snprintf(name, sizeof name, "blk.%d.order", layer);
     const vm_st_tensor *t = vm_safetensors_find(st, name);
     if (!t || strcmp(t->dtype, "I32") != 0 || t->n_dims != 1 || t->shape[0] != r->width)
         return vm_error(VMOER_ERROR_FORMAT, "%s: missing, or not I32 [%d]", name, r->width);
-    memcpy(r->layers[layer].order, t->data, (size_t)r->width * sizeof(int32_t));
+    snprintf(name, sizeof name, "blk.%d.router", layer);
+    t = vm_safetensors_find(st, name);
+    if (!t || t->n_dims != 2 || t->shape[0] != r->experts || t->shape[1] != r->dim)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: missing, or not [%d, %d]", name, r->experts, r->dim);
+    return VMOER_OK;
+}
+
+/* Of a checked layer. */
+static vmoer_status read_order(const vm_safetensors *st, int layer, const vm_recipe *r) {
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.order", layer);
+    memcpy(r->layers[layer].order, vm_safetensors_find(st, name)->data, (size_t)r->width * sizeof(int32_t));
     bool *seen = vm_calloc((size_t)r->width, sizeof *seen);
     if (!seen) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
     vmoer_status status = VMOER_OK;
@@ -182,7 +163,7 @@ static vmoer_status read_order(const vm_safetensors *st, int layer, const vm_rec
     return status;
 }
 
-static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
+static vmoer_status read_recipe(const vm_safetensors *st, vm_recipe *r) {
     const char *text;
     VM_TRY(get_meta(st, "format", &text));
     if (strcmp(text, "vmoer-recipe") != 0)
@@ -203,34 +184,37 @@ static vmoer_status read(const vm_safetensors *st, vm_recipe *r) {
     VM_TRY(get_meta_int(st, "experts", &r->experts));
     VM_TRY(get_meta_int(st, "expert_width", &r->expert_width));
     VM_TRY(get_meta_int(st, "top_k", &r->top_k));
-    VM_TRY(get_meta_int(st, "rank", &r->rank));
     VM_TRY(check_shape(r));
     r->shared_width = r->width - r->experts * r->expert_width;
     /* Before anything is allocated by these numbers: the file must be as large as they say. */
-    if (vm_safetensors_count(st) != (size_t)r->n_layers * (FIELDS + 1))
-        return vm_error(VMOER_ERROR_FORMAT, "%zu tensors, %d layers have %d", vm_safetensors_count(st), r->n_layers,
-                        r->n_layers * (FIELDS + 1));
-    field f[FIELDS];
-    fields_of(r, f);
-    for (int i = 0; i < FIELDS * r->n_layers; i++) {
-        char name[64];
-        const field *want = &f[i % FIELDS];
-        snprintf(name, sizeof name, "blk.%d.%s", i / FIELDS, want->name);
-        const vm_st_tensor *t = vm_safetensors_find(st, name);
-        if (!t || t->n_dims != 2 || t->shape[0] != want->rows || t->shape[1] != want->cols)
-            return vm_error(VMOER_ERROR_FORMAT, "%s: missing, or not [%d, %d]", name, want->rows, want->cols);
-    }
+    for (int l = 0; l < r->n_layers; l++) VM_TRY(check_layer(st, l, r));
     VM_TRY(allocate(r));
     for (int l = 0; l < r->n_layers; l++) {
+        char name[64];
         VM_TRY(read_order(st, l, r));
-        for (int i = 0; i < FIELDS; i++) {
-            char name[64];
-            float *values = *at(&r->layers[l], &f[i]);
-            snprintf(name, sizeof name, "blk.%d.%s", l, f[i].name);
-            VM_TRY(vm_safetensors_read_f32(st, name, 2, (int64_t[]){f[i].rows, f[i].cols}, values));
-            VM_TRY(check_finite(name, values, (size_t)f[i].rows * (size_t)f[i].cols));
-        }
+        snprintf(name, sizeof name, "blk.%d.router", l);
+        VM_TRY(vm_safetensors_read_f32(st, name, 2, (int64_t[]){r->experts, r->dim}, r->layers[l].router));
+        VM_TRY(check_finite(name, r->layers[l].router, (size_t)r->experts * (size_t)r->dim));
     }
+    return VMOER_OK;
+}
+
+/* Two tensors a layer and those of the adapter, if there is one: what nobody reads is refused. */
+static vmoer_status check_count(const vm_safetensors *st, const vm_recipe *r) {
+    static const char prefix[] = "base_model.model."; /* of every tensor of an adapter */
+    size_t own = 0;
+    for (size_t i = 0; i < vm_safetensors_count(st); i++)
+        own += !r->recovery || strncmp(vm_safetensors_at(st, i)->name, prefix, strlen(prefix)) != 0;
+    if (own != 2 * (size_t)r->n_layers)
+        return vm_error(VMOER_ERROR_FORMAT, "%zu tensors%s, %d layers have %d", own,
+                        r->recovery ? " beside the adapter's" : "", r->n_layers, 2 * r->n_layers);
+    return VMOER_OK;
+}
+
+static vmoer_status load(const char *path, const vm_safetensors *st, vm_recipe *r) {
+    VM_TRY_IN(read_recipe(st, r), "%s", path);
+    VM_TRY(vm_adapter_open_within(path, &r->recovery));
+    VM_TRY_IN(check_count(st, r), "%s", path);
     return VMOER_OK;
 }
 
@@ -238,45 +222,17 @@ vmoer_status vm_recipe_load(const char *path, vm_recipe **out) {
     vm_safetensors *st;
     VM_TRY(vm_safetensors_open(path, &st));
     vm_recipe *r = vm_calloc(1, sizeof *r);
-    vmoer_status status = r ? read(st, r) : vm_error(VMOER_ERROR_MEMORY, "no memory");
+    vmoer_status status = r ? load(path, st, r) : vm_error(VMOER_ERROR_MEMORY, "%s: no memory", path);
     vm_safetensors_free(st);
     if (status != VMOER_OK) {
         vm_recipe_free(r);
-        return vm_error_in(status, "%s", path);
+        return status;
     }
     *out = r;
     return VMOER_OK;
 }
 
-/* ---- weights and the GGUF ---- */
-
-/* out = w + sum_j b_j a_j[0..n), j rising: no reassociation, the same bits everywhere. */
-static void add_row(const float *w, const float *b, const float *a, int rank, int n, float *out) {
-    memcpy(out, w, (size_t)n * sizeof *out);
-    for (int j = 0; j < rank; j++)
-        for (int i = 0; i < n; i++) out[i] = out[i] + b[j] * a[(size_t)j * (size_t)n + (size_t)i];
-}
-
-void vm_recipe_weights(const vm_recipe *r, int layer, const float *dense_gate, const float *dense_up,
-                       const float *dense_down, float *gate, float *up, float *down) {
-    const vm_recipe_layer *l = &r->layers[layer];
-    size_t D = (size_t)r->dim, F = (size_t)r->width, rank = (size_t)r->rank;
-    for (size_t i = 0; i < F; i++) {
-        size_t from = (size_t)l->order[i];
-        add_row(dense_gate + from * D, l->gate_b + i * rank, l->gate_a, r->rank, r->dim, gate + i * D);
-        add_row(dense_up + from * D, l->up_b + i * rank, l->up_a, r->rank, r->dim, up + i * D);
-    }
-    float row[1 << 12]; /* a row of down in the new order, a piece at a time */
-    for (size_t o = 0; o < D; o++)
-        for (size_t first = 0; first < F; first += sizeof row / sizeof *row) {
-            size_t n = F - first < sizeof row / sizeof *row ? F - first : sizeof row / sizeof *row;
-            for (size_t i = 0; i < n; i++) row[i] = dense_down[o * F + (size_t)l->order[first + i]];
-            float *out = down + o * F + first;
-            memcpy(out, row, n * sizeof *out);
-            for (size_t j = 0; j < rank; j++)
-                for (size_t i = 0; i < n; i++) out[i] = out[i] + l->down_b[o * rank + j] * l->down_a[j * F + first + i];
-        }
-}
+/* ---- the GGUF ---- */
 
 static vmoer_status dense_matrix(const vm_gguf *g, int layer, const char *what, int rows, int cols, float *out) {
     char name[64];
@@ -287,6 +243,15 @@ static vmoer_status dense_matrix(const vm_gguf *g, int layer, const char *what, 
     if (!vm_dequantize(t->type, t->data, (size_t)rows * (size_t)cols, out))
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported", name, vm_dtype_name(t->type));
     return VMOER_OK;
+}
+
+/* Gate and up of the new order are rows of the dense ones, down is columns. */
+static void reorder(const vm_recipe *r, int layer, const float *dense, bool columns, float *out) {
+    const int32_t *order = r->layers[layer].order;
+    size_t D = (size_t)r->dim, F = (size_t)r->width;
+    for (size_t i = 0; !columns && i < F; i++) memcpy(out + i * D, dense + (size_t)order[i] * D, D * sizeof *out);
+    for (size_t d = 0; columns && d < D; d++)
+        for (size_t i = 0; i < F; i++) out[d * F + i] = dense[d * F + (size_t)order[i]];
 }
 
 /* bf16 of rows x cols of w (row stride ld), scaled, in the arena, as one GGUF tensor of [experts,] rows, cols. */
@@ -308,12 +273,13 @@ static vmoer_status build_layer(const vm_recipe *r, int layer, const vm_gguf *de
                                 float *work) {
     size_t n = (size_t)r->width * (size_t)r->dim, D = (size_t)r->dim, F = (size_t)r->width, S = (size_t)r->shared_width,
            w = (size_t)r->expert_width;
-    float *dg = work, *du = work + n, *dd = work + 2 * n, *gate = work + 3 * n, *up = work + 4 * n,
-          *down = work + 5 * n;
-    VM_TRY(dense_matrix(dense, layer, "ffn_gate", r->width, r->dim, dg));
-    VM_TRY(dense_matrix(dense, layer, "ffn_up", r->width, r->dim, du));
-    VM_TRY(dense_matrix(dense, layer, "ffn_down", r->dim, r->width, dd));
-    vm_recipe_weights(r, layer, dg, du, dd, gate, up, down);
+    float *dense_w = work, *gate = work + n, *up = work + 2 * n, *down = work + 3 * n;
+    VM_TRY(dense_matrix(dense, layer, "ffn_gate", r->width, r->dim, dense_w));
+    reorder(r, layer, dense_w, false, gate);
+    VM_TRY(dense_matrix(dense, layer, "ffn_up", r->width, r->dim, dense_w));
+    reorder(r, layer, dense_w, false, up);
+    VM_TRY(dense_matrix(dense, layer, "ffn_down", r->dim, r->width, dense_w));
+    reorder(r, layer, dense_w, true, down);
     if (S) {
         VM_TRY(put(g, arena, layer, "ffn_gate_shexp", 1, (int)S, r->dim, gate, D, 0, 1.0f));
         VM_TRY(put(g, arena, layer, "ffn_up_shexp", 1, (int)S, r->dim, up, D, 0, 1.0f));
@@ -380,7 +346,7 @@ static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writ
                         r->n_layers, r->dim, r->width, c.n_layers, c.dim, c.shared_width);
     VM_TRY(put_keys(r, &c, dense, g));
     VM_TRY(copy_rest(dense, g));
-    float *work = vm_malloc(6 * (size_t)r->width * (size_t)r->dim, sizeof *work);
+    float *work = vm_malloc(4 * (size_t)r->width * (size_t)r->dim, sizeof *work);
     if (!work) return vm_error(VMOER_ERROR_MEMORY, "no memory for a layer's weights");
     vmoer_status status = VMOER_OK;
     for (int l = 0; l < r->n_layers && status == VMOER_OK; l++) status = build_layer(r, l, dense, g, arena, work);
@@ -388,7 +354,7 @@ static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writ
     return status;
 }
 
-vmoer_status vm_recipe_build(const vm_recipe *r, const char *dense_path, const char *out_path) {
+static vmoer_status build_split(const vm_recipe *r, const char *dense_path, const char *out_path) {
     vm_gguf *dense;
     VM_TRY(vm_gguf_open(dense_path, &dense));
     vm_gguf_writer *g = vm_gguf_writer_create();
@@ -401,5 +367,27 @@ vmoer_status vm_recipe_build(const vm_recipe *r, const char *dense_path, const c
     vm_gguf_writer_free(g);
     vm_arena_free(arena);
     vm_gguf_free(dense);
+    return status;
+}
+
+/* Loading merges the adapter in one fixed order, exporting rounds once and copies what it did not change. */
+static vmoer_status merge_recovery(const vm_recipe *r, vm_pool *pool, const char *split, const char *out_path) {
+    vm_model *m;
+    vm_model_options options = {
+        .compute = VM_COMPUTE_BF16, .adapter = r->recovery, .backward_from = -1, .train_all = true};
+    VM_TRY(vm_model_load(split, &options, pool, &m));
+    vmoer_status status = vm_model_export(m, out_path);
+    vm_model_free(m);
+    return status;
+}
+
+vmoer_status vm_recipe_build(const vm_recipe *r, vm_pool *pool, const char *dense_path, const char *out_path) {
+    char split[4096];
+    if (!r->recovery) return build_split(r, dense_path, out_path);
+    if ((size_t)snprintf(split, sizeof split, "%s.split", out_path) >= sizeof split)
+        return vm_error(VMOER_ERROR_LIMIT, "%s: the path is too long", out_path);
+    vmoer_status status = build_split(r, dense_path, split);
+    if (status == VMOER_OK) status = merge_recovery(r, pool, split, out_path);
+    unlink(split);
     return status;
 }

@@ -58,6 +58,13 @@ vmoer_status vm_train_look(const vm_train_job *job, json_t **out) {
     VM_TRY(vm_train_predict(job, &d));
     vmoer_status status = vm_train_measure(&d, out);
     vm_train_predictions_free(&d);
+    if (status != VMOER_OK || !job->objective.teacher) return status;
+    double divergence;
+    status = vm_objective_divergence(&job->objective, job->heldout, &job->predict, &divergence);
+    if (status == VMOER_OK)
+        json_object_set_new(*out, "divergence", json_real(divergence));
+    else
+        json_decref(*out), *out = NULL;
     return status;
 }
 
@@ -71,16 +78,39 @@ static void order_epoch(run *r, int epoch) {
     r->order_epoch = epoch;
 }
 
+/* "layers.12.mean.bias" -> "layers.*.mean.bias" */
+static void name_kind(const char *name, char *kind) {
+    while (*name) {
+        size_t digits = strspn(name, "0123456789");
+        *kind++ = digits ? '*' : *name;
+        name += digits ? digits : 1;
+    }
+    *kind = '\0';
+}
+
+/* What is trained, tensors of one name in all layers and experts together: an adapter has hundreds. */
+static json_t *trainable_of(const vm_param_list *trained, size_t *total) {
+    json_t *kinds = json_object();
+    *total = 0;
+    for (size_t i = 0; i < trained->count; i++) {
+        const vm_param *p = trained->items[i];
+        char kind[sizeof p->name];
+        name_kind(p->name, kind);
+        const json_t *before = json_object_get(kinds, kind);
+        json_int_t tensors = json_integer_value(json_object_get(before, "tensors")),
+                   parameters = json_integer_value(json_object_get(before, "parameters"));
+        size_t n = vm_param_size(p);
+        *total += n;
+        json_object_set_new(
+            kinds, kind, json_pack("{s:I, s:I}", "tensors", tensors + 1, "parameters", parameters + (json_int_t)n));
+    }
+    return kinds;
+}
+
 static vmoer_status record_of(const run *r, json_t **out) {
     const vm_train_job *job = r->job;
-    json_t *trainable = json_array();
-    size_t total = 0;
-    for (size_t i = 0; i < job->trained.count; i++) {
-        size_t n = vm_param_size(job->trained.items[i]);
-        total += n;
-        json_array_append_new(
-            trainable, json_pack("{s:s, s:I}", "name", job->trained.items[i]->name, "parameters", (json_int_t)n));
-    }
+    size_t total;
+    json_t *trainable = trainable_of(&job->trained, &total);
     *out = json_pack("{s:s, s:s, s:O, s:o, s:I, s:O}", "vmoer", vmoer_version(), "kind", job->stage, "config",
                      job->config, "trainable", trainable, "parameters", (json_int_t)total, "history", r->history);
     bool ok = *out && (!job->facts || json_object_update(*out, (json_t *)(uintptr_t)job->facts) == 0);
@@ -126,6 +156,9 @@ static vmoer_status look(run *r, const vm_loss *l, double rate, double norm) {
     vm_log(r->hooks, "step %llu: loss %.4f ce %.4f kl %.4f; held out: acc %.4f nll %.4f ece %.4f",
            (unsigned long long)r->step, l->loss, l->ce, l->kl, json_number_value(json_object_get(heldout, "acc")), nll,
            json_number_value(json_object_get(heldout, "ece")));
+    if (json_object_get(heldout, "divergence"))
+        vm_log(r->hooks, "step %llu: held out: %.4f nats a token from the teacher", (unsigned long long)r->step,
+               json_number_value(json_object_get(heldout, "divergence")));
     json_t *entry = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "step", (json_int_t)r->step, "epoch",
                               (double)r->step / r->steps_per_epoch, "loss", l->loss, "ce", l->ce, "kl", l->kl, "kl_sum",
                               l->kl_sum, "lr", rate, "grad_norm", norm, "heldout", heldout);
@@ -155,7 +188,10 @@ static vmoer_status train(run *r) {
         bool last = r->step == r->total;
         if (last || r->step % (uint64_t)every == 0) VM_TRY(look(r, &loss, rate, norm));
         if (last || r->step % (uint64_t)every == 0 || r->step % CHECKPOINT_STEPS == 0) VM_TRY(save_checkpoint(r));
-        snprintf(note, sizeof note, "loss %.3f ce %.3f kl %.3f", loss.loss, loss.ce, loss.kl);
+        if (r->job->objective.teacher)
+            snprintf(note, sizeof note, "%.3f nats from the teacher", loss.loss);
+        else
+            snprintf(note, sizeof note, "loss %.3f ce %.3f kl %.3f", loss.loss, loss.ce, loss.kl);
         vmoer_status status = vm_progress(r->hooks, r->job->stage, r->step, r->total, note);
         if (status != VMOER_OK) {
             VM_TRY(save_checkpoint(r));
@@ -173,12 +209,29 @@ vmoer_status vm_train_check(const vmoer_train_params *t) {
     if (!(t->learning_rate >= 0 && isfinite(t->learning_rate)) || !(t->warmup >= 0 && t->warmup <= 1))
         return vm_error(VMOER_ERROR_ARGUMENT, "learning rate %g, must be 0 or more; warmup %g, must be 0 to 1",
                         t->learning_rate, t->warmup);
+    if (!(t->memory_gib >= 0 && t->memory_gib < 1e6))
+        return vm_error(VMOER_ERROR_ARGUMENT, "--memory_gib %g, must be 0 (no bound) to a million", t->memory_gib);
     return VMOER_OK;
+}
+
+static vmoer_status checkpoint_path(const vmoer_train_params *t, char path[4096]) {
+    return vm_path_join(path, 4096, t->output_path, "checkpoint.safetensors");
+}
+
+vmoer_status vm_train_check_folder(const vmoer_train_params *t) {
+    char path[4096];
+    VM_TRY(checkpoint_path(t, path));
+    if (t->resume || !vm_file_exists(path)) return VMOER_OK;
+    return vm_error(VMOER_ERROR_ARGUMENT,
+                    "%s: a checkpoint is there: --resume goes on from it; to start anew, delete it or give another "
+                    "folder",
+                    path);
 }
 
 vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record) {
     const vmoer_train_params *t = job->params;
     VM_TRY(vm_train_check(t));
+    VM_TRY(vm_train_check_folder(t));
     if (job->train->n == 0 || job->heldout->n == 0)
         return vm_error(VMOER_ERROR_DATA, "no questions to train on, or none held out");
     run r = {.job = job, .hooks = hooks, .order_epoch = -1, .best_nll = 1e300}; /* JSON has no infinity */
@@ -195,7 +248,7 @@ vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **
     options.weight_decay = t->weight_decay;
     options.clip = t->clip;
     VM_GOTO(vm_make_dirs(t->output_path));
-    VM_GOTO(vm_path_join(r.checkpoint, sizeof r.checkpoint, t->output_path, "checkpoint.safetensors"));
+    VM_GOTO(checkpoint_path(t, r.checkpoint));
     VM_GOTO(vm_optimizer_create(&job->trained, &options, job->rates, &r.optimizer));
     VM_GOTO(vm_model_refresh(job->model, job->pool));
     if (t->resume && vm_file_exists(r.checkpoint)) VM_GOTO(resume(&r));

@@ -27,6 +27,8 @@ typedef struct vm_train_job {
 
 /* That the settings of the loop are possible ones: vm_train_run asks too, but this needs no model. */
 vmoer_status vm_train_check(const vmoer_train_params *params);
+/* That the folder is one to train into: without resume, a checkpoint in it is somebody's work and not written over. vm_train_run asks too. */
+vmoer_status vm_train_check_folder(const vmoer_train_params *params);
 
 /* *record: {"kind", "config", "trainable", "parameters", "history"}, docs/FORMATS.md; owned by the caller. */
 vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record);

@@ -44,6 +44,8 @@ static int remove_scratch(void **state) {
     unlink(path);
     scratch_path(path, "adapter_model.safetensors");
     unlink(path);
+    scratch_path(path, "within.safetensors");
+    unlink(path);
     return rmdir(scratch);
 }
 
@@ -59,15 +61,12 @@ static double worst_difference(const vm_st_tensor *expected, size_t at, size_t n
     return worst;
 }
 
-/* Merges every module of the golden file that belongs to `golden` out of the adapter `dir`; returns how many there
- * were. */
-static int check_deltas(const char *golden, const char *dir, double tolerance) {
+/* Merges every module of the golden file that belongs to `golden` out of the adapter; returns how many there were. */
+static int check_adapter(const char *golden, vm_adapter *a, double tolerance) {
     char path[PATH_SIZE], start[64];
     golden_path(path, "adapter-deltas.safetensors");
     vm_safetensors *file;
-    vm_adapter *a;
     assert_int_equal(vm_safetensors_open(path, &file), VMOER_OK);
-    if (vm_adapter_open(dir, &a) != VMOER_OK) fail_msg("%s", vm_error_text());
     size_t length = (size_t)snprintf(start, sizeof start, "%s/", golden);
     int count = 0;
     for (size_t i = 0; i < vm_safetensors_count(file); i++) {
@@ -90,8 +89,15 @@ static int check_deltas(const char *golden, const char *dir, double tolerance) {
         vm_free(w);
         count++;
     }
-    vm_adapter_free(a);
     vm_safetensors_free(file);
+    return count;
+}
+
+static int check_deltas(const char *golden, const char *dir, double tolerance) {
+    vm_adapter *a;
+    if (vm_adapter_open(dir, &a) != VMOER_OK) fail_msg("%s", vm_error_text());
+    int count = check_adapter(golden, a, tolerance);
+    vm_adapter_free(a);
     return count;
 }
 
@@ -279,6 +285,118 @@ static void test_save(void **state) {
     vm_safetensors_free(peft);
 }
 
+/* ---- within another file ---- */
+
+/* A file with a tensor of its own on either side of the adapter's n modules; config: in place of the adapter's, where
+ * not NULL. */
+static void write_within(const vm_adapter_info *info, const modules *m, int n, const char *config) {
+    char path[PATH_SIZE];
+    static const float values[4] = {1, 2, 3, 4};
+    vm_st_writer *w = vm_st_writer_create();
+    assert_int_equal(vm_st_writer_f32(w, "blk.0.router", "F32", 2, (int64_t[]){2, 2}, values), VMOER_OK);
+    if (n && vm_adapter_put(w, info, m->items, n) != VMOER_OK) fail_msg("%s", vm_error_text());
+    if (config) assert_int_equal(vm_st_writer_metadata(w, "adapter_config", config), VMOER_OK);
+    assert_int_equal(vm_st_writer_f32(w, "model.lora_A.weight", "F32", 1, (int64_t[]){4}, values), VMOER_OK);
+    scratch_path(path, "within.safetensors");
+    assert_int_equal(vm_st_writer_save(w, path), VMOER_OK);
+    vm_st_writer_free(w);
+}
+
+static void test_within(void **state) {
+    (void)state;
+    char path[PATH_SIZE], hash[65];
+    golden_path(path, "tiny-moe-lora/adapter_model.safetensors");
+    vm_safetensors *peft, *st;
+    vm_adapter *a;
+    assert_int_equal(vm_safetensors_open(path, &peft), VMOER_OK);
+    static modules m;
+    cut_all(&m, peft);
+    /* A name that JSON in JSON must escape. */
+    vm_adapter_info info = {
+        .base_name = "tiny \"moe\"\\", .base_fingerprint = "x", .rank = RANK, .alpha = 8, .dtype = "F32"};
+    write_within(&info, &m, m.n, NULL);
+    scratch_path(path, "within.safetensors");
+    assert_int_equal(vm_safetensors_open(path, &st), VMOER_OK);
+    assert_int_equal(vm_safetensors_count(st), vm_safetensors_count(peft) + 2);
+    for (size_t i = 0; i < vm_safetensors_count(peft); i++) {
+        const vm_st_tensor *t = vm_safetensors_at(peft, i), *u = vm_safetensors_find(st, t->name);
+        if (!u) fail_msg("%s is missing", t->name);
+        assert_int_equal(u->size, t->size);
+        assert_memory_equal(u->data, t->data, t->size);
+    }
+    /* The configuration is the one of the folder. */
+    const char *text = vm_safetensors_metadata(st, "adapter_config");
+    json_t *within, *saved;
+    assert_non_null(text);
+    assert_int_equal(vm_json_parse(text, strlen(text), "within", &within), VMOER_OK);
+    assert_int_equal(vm_adapter_save(scratch, &info, m.items, m.n), VMOER_OK);
+    scratch_path(path, "adapter_config.json");
+    assert_int_equal(vm_json_load(path, &saved), VMOER_OK);
+    assert_true(json_equal(within, saved));
+    assert_string_equal(json_string_value(json_object_get(within, "base_model_name_or_path")), info.base_name);
+    json_decref(within);
+    json_decref(saved);
+    vm_safetensors_free(st);
+
+    scratch_path(path, "within.safetensors");
+    assert_int_equal(vm_adapter_open_within(path, &a), VMOER_OK);
+    assert_non_null(a);
+    assert_string_equal(vm_adapter_name(a), "within.safetensors");
+    assert_string_equal(vm_adapter_base(a), ""); /* the file it is in says what it is for */
+    assert_int_equal(vm_sha256_file(path, hash), VMOER_OK);
+    assert_string_equal(vm_adapter_fingerprint(a), hash);
+    assert_int_equal(vm_adapter_check_used(a), VMOER_ERROR_MISMATCH);
+    assert_int_equal(check_adapter("tiny-moe-lora", a, 4e-7), 9);
+    vm_adapter_free(a);
+
+    info.dtype = "F16";
+    write_within(&info, &m, m.n, NULL);
+    assert_int_equal(vm_adapter_open_within(path, &a), VMOER_OK);
+    assert_int_equal(check_adapter("tiny-moe-lora", a, 2e-3), 9);
+    vm_adapter_free(a);
+    /* One module alone. */
+    write_within(&info, &m, 1, NULL);
+    assert_int_equal(vm_adapter_open_within(path, &a), VMOER_OK);
+    float w[32 * 32] = {0};
+    assert_int_equal(vm_adapter_merge(a, m.items[0].module, 32, 32, w), VMOER_OK);
+    assert_int_equal(vm_adapter_check_used(a), VMOER_OK);
+    vm_adapter_free(a);
+    vm_arena_free(m.arena);
+    vm_safetensors_free(peft);
+}
+
+static void test_not_within(void **state) {
+    (void)state;
+    static const struct {
+        const char *config;
+        vmoer_status code;
+        const char *part;
+    } cases[] = {
+        {"", VMOER_ERROR_FORMAT, "__metadata__: adapter_config: line 1"},
+        {"{\"peft_type\": \"LORA\"", VMOER_ERROR_FORMAT, "__metadata__: adapter_config: line 1"},
+        {"7", VMOER_ERROR_FORMAT, "adapter_config"},
+        {"{\"peft_type\": \"IA3\", \"r\": 2, \"lora_alpha\": 4}", VMOER_ERROR_UNSUPPORTED, "IA3"},
+        {"{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4}", VMOER_ERROR_FORMAT, "no tensors"},
+    };
+    char path[PATH_SIZE];
+    scratch_path(path, "within.safetensors");
+    vm_adapter *a = (vm_adapter *)&a; /* must not stay */
+    write_within(NULL, NULL, 0, NULL);
+    assert_int_equal(vm_adapter_open_within(path, &a), VMOER_OK);
+    assert_null(a);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        write_within(NULL, NULL, 0, cases[i].config);
+        a = (vm_adapter *)&a;
+        vmoer_status status = vm_adapter_open_within(path, &a);
+        if (status != cases[i].code || !strstr(vm_error_text(), cases[i].part))
+            fail_msg("case %zu: code %d and \"%s\"", i, (int)status, vm_error_text());
+        assert_non_null(strstr(vm_error_text(), path));
+        assert_null(a);
+    }
+    assert_int_equal(vm_adapter_open_within("/nonexistent.safetensors", &a), VMOER_ERROR_IO);
+    assert_null(a);
+}
+
 /* ---- refusals ---- */
 
 static void write_config(const char *text) {
@@ -431,8 +549,9 @@ static void test_truncated_config(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_deltas),      cmocka_unit_test(test_properties),  cmocka_unit_test(test_save),
-        cmocka_unit_test(test_bad_configs), cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_truncated_config),
+        cmocka_unit_test(test_deltas),      cmocka_unit_test(test_properties),       cmocka_unit_test(test_save),
+        cmocka_unit_test(test_within),      cmocka_unit_test(test_not_within),       cmocka_unit_test(test_bad_configs),
+        cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_truncated_config),
     };
     return cmocka_run_group_tests_name("adapter", tests, make_scratch, remove_scratch);
 }

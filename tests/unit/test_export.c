@@ -1,6 +1,6 @@
 /* test_export.c: full fine-tuning. A model written as it was loaded gives the same logits, whatever its file's types; a
- * tensor lands in its own place; a few steps lower the loss; a training that was stopped and resumed writes the same
- * bytes. */
+ * tensor lands in its own place, and as it was stored where nothing changed it; a few steps lower the loss; a training
+ * that was stopped and resumed writes the same bytes. */
 #include "base/file.h"
 #include "base/rng.h"
 #include "model_fixture.h"
@@ -69,11 +69,106 @@ static void test_logits(void **state) {
     unlink(path);
 }
 
-/* Keys and the list of tensors are the source's, but for the types. */
+/* tiny-moe with its tensors in turn in every type that a matrix may have. */
+static void write_mixed(const char *path) {
+    static const vm_dtype types[] = {VM_Q8_0, VM_F16, VM_BF16, VM_F32};
+    vm_gguf *g;
+    vm_arena *arena = vm_arena_create();
+    vm_gguf_writer *w = vm_gguf_writer_create();
+    OK(vm_gguf_open(golden_path("tiny-moe.gguf"), &g));
+    OK(vm_gguf_writer_copy_keys(w, g, ""));
+    for (size_t i = 0, turn = 0; i < vm_gguf_tensor_count(g); i++) {
+        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
+        vm_dtype type = t->n_dims == 1 ? VM_F32 : types[turn++ % 4];
+        if (type == VM_Q8_0 && t->ne[0] % 32) type = VM_F16;
+        void *data = vm_arena_alloc(arena, t->size, 1);
+        assert_true(vm_quantize(type, (const float *)(const void *)t->data, t->size / sizeof(float), data));
+        OK(vm_gguf_writer_tensor(w, t->name, type, t->n_dims, t->ne, data));
+    }
+    OK(vm_gguf_writer_save(w, path));
+    vm_gguf_writer_free(w);
+    vm_arena_free(arena);
+    vm_gguf_free(g);
+}
+
+/* Exports m; every tensor is copied as its file has it but for `changed` (NULL: none), which is of `type` now. */
+static void check_copied(const vm_model *m, const char *path, const char *changed, vm_dtype type) {
+    vm_gguf *g;
+    OK(vm_model_export(m, path));
+    OK(vm_gguf_open(path, &g));
+    assert_int_equal(vm_gguf_tensor_count(g), vm_gguf_tensor_count(m->file));
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
+        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i), *was = vm_gguf_tensor_at(m->file, i);
+        assert_string_equal(t->name, was->name);
+        assert_int_equal(t->n_dims, was->n_dims);
+        assert_memory_equal(t->ne, was->ne, sizeof t->ne);
+        bool other = changed && strcmp(t->name, changed) == 0,
+             same = t->size == was->size && memcmp(t->data, was->data, t->size) == 0;
+        if (t->type != (other ? type : was->type) || same == other)
+            fail_msg("%s, %s changed: type %s, bytes %s", t->name, changed ? changed : "nothing",
+                     vm_dtype_name(t->type), same ? "the same" : "others");
+    }
+    vm_gguf_free(g);
+}
+
+/* A tensor is written anew where one of its values changed, whichever that is, and only then: norms and routers in F32,
+ * matrices in BF16. */
+static void test_copied(void **state) {
+    (void)state;
+    static const struct {
+        const char *tensor, *param;
+        int at; /* element of the parameter; < 0: from its end */
+        vm_dtype type;
+    } cases[] = {
+        {"token_embd.weight", "token_embd.weight", 0, VM_BF16},
+        {"output_norm.weight", "output_norm.weight", -1, VM_F32},
+        {"blk.0.attn_norm.weight", "blk.0.attn_norm.weight", 3, VM_F32},
+        {"blk.1.ffn_gate_inp.weight", "blk.1.ffn_gate_inp", -1, VM_F32},
+        {"blk.0.attn_q.weight", "blk.0.attn_q+", 32 * 32 - 1, VM_BF16},
+        {"blk.0.attn_k.weight", "blk.0.attn_q+", 32 * 32, VM_BF16},
+        {"blk.0.attn_v.weight", "blk.0.attn_q+", -1, VM_BF16},
+        {"blk.1.attn_output.weight", "blk.1.attn_output", 40, VM_BF16},
+        {"blk.1.ffn_up_shexp.weight", "blk.1.ffn_gate_shexp+", -1, VM_BF16},
+        {"blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate_exps.0", 0, VM_BF16},
+        {"blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_exps.7", -1, VM_BF16},
+        {"blk.1.ffn_down_exps.weight", "blk.1.ffn_down_exps.7", -1, VM_BF16},
+    };
+    char source[4096], path[4096];
+    snprintf(source, sizeof source, "%s", scratch_path("source.gguf"));
+    snprintf(path, sizeof path, "%s", scratch_path("export.gguf"));
+    write_mixed(source);
+    vm_model *m = load_path(source, (vm_model_options){.backward_from = 0, .train_all = true});
+    vm_param_list params;
+    OK(vm_model_params(m, &params));
+    check_copied(m, path, NULL, VM_F32);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t p = 0;
+        while (p < params.count && strncmp(params.items[p]->name, cases[i].param, strlen(cases[i].param)) != 0) p++;
+        if (p == params.count) fail_msg("no parameter %s", cases[i].param);
+        size_t n = vm_param_size(params.items[p]);
+        float *value = &params.items[p]->value[cases[i].at < 0 ? n - (size_t)-cases[i].at : (size_t)cases[i].at],
+              before = *value;
+        *value += 1.0f;
+        check_copied(m, path, cases[i].tensor, cases[i].type);
+        *value = before;
+    }
+    check_copied(m, path, NULL, VM_F32);
+    vm_free(params.items);
+    vm_model_free(m);
+    unlink(path);
+    unlink(source);
+}
+
+/* Keys and the list of tensors are the source's, but for the types of what changed: here everything. */
 static void test_file(void **state) {
     (void)state;
     const char *path = scratch_path("export.gguf");
     vm_model *m = load_model("tiny-moe", (vm_model_options){.backward_from = 0, .train_all = true});
+    vm_param_list params;
+    OK(vm_model_params(m, &params));
+    for (size_t p = 0; p < params.count; p++)
+        for (size_t k = 0; k < vm_param_size(params.items[p]); k++) params.items[p]->value[k] *= 1.5f;
+    vm_free(params.items);
     OK(vm_model_export(m, path));
     vm_gguf *g;
     OK(vm_gguf_open(path, &g));
@@ -236,8 +331,8 @@ static void test_training(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits),      cmocka_unit_test(test_file),     cmocka_unit_test(test_foreign_tensor),
-        cmocka_unit_test(test_not_trained), cmocka_unit_test(test_training),
+        cmocka_unit_test(test_logits),         cmocka_unit_test(test_copied),      cmocka_unit_test(test_file),
+        cmocka_unit_test(test_foreign_tensor), cmocka_unit_test(test_not_trained), cmocka_unit_test(test_training),
     };
     return cmocka_run_group_tests_name("export", tests, NULL, NULL);
 }

@@ -1,7 +1,8 @@
 /* test_gradients.c: the backward pass held to PyTorch: the gradient of every weight, of every LoRA tensor and of the ELBO; and, where PyTorch has no say
- * (weights below and above a variational router), to central differences of our own loss. */
+ * (weights below and above a variational router; a model that is taught by another), to central differences of our own loss. */
 #include "base/rng.h"
 #include "model_fixture.h"
+#include "train/lora.h"
 
 enum { DIM = 32, VOCAB = 272, SCRATCH = 16384 };
 
@@ -245,7 +246,7 @@ static void check_elbo(const char *name) {
     int right = (int)metadata(st, "right");
     double weight = metadata(st, "beta") / (r.q.batch.n_tokens * 2);
     vm_pass_options options = {.training = true, .router = router, .seed = (uint64_t)metadata(st, "seed"), .step = (uint64_t)metadata(st, "step"),
-                               .draw = (int)metadata(st, "draw"), .sign = 1};
+                               .sign = 1};
     OK(vm_pass_create(m, NULL, &pass));
     OK(vm_pass_forward(pass, &r.q.batch, &options, r.log_probability, NULL, NULL));
     question_loss(&r, &right);
@@ -293,7 +294,8 @@ typedef struct objective {
     vm_model *m;
     vm_pass *pass;
     vm_pass_options options;
-    question_run *r;
+    const vm_batch *batch;
+    question_run *r; /* NULL: the loss is the divergence from the teacher, weighted */
     double kl_weight;
     uint32_t experts[2 * MAX_TOKENS]; /* a bit for each chosen expert, by layer and token */
 } objective;
@@ -302,13 +304,13 @@ typedef struct objective {
 static double loss_of(objective *o) {
     static const int right = 1;
     OK(vm_model_refresh(o->m, NULL));
-    OK(vm_pass_forward(o->pass, &o->r->q.batch, &o->options, o->r->log_probability, NULL, NULL));
-    question_loss(o->r, &right);
+    OK(vm_pass_forward(o->pass, o->batch, &o->options, o->r ? o->r->log_probability : NULL, NULL, NULL));
+    if (o->r) question_loss(o->r, &right);
     memset(o->experts, 0, sizeof o->experts);
     const int32_t *chosen = vm_pass_facts(o->pass).chosen;
-    for (int i = 0; i < 2 * o->r->q.batch.n_tokens; i++)
+    for (int i = 0; i < 2 * o->batch->n_tokens; i++)
         for (int k = 0; k < o->m->config.top_k; k++) o->experts[i] |= 1u << chosen[i * o->m->config.top_k + k];
-    return o->r->loss + o->kl_weight * vm_pass_kl(o->pass);
+    return o->r ? o->r->loss + o->kl_weight * vm_pass_kl(o->pass) : (double)o->options.teacher_weight * vm_pass_divergence(o->pass);
 }
 
 /* The derivative along the unit vector `direction` by 4 points; the step is halved until no expert changes. Gives the step, 0 if it never came to that. */
@@ -374,7 +376,8 @@ static void test_differences(void **state) {
     vm_arena *arena = vm_arena_create();
     vm_prompt prompt = golden_prompt(st);
     question_run r = golden_question(arena, &prompt, 4);
-    objective o = {.m = m, .r = &r, .kl_weight = 0.02, .options = {.training = true, .router = router, .seed = 8, .step = 2, .sign = 1, .facts = true}};
+    objective o = {.m = m, .batch = &r.q.batch, .r = &r, .kl_weight = 0.02,
+                   .options = {.training = true, .router = router, .seed = 8, .step = 2, .sign = 1, .facts = true}};
     vm_param_list lists[2] = {{NULL, 0}, vm_router_params(router)};
     OK(vm_pass_create(m, NULL, &o.pass));
     OK(vm_model_params(m, &lists[0]));
@@ -400,8 +403,58 @@ static void test_differences(void **state) {
     vm_safetensors_free(st);
 }
 
+/* tiny-moe taught by tiny-llama, whose logits are not divided: every LoRA of attention and experts, and the routers' own weights. */
+static void test_taught(void **state) {
+    (void)state;
+    vm_safetensors *st = golden_open("tiny-moe");
+    vm_model *m = load_model("tiny-moe", (vm_model_options){.backward_from = 0}), *other = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
+    vm_pass *teacher;
+    vm_param_list params;
+    sequences s;
+    golden_sequences(st, 0, 3, &s);
+    OK(vm_lora_attach(m, "attention,experts", 2, 4, 5, NULL));
+    for (int l = 0; l < 2; l++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.ffn_gate_inp.weight", l);
+        const vm_gguf_tensor *t = vm_gguf_find_tensor(m->file, name);
+        assert_int_equal(t->type, VM_F32);
+        OK(vm_linear_train(&m->layers[l].ffn.router, "router", (const float *)(const void *)t->data));
+    }
+    OK(vm_model_params(m, &params));
+    assert_int_equal(params.count, 2 * (1 + 2 * (6 + 2 * EXPERTS)));
+    vm_rng rng = vm_rng_start(41, VM_RNG_INIT, 0);
+    for (size_t i = 0; i < params.count; i++) /* B is zero as attached, and A's gradient with it */
+        for (size_t k = 0; strstr(params.items[i]->name, "lora_B") && k < vm_param_size(params.items[i]); k++)
+            params.items[i]->value[k] = 0.1f * vm_rng_normal(&rng);
+    OK(vm_model_refresh(m, NULL));
+    OK(vm_pass_create(other, NULL, &teacher));
+    OK(vm_pass_forward(teacher, &s.batch, &(vm_pass_options){.sign = 1}, NULL, NULL, NULL));
+    objective o = {.m = m, .batch = &s.batch,
+                   .options = {.training = true, .teacher = teacher, .teacher_weight = 1.0f / (float)s.batch.n_rows, .sign = 1, .facts = true}};
+    OK(vm_pass_create(m, NULL, &o.pass));
+    OK(vm_pass_forward(o.pass, &s.batch, &o.options, NULL, NULL, NULL));
+    OK(vm_pass_backward(o.pass, NULL, 0));
+    o.options.training = false; /* which gives the divergence without a way back */
+    int checked = 0, large = 0;
+    for (size_t i = 0; i < params.count; i++) {
+        const vm_param *p = params.items[i];
+        double norm = 0;
+        for (size_t k = 0; k < vm_param_size(p); k++) norm += (double)p->grad[k] * (double)p->grad[k];
+        large += norm > 0.01 * 0.01;
+        checked += check_differences(&o, params.items[i]);
+    }
+    assert_true(large >= 70); /* far above what a difference quotient cannot see */
+    if (checked < 3 * (int)params.count) fail_msg("only %d of %zu directions kept their experts", checked, 4 * params.count);
+    vm_free(params.items);
+    vm_pass_free(o.pass);
+    vm_pass_free(teacher);
+    vm_model_free(other);
+    vm_model_free(m);
+    vm_safetensors_free(st);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_weights), cmocka_unit_test(test_lora), cmocka_unit_test(test_elbo),
-                                       cmocka_unit_test(test_differences)};
+                                       cmocka_unit_test(test_differences), cmocka_unit_test(test_taught)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,8 @@
 /* test_objective.c: the training objective held to PyTorch's ELBO; what its means are taken over; two draws are a draw and its mirror; cutting a large step
- * into passes changes nothing. */
+ * into passes changes nothing; what a teacher's lesson is the mean of. */
 #include "base/rng.h"
 #include "model_fixture.h"
+#include "train/lora.h"
 #include "train/objective.h"
 
 enum { DIM = 32, VOCAB = 272, ITEM = 9 };
@@ -46,9 +47,8 @@ static void close_bench(bench *b) {
     vm_safetensors_free(b->st);
 }
 
-/* The router's gradients one after the other, and zero again. The caller frees. */
-static float *take_gradients(bench *b, size_t *count) {
-    vm_param_list list = vm_router_params(b->router);
+/* The gradients one after the other, and zero again. The caller frees. */
+static float *take_list(vm_param_list list, size_t *count) {
     *count = 0;
     for (size_t i = 0; i < list.count; i++) *count += vm_param_size(list.items[i]);
     float *all = vm_malloc(*count, sizeof *all), *out = all;
@@ -60,6 +60,9 @@ static float *take_gradients(bench *b, size_t *count) {
     }
     return all;
 }
+
+/* Of the router. */
+static float *take_gradients(bench *b, size_t *count) { return take_list(vm_router_params(b->router), count); }
 
 static void test_golden(void **state) {
     (void)state;
@@ -189,7 +192,108 @@ static void test_many(void **state) {
     close_bench(&b);
 }
 
+/* ---- a teacher ---- */
+
+/* The first n examples, as a set of their own where the bench keeps them. */
+static vm_examples part(const bench *b, size_t first, size_t n) { return (vm_examples){b->examples.prompts + first, b->examples.answers + first, n}; }
+
+/* 800 questions of 8 to 11 tokens, two passes, taught by tiny-llama: a step's loss is the divergence over its questions, which is the mean over all their
+ * tokens, wherever they stand; the gradients are those of the parts; what the right answer is plays no part, nor does the number of draws. */
+static void test_teacher(void **state) {
+    (void)state;
+    enum { N = 800, PART = 100 };
+    bench b = open_bench(N);
+    vm_model *other = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
+    vm_objective o = {.pass = b.pass, .format = VM_FORMAT_CLOZE, .beta = 0.3, .draws = 1, .seed = 2};
+    vm_pass_options options = {.sign = 1};
+    vm_param_list list;
+    vm_loss loss, again;
+    static int32_t items[N];
+    double all, one, sum = 0, tokens = 0, plain = 0;
+    size_t n;
+    OK(vm_pass_create(other, NULL, &o.teacher));
+    OK(vm_lora_attach(b.m, "attention,experts", 2, 4, 1, NULL));
+    OK(vm_model_params(b.m, &list));
+    for (int i = 0; i < N; i++) {
+        vm_prompt *p = &b.examples.prompts[i];
+        int shorter = i / 200;
+        p->n_context -= shorter;
+        for (int c = 0; c <= 3; c++) p->start[c] -= shorter;
+        items[i] = N - 1 - i;
+    }
+    OK(vm_objective_divergence(&o, &b.examples, &options, &all));
+    for (size_t i = 0; i < N; i++) {
+        vm_examples e = part(&b, i, 1);
+        OK(vm_objective_divergence(&o, &e, &options, &one));
+        sum += one * vm_prompt_inputs(&b.examples.prompts[i]);
+        tokens += vm_prompt_inputs(&b.examples.prompts[i]);
+        plain += one / N;
+    }
+    assert_true(tokens > 4096 && tokens < 11 * N);
+    assert_float_equal(all, sum / tokens, 1e-9);
+    assert_true(all > 0.01 && fabs(plain - all) > 1e-6); /* it is not the questions' mean */
+
+    OK(vm_objective_step(&o, &b.examples, items, N, 1, &loss));
+    float *together = take_list(list, &n);
+    assert_float_equal(loss.loss, all, 1e-9);
+    assert_true(loss.ce == loss.loss && loss.kl == 0 && loss.kl_sum == 0);
+    sum = 0;
+    for (int i = 0; i < N; i += PART) {
+        vm_examples e = part(&b, (size_t)i, PART);
+        double inputs = 0;
+        for (int k = 0; k < PART; k++) inputs += vm_prompt_inputs(&e.prompts[k]);
+        OK(vm_objective_divergence(&o, &e, &options, &one));
+        OK(vm_objective_step(&o, &b.examples, items + N - PART - i, PART, 1, &loss));
+        assert_float_equal(loss.loss, one, 1e-9);
+        float *apart = take_list(list, &n);
+        for (size_t k = 0; k < n; k++) together[k] -= (float)(inputs / tokens) * apart[k];
+        for (size_t k = 0; k < n; k++) sum += fabs((double)apart[k]) * inputs / tokens;
+        vm_free(apart);
+    }
+    double left = 0;
+    for (size_t k = 0; k < n; k++) left += fabs((double)together[k]);
+    if (!(sum > 0.1 && left < 1e-4 * sum)) fail_msg("%g of %g is left of the gradients", left, sum);
+    vm_free(together);
+
+    float *gradients[2];
+    for (int i = 0; i < 2; i++) {
+        OK(vm_objective_step(&o, &b.examples, items, PART, 1, i ? &again : &loss));
+        gradients[i] = take_list(list, &n);
+        for (size_t k = 0; k < N; k++) b.examples.answers[k] = (b.examples.answers[k] + 1) % 3;
+        o.draws = 2;
+    }
+    assert_float_equal(again.loss, loss.loss, 1e-9);
+    assert_true(relative_difference(gradients[1], gradients[0], n) < 1e-5);
+    vm_free(gradients[0]);
+    vm_free(gradients[1]);
+    vm_free(list.items);
+    vm_pass_free(o.teacher);
+    vm_model_free(other);
+    close_bench(&b);
+}
+
+/* A teacher of another vocabulary is refused by step and measure alike. */
+static void test_foreign_teacher(void **state) {
+    (void)state;
+    bench b = open_bench(ITEM + 1);
+    vm_model *other = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
+    vm_objective o = {.pass = b.pass, .format = VM_FORMAT_CLOZE, .draws = 1};
+    vm_loss loss;
+    double divergence;
+    OK(vm_pass_create(other, NULL, &o.teacher));
+    OK(vm_lora_attach(b.m, "attention", 2, 4, 1, NULL));
+    other->config.n_vocab++;
+    assert_int_equal(vm_objective_step(&o, &b.examples, (int32_t[]){ITEM}, 1, 1, &loss), VMOER_ERROR_ARGUMENT);
+    assert_string_equal(vm_error_text(), "the teacher has 273 tokens and 11 rows, the model 272 and 11");
+    assert_int_equal(vm_objective_divergence(&o, &b.examples, &(vm_pass_options){.sign = 1}, &divergence), VMOER_ERROR_ARGUMENT);
+    assert_non_null(strstr(vm_error_text(), "the teacher has 273 tokens"));
+    vm_pass_free(o.teacher);
+    vm_model_free(other);
+    close_bench(&b);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_means), cmocka_unit_test(test_two_draws), cmocka_unit_test(test_many)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_means), cmocka_unit_test(test_two_draws), cmocka_unit_test(test_many),
+                                       cmocka_unit_test(test_teacher), cmocka_unit_test(test_foreign_teacher)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* test_pass.c: what must hold of a pass whatever the weights: the same bits for any number of threads, any company in the batch and any memory bound; what
- * a router that says nothing changes (nothing); how experts are chosen; and which batches are refused. */
+ * a router that says nothing changes (nothing); how experts are chosen; how far a teacher is, and that who has nothing to learn learns nothing; and which
+ * batches are refused. */
 #include "base/rng.h"
 #include "model_fixture.h"
 
@@ -180,12 +181,12 @@ static void test_company_in_training(void **state) {
     run(&b, &all, &options);
     assert_same_bits(last.log_probability, all.log_probability + first, (size_t)last.q.batch.n_targets, "a question alone");
     assert_float_equal(vm_pass_kl(b.pass), kl, 1e-12 * kl);
-    /* Another step, another seed, another draw: other values. */
+    /* Another step, another seed, the antithetic draw: other values. */
     for (int i = 0; i < 3; i++) {
         vm_pass_options other = options;
         if (i == 0) other.step++;
         else if (i == 1) other.seed++;
-        else other.draw++;
+        else other.sign = -1;
         question_run r = questions(&b, QUESTIONS - 1, 1);
         run(&b, &r, &other);
         assert_true(largest_difference(r.log_probability, last.log_probability, (size_t)r.q.batch.n_targets) > 1e-4);
@@ -416,6 +417,158 @@ static void test_oracle_routing(void **state) {
     close_bench(&b);
 }
 
+/* ---- a teacher ---- */
+
+/* All three questions, every token asked and none a target: 99 rows, more than the head takes at a time. */
+static question_run every_token(bench *b) {
+    question_run r = questions(b, 0, QUESTIONS);
+    int32_t *rows = vm_arena_alloc(b->arena, (size_t)r.q.batch.n_tokens, sizeof *rows);
+    for (int t = 0; t < r.q.batch.n_tokens; t++) rows[t] = t;
+    r.q.batch.rows = rows, r.q.batch.n_rows = r.q.batch.n_tokens, r.q.batch.n_targets = 0;
+    assert_int_equal(r.q.batch.n_rows, 99);
+    return r;
+}
+
+/* tiny-llama, whose logits are not divided as tiny-moe's are, after a pass of `batch`; logits as in vm_pass_forward. */
+static vm_pass *open_teacher(vm_compute compute, vm_pool *pool, const vm_batch *batch, float *logits, vm_model **m) {
+    vm_pass *teacher;
+    OK(vm_model_load(golden_path("tiny-llama.gguf"), &(vm_model_options){.compute = compute, .backward_from = -1}, pool, m));
+    OK(vm_pass_create(*m, pool, &teacher));
+    OK(vm_pass_forward(teacher, batch, &(vm_pass_options){.sign = 1}, NULL, NULL, logits));
+    return teacher;
+}
+
+/* sum p (log p - log q) over the rows, p and q of these logits. */
+static double divergence_of(const float *teacher, const float *student, int n_rows) {
+    double sum = 0;
+    for (int r = 0; r < n_rows; r++) {
+        const float *z[2] = {teacher + r * VOCAB, student + r * VOCAB};
+        double lse[2] = {0, 0};
+        for (int i = 0; i < 2; i++) {
+            for (int v = 0; v < VOCAB; v++) lse[i] += exp((double)z[i][v]);
+            lse[i] = log(lse[i]);
+        }
+        for (int v = 0; v < VOCAB; v++) sum += exp((double)z[0][v] - lse[0]) * ((double)z[0][v] - lse[0] - (double)z[1][v] + lse[1]);
+    }
+    return sum;
+}
+
+static void test_divergence(void **state) {
+    (void)state;
+    static float wanted[MAX_TOKENS * VOCAB], given[MAX_TOKENS * VOCAB];
+    for (int c = 0; c < 2; c++) {
+        bench b = open_bench(both[c], 0, true, NULL);
+        question_run r = every_token(&b);
+        vm_model *m;
+        vm_pass *teacher = open_teacher(both[c], NULL, &r.q.batch, wanted, &m);
+        vm_pass_options options = {.sign = 1, .teacher = teacher, .teacher_weight = 0.5f};
+        OK(vm_pass_forward(b.pass, &r.q.batch, &options, NULL, NULL, given));
+        double expected = divergence_of(wanted, given, r.q.batch.n_rows), divergence = vm_pass_divergence(b.pass);
+        assert_true(expected > 0.01 * r.q.batch.n_rows);
+        assert_float_equal(divergence, expected, 2e-6 * r.q.batch.n_rows); /* log-probabilities are f32 */
+        /* The same where it is taken on the way back, whatever its weight in the gradient; a pass without a teacher has none. */
+        options.training = true;
+        OK(vm_pass_forward(b.pass, &r.q.batch, &options, NULL, NULL, NULL));
+        OK(vm_pass_backward(b.pass, NULL, 0));
+        assert_true(vm_pass_divergence(b.pass) == divergence);
+        OK(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.sign = 1}, NULL, NULL, NULL));
+        assert_true(vm_pass_divergence(b.pass) == 0);
+        /* Some rows of the batch alone. */
+        static const int32_t rows[] = {98, 3, 50};
+        vm_batch few = r.q.batch;
+        few.rows = rows, few.n_rows = 3;
+        OK(vm_pass_forward(teacher, &few, &(vm_pass_options){.sign = 1}, NULL, NULL, wanted));
+        OK(vm_pass_forward(b.pass, &few, &(vm_pass_options){.sign = 1, .teacher = teacher}, NULL, NULL, given));
+        assert_float_equal(vm_pass_divergence(b.pass), divergence_of(wanted, given, 3), 2e-6 * 3);
+        vm_pass_free(teacher);
+        vm_model_free(m);
+        close_bench(&b);
+    }
+}
+
+/* The same bits for any number of threads and any memory bound; twice the weight, twice the gradient. */
+static void test_taught(void **state) {
+    (void)state;
+    static const struct { int threads; size_t memory; float weight; } ways[] = {{1, 0, 0.25f}, {2, 0, 0.25f}, {2, 1, 0.25f}, {1, 0, 0.5f}};
+    enum { WAYS = sizeof ways / sizeof *ways };
+    for (int c = 0; c < 2; c++) {
+        float *gradients[WAYS];
+        double divergence[WAYS];
+        size_t n;
+        for (int i = 0; i < WAYS; i++) {
+            bench b = open_bench(both[c], ways[i].threads, true, NULL);
+            question_run r = every_token(&b);
+            vm_model *m;
+            vm_pass *teacher = open_teacher(both[c], b.pool, &r.q.batch, NULL, &m);
+            vm_pass_options options = {.training = true, .sign = 1, .memory = ways[i].memory, .teacher = teacher, .teacher_weight = ways[i].weight};
+            OK(vm_pass_forward(b.pass, &r.q.batch, &options, NULL, NULL, NULL));
+            OK(vm_pass_backward(b.pass, NULL, 0));
+            divergence[i] = vm_pass_divergence(b.pass);
+            gradients[i] = take_gradients(&b, &n);
+            vm_pass_free(teacher);
+            vm_model_free(m);
+            close_bench(&b);
+        }
+        for (size_t k = 0; k < n; k++) gradients[WAYS - 1][k] /= 2;
+        for (int i = 1; i < WAYS; i++) {
+            assert_true(divergence[i] == divergence[0]);
+            assert_same_bits(gradients[i], gradients[0], n, "gradients");
+            vm_free(gradients[i]);
+        }
+        vm_free(gradients[0]);
+    }
+}
+
+/* Who is taught by itself has nothing to learn: the same bits on both sides, and not a gradient of rounding errors. */
+static void test_own_teacher(void **state) {
+    (void)state;
+    for (int c = 0; c < 2; c++) {
+        bench b = open_bench(both[c], 2, true, NULL);
+        question_run r = every_token(&b);
+        vm_param_list params;
+        vm_pass *teacher;
+        OK(vm_pass_create(b.m, b.pool, &teacher));
+        OK(vm_pass_forward(teacher, &r.q.batch, &(vm_pass_options){.sign = 1}, NULL, NULL, NULL));
+        OK(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.training = true, .sign = 1, .teacher = teacher, .teacher_weight = 1}, NULL, NULL, NULL));
+        OK(vm_pass_backward(b.pass, NULL, 0));
+        assert_true(vm_pass_divergence(b.pass) == 0);
+        OK(vm_model_params(b.m, &params));
+        for (size_t i = 0; i < params.count; i++)
+            for (size_t k = 0; k < vm_param_size(params.items[i]); k++)
+                if (params.items[i]->grad[k] != 0) fail_msg("%s: gradient %g", params.items[i]->name, (double)params.items[i]->grad[k]);
+        vm_free(params.items);
+        vm_pass_free(teacher);
+        close_bench(&b);
+    }
+}
+
+static void test_bad_teacher(void **state) {
+    (void)state;
+    bench b = open_bench(VM_COMPUTE_F32, 0, true, NULL);
+    question_run r = every_token(&b);
+    vm_batch fewer = r.q.batch;
+    vm_model *m;
+    vm_pass *teacher = open_teacher(VM_COMPUTE_F32, NULL, &r.q.batch, NULL, &m), *idle;
+    vm_pass_options options = {.training = true, .sign = 1, .teacher = teacher, .teacher_weight = 1};
+    fewer.n_rows = 98;
+    assert_int_equal(vm_pass_forward(b.pass, &fewer, &options, NULL, NULL, NULL), VMOER_ERROR_ARGUMENT);
+    assert_non_null(strstr(vm_error_text(), "the teacher has 272 tokens and 99 rows, the model 272 and 98"));
+    assert_int_equal(vm_pass_backward(b.pass, NULL, 0), VMOER_ERROR_ARGUMENT);
+    OK(vm_pass_create(m, NULL, &idle)); /* has run nothing */
+    options.teacher = idle;
+    assert_int_equal(vm_pass_forward(b.pass, &r.q.batch, &options, NULL, NULL, NULL), VMOER_ERROR_ARGUMENT);
+    assert_non_null(strstr(vm_error_text(), "the teacher has 272 tokens and 0 rows, the model 272 and 99"));
+    vm_pass_free(idle);
+    options.teacher = teacher;
+    OK(vm_pass_forward(b.pass, &r.q.batch, &options, NULL, NULL, NULL));
+    m->config.n_vocab--;
+    assert_int_equal(vm_pass_forward(b.pass, &r.q.batch, &options, NULL, NULL, NULL), VMOER_ERROR_ARGUMENT);
+    assert_non_null(strstr(vm_error_text(), "the teacher has 271 tokens and 99 rows, the model 272 and 99"));
+    vm_pass_free(teacher);
+    vm_model_free(m);
+    close_bench(&b);
+}
+
 /* ---- batches that are refused ---- */
 
 typedef struct bad_batch {
@@ -505,7 +658,9 @@ int main(void) {
         cmocka_unit_test(test_threads),        cmocka_unit_test(test_company),      cmocka_unit_test(test_company_in_training),
         cmocka_unit_test(test_memory_bound),   cmocka_unit_test(test_accumulation), cmocka_unit_test(test_router_at_rest),
         cmocka_unit_test(test_antithetic),     cmocka_unit_test(test_top_k),        cmocka_unit_test(test_random_routing),
-        cmocka_unit_test(test_oracle_routing), cmocka_unit_test(test_bad_batches),  cmocka_unit_test(test_bad_training),
+        cmocka_unit_test(test_oracle_routing), cmocka_unit_test(test_divergence),   cmocka_unit_test(test_taught),
+        cmocka_unit_test(test_own_teacher),    cmocka_unit_test(test_bad_teacher),  cmocka_unit_test(test_bad_batches),
+        cmocka_unit_test(test_bad_training),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

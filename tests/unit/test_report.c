@@ -264,10 +264,10 @@ static void make_training(const char *folder, const char *kind) {
         json_array_append_new(history, record);
     }
     snprintf(name, sizeof name, "%s/training.json", folder);
-    put_json(name, json_pack("{ss ss s{sf si ss} s[{sssi}{sssi}] si so}", "vmoer", "0.1.0", "kind", kind, "config",
-                             "learning_rate", 1e-4, "epochs", 2, "router", "vglr-fc", "trainable", "name",
-                             "layer3.trunk", "parameters", 36864, "name", "layer3.head", "parameters", 19200,
-                             "parameters", 56064, "history", history));
+    put_json(name, json_pack("{ss ss s{sf si ss} s{s{sisi}s{sisi}} si so}", "vmoer", "0.1.0", "kind", kind, "config",
+                             "learning_rate", 1e-4, "epochs", 2, "router", "vglr-fc", "trainable",
+                             "layers.*.trunk.weight", "tensors", 2, "parameters", 36864, "layers.*.mean.bias",
+                             "tensors", 3, "parameters", 19200, "parameters", 56064, "history", history));
 }
 
 static const made_run RUNS[] = {
@@ -332,7 +332,7 @@ static void one_page_that_stands_alone(void **state) {
     assert_int_equal(count(page, "deterministic, baseline"), 6); /* two groups, three tasks */
     assert_non_null(strstr(page, "The same runs away from home"));
     assert_non_null(strstr(page, "Lowest held-out NLL: 1.200 at step 300."));
-    assert_non_null(strstr(page, "56064 trained parameters in 2 tensors"));
+    assert_non_null(strstr(page, "56064 trained parameters in 5 tensors"));
     free(page);
 }
 
@@ -460,6 +460,12 @@ static void malformed_files_are_named(void **state) {
 
     put_file("a/training.json", "{\"kind\": \"finetune\", \"history\": [{\"step\": 1}, {\"step\": \"2\"}]}");
     refuse(VMOER_ERROR_FORMAT, "a/training.json", "history.step: a number expected");
+    put_file("a/training.json", "{\"kind\": \"upcycle\", \"nats\": {}}");
+    refuse(VMOER_ERROR_FORMAT, "a/training.json", "dense_nats: a number expected");
+    put_file("a/training.json", "{\"kind\": \"upcycle\", \"dense_nats\": 1, \"nats\": [1]}");
+    refuse(VMOER_ERROR_FORMAT, "a/training.json", "nats: an object expected");
+    put_file("a/training.json", "{\"kind\": \"upcycle\", \"dense_nats\": 1, \"nats\": {\"split\": {\"learned\": 2}}}");
+    refuse(VMOER_ERROR_FORMAT, "a/training.json", "split.oracle: a number expected");
     assert_int_equal(remove(in_root("a/training.json")), 0);
     make_ood(&run);
     assert_int_equal(vm_json_load(in_root("a/ood/results.json"), &bad), VMOER_OK);
@@ -473,7 +479,7 @@ static void malformed_files_are_named(void **state) {
 }
 
 /* Runs of one label over several folders, one a task, are one run; two of the same task are told apart by their
- * folders. An upcycled model has layers instead of a history. */
+ * folders. */
 static void runs_over_several_folders(void **state) {
     (void)state;
     json_t *whole, *part;
@@ -491,19 +497,9 @@ static void runs_over_several_folders(void **state) {
     }
     json_decref(whole);
     assert_int_equal(remove(in_root("published/map/results.json")), 0);
-    put_file("moe/small.training.json", "{\"kind\": \"upcycle\", \"config\": {\"experts\": 32}, \"dense_nats\": 4.39, "
-                                        "\"nats\": {\"split\": {\"learned\": 5}},"
-                                        "\"layers\": [{\"layer\": 0, \"error_before\": 0.9, \"error_after\": 0.05}, "
-                                        "{\"layer\": 1, \"error_before\": 0.8, \"error_after\": 0.04}]}");
     char *page = report(in_root("report.html"));
     assert_int_equal(count(page, "MAP (split"), 0);
     assert_int_equal(count(page, "There is one run only: nothing is compared."), 3);
-    assert_non_null(
-        strstr(page, "before: from 0.900 at 0.00 to 0.800 at 1.00. after: from 0.050 at 0.00 to 0.040 at 1.00."));
-    assert_non_null(strstr(page, "dense_nats</th><td>4.39"));
-    assert_non_null(strstr(page, "moe/small"));
-    assert_null(strstr(page, "moe/small.training.json"));
-    assert_non_null(strstr(page, "nats.split</th><td>{&quot;learned&quot;:5}"));
     free(page);
     char *again = slurp(in_root("split/arc_easy/results.json"));
     put_file("published/map/results.json", again);
@@ -511,6 +507,44 @@ static void runs_over_several_folders(void **state) {
     page = report(in_root("report.html"));
     assert_true(count(page, "MAP (split/arc_easy)") > 0 && count(page, "MAP (published/map)") > 0);
     assert_int_equal(count(page, "MAP (split/openbookqa)"), 0);
+    free(page);
+}
+
+/* An upcycled model: the course of the distillation, and what each stage lost. Another figure than a fine-tuning's. */
+static void an_upcycled_model(void **state) {
+    (void)state;
+    put_file("moe/small.training.json",
+             "{\"kind\": \"upcycle\", \"config\": {\"experts\": 32}, \"dense_nats\": 4.39, "
+             "\"nats\": {\"distilled\": {\"learned\": 4.6, \"oracle\": 4.5, \"random\": 6.25}, "
+             "\"split\": {\"learned\": 5.5, \"oracle\": 5.25, \"random\": 7}}, "
+             "\"history\": [{\"step\": 5, \"loss\": 0.75, \"ce\": 0.75, \"kl\": 0, "
+             "\"heldout\": {\"acc\": 0.3, \"nll\": 1.4, \"ece\": 0.1, \"n\": 3, \"divergence\": 0.875}}, "
+             "{\"step\": 10, \"loss\": 0.5, \"ce\": 0.5, \"kl\": 0, "
+             "\"heldout\": {\"acc\": 0.3, \"nll\": 1.3, \"ece\": 0.1, \"n\": 3, \"divergence\": 0.625}}]}");
+    char *page = report(in_root("report.html"));
+    check_pictures(page, 1);
+    assert_int_equal(count(page, "<svg"), 1);
+    assert_non_null(strstr(page,
+                           "<desc id=\"d1\">nats a token against step. held-out divergence: from 0.875 at 5.00 to "
+                           "0.625 at 10.00. loss: from 0.750 at 5.00 to 0.500 at 10.00.</desc>"));
+    assert_int_equal(count(page, "Held-out NLL") + count(page, "Lowest held-out NLL"), 0);
+    const char *dense = strstr(page, "<td>4.390</td><td>–</td><td>–</td></tr>"),
+               *split = strstr(page, ">Split</th><td>5.500</td><td>5.250</td><td>7.000</td></tr>"),
+               *distilled = strstr(page, ">Distilled</th><td>4.600</td><td>4.500</td><td>6.250</td></tr>");
+    assert_true(dense && split && distilled && dense < split && split < distilled);
+    assert_int_equal(count(page, "experts</th><td>32"), 1);
+    assert_non_null(strstr(page, "moe/small"));
+    assert_null(strstr(page, "moe/small.training.json"));
+    free(page);
+
+    /* A split that was not distilled has no course. */
+    put_file("moe/small.training.json",
+             "{\"kind\": \"upcycle\", \"config\": {}, \"dense_nats\": 4.39, "
+             "\"nats\": {\"split\": {\"learned\": 5.5, \"oracle\": 5.25, \"random\": 7}}, \"history\": []}");
+    page = report(in_root("report.html"));
+    assert_int_equal(count(page, "<svg"), 0);
+    assert_int_equal(count(page, ">Split</th><td>5.500"), 1);
+    assert_int_equal(count(page, ">Distilled</th>") + count(page, "No history was recorded."), 0);
     free(page);
 }
 
@@ -603,6 +637,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(text_of_files_is_escaped, make_root, remove_root),
         cmocka_unit_test_setup_teardown(malformed_files_are_named, make_root, remove_root),
         cmocka_unit_test_setup_teardown(runs_over_several_folders, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(an_upcycled_model, make_root, remove_root),
         cmocka_unit_test_setup_teardown(what_is_left_out_is_told, make_root, remove_root),
         cmocka_unit_test_setup_teardown(too_many_runs, make_root, remove_root),
         cmocka_unit_test_setup_teardown(can_be_stopped, make_root, remove_root),

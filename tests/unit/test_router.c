@@ -78,7 +78,7 @@ static problem make_problem(vm_router *r, int T, int threads) {
     fill(q.u, rows * dim, 1.0f, 1);
     fill(q.logits, rows * n, 1.0f, 2);
     fill(q.weights, rows * n, 1.0f, 3);
-    q.route = (vm_route){.layer = LAYER, .n_tokens = T, .u = q.u, .logits = q.logits, .tokens = q.keys, .seed = 7, .step = 3, .draw = 1, .sign = 1};
+    q.route = (vm_route){.layer = LAYER, .n_tokens = T, .u = q.u, .logits = q.logits, .tokens = q.keys, .seed = 7, .step = 3, .sign = 1};
     return q;
 }
 
@@ -500,10 +500,10 @@ static void test_samples_are_antithetic(void **state) {
 static void test_draws(void **state) {
     (void)state;
     vm_token_key keys[2] = {{.item = 3, .part = 1, .position = 9}, {.item = 4, .part = 1, .position = 9}};
-    vm_route route = {.layer = LAYER, .n_tokens = 2, .tokens = keys, .seed = 1, .step = 2, .draw = 0, .sign = 1};
+    vm_route route = {.layer = LAYER, .n_tokens = 2, .tokens = keys, .seed = 1, .step = 2, .sign = 1};
     float first[6], other[6];
     vm_router_draw(&route, 0, 6, first);
-    for (int change = 0; change < 8; change++) { /* each coordinate gives another draw */
+    for (int change = 0; change < 7; change++) { /* each coordinate gives another draw */
         vm_route changed = route;
         vm_token_key key = keys[0];
         changed.tokens = &key;
@@ -513,8 +513,7 @@ static void test_draws(void **state) {
         if (change == 3) changed.layer++;
         if (change == 4) changed.seed++;
         if (change == 5) changed.step++;
-        if (change == 6) changed.draw++;
-        if (change == 7) changed.step += (uint64_t)1 << 32;
+        if (change == 6) changed.step += (uint64_t)1 << 32;
         vm_router_draw(&changed, 0, 6, other);
         for (int i = 0; i < 6; i++) assert_true(first[i] != other[i]);
     }
@@ -689,9 +688,6 @@ static void test_call_errors(void **state) {
     bad = q.route;
     bad.sign = 0;
     expect_status(vm_router_forward(r, NULL, &bad, q.p, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "sign");
-    bad = q.route;
-    bad.draw = 65536;
-    expect_status(vm_router_forward(r, NULL, &bad, q.p, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "draw");
     expect_status(vm_router_infer(r, NULL, &q.route, VM_INFERENCE_SAMPLE, 0, q.p, NULL, NULL), VMOER_ERROR_ARGUMENT, "samples");
     q.logits[2 * 6 + 3] = NAN;
     for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {

@@ -289,6 +289,8 @@ static void test_saving_refuses(void **state) {
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
     vm_router_file info = make_info();
     unlink(path);
+    assert_int_equal(vm_router_save(r, NULL, path), VMOER_ERROR_ARGUMENT);
+    assert_non_null(strstr(vm_error_text(), path));
     strcpy(info.base, "short");
     assert_int_not_equal(vm_router_save(r, &info, path), VMOER_OK);
     info = make_info();

@@ -142,7 +142,7 @@ static void test_golden_draws(void **state) {
                                 .part = (uint16_t)((const int32_t *)(const void *)part->data)[t],
                                 .position = (uint16_t)((const int32_t *)(const void *)position->data)[t]};
             vm_route route = {.layer = layer, .n_tokens = 1, .tokens = &key, .seed = (uint64_t)atoi(vm_safetensors_metadata(st, "seed")),
-                              .step = (uint64_t)atoi(vm_safetensors_metadata(st, "step")), .draw = atoi(vm_safetensors_metadata(st, "draw")), .sign = 1};
+                              .step = (uint64_t)atoi(vm_safetensors_metadata(st, "step")), .sign = 1};
             float got[64];
             vm_router_draw(&route, 0, n, got);
             assert_all_close(got, (const float *)(const void *)eps->data + t * n, (size_t)n, 3e-6, name);
