@@ -9,7 +9,8 @@ typedef struct finetune_options {
 static const option options[] = {
     MODEL_OPTION(finetune_options, p.train.model, "GGUF file"),
     {"targets", 0, OPTION_TEXT, "LIST",
-     "what gets LoRA, with commas: attention, shared, experts (shared and routed), router; all: full fine-tuning, writes a GGUF",
+     "what gets LoRA, with commas: attention, shared, experts (shared and routed), router; all: full fine-tuning, "
+     "writes a GGUF",
      offsetof(finetune_options, p.targets), NULL, 0},
     {"rank", 0, OPTION_INT, "N", "of the LoRA matrices", offsetof(finetune_options, p.rank), NULL, 0},
     {"alpha", 0, OPTION_REAL, "X", "LoRA's scale is alpha / rank", offsetof(finetune_options, p.alpha), NULL, 0},

@@ -23,7 +23,8 @@ static void read_key(const vm_gguf *g, const char *key) {
     if (vm_gguf_get_string(g, key, &text, &length) == VMOER_OK && length) last = (unsigned char)text[length - 1];
     if (vm_gguf_get_array(g, key, &element, &count) != VMOER_OK) return;
     for (size_t i = 0; i < count; i++) {
-        if (vm_gguf_array_string(g, key, i, &text, &length) == VMOER_OK && length) last = (unsigned char)text[length - 1];
+        if (vm_gguf_array_string(g, key, i, &text, &length) == VMOER_OK && length)
+            last = (unsigned char)text[length - 1];
         vm_gguf_array_i32(g, key, i, &value);
     }
     if (vm_gguf_array_i32(g, key, count, &value) == VMOER_OK) abort();

@@ -1,4 +1,5 @@
-/* fuzz_router.c: any bytes as a router file. What loads must also compute: one token through its first layer, all ways. */
+/* fuzz_router.c: any bytes as a router file. What loads must also compute: one token through its first layer, all ways.
+ */
 #include "router/router_internal.h"
 #include <stdlib.h>
 

@@ -1,5 +1,6 @@
 /* dump_logits.c: last-position logits of token prompts, to hold beside another engine's. A developers' program, not
- * installed. dump_logits MODEL.gguf PROMPTS.json OUT.safetensors [f32|bf16 [ADAPTER]], PROMPTS.json: {"ids": [[1, 2, 3], ...]}. */
+ * installed. dump_logits MODEL.gguf PROMPTS.json OUT.safetensors [f32|bf16 [ADAPTER]], PROMPTS.json: {"ids": [[1, 2,
+ * 3], ...]}. */
 #include <vmoer/vmoer.h>
 
 #include <jansson.h>
@@ -40,7 +41,8 @@ int main(int argc, char **argv) {
     int32_t *ids = NULL, *offsets = NULL;
     json_error_t error;
     int code = 1;
-    if (argc < 4 || argc > 6) return fail("usage: dump_logits MODEL.gguf PROMPTS.json OUT.safetensors [f32|bf16 [ADAPTER]]"), 2;
+    if (argc < 4 || argc > 6)
+        return fail("usage: dump_logits MODEL.gguf PROMPTS.json OUT.safetensors [f32|bf16 [ADAPTER]]"), 2;
     params.compute = argc > 4 && !strcmp(argv[4], "bf16") ? VMOER_COMPUTE_BF16 : VMOER_COMPUTE_F32;
     if (argc > 5) params.adapter = argv[5];
     json_t *root = json_load_file(argv[2], JSON_REJECT_DUPLICATES, &error);

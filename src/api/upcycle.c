@@ -237,17 +237,16 @@ static vmoer_status measure(upcycle *c, const vm_recipe *r, const char *path, co
 static json_t *config_of(const upcycle *c) {
     const vmoer_upcycle_params *p = c->p;
     const vmoer_train_params *t = &p->train;
-    json_t *config = json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:i, s:I, s:s}", "base", c->dense->fingerprint,
-                               "experts", p->experts, "shared", p->shared, "top_k", p->top_k, "tokens", c->n_tokens,
-                               "spread", p->spread, "rank", p->rank, "seed", (json_int_t)t->seed, "tasks",
-                               t->questions.tasks);
+    json_t *config =
+        json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:i, s:I, s:s}", "base", c->dense->fingerprint, "experts", p->experts,
+                  "shared", p->shared, "top_k", p->top_k, "tokens", c->n_tokens, "spread", p->spread, "rank", p->rank,
+                  "seed", (json_int_t)t->seed, "tasks", t->questions.tasks);
     json_t *distillation =
         p->rank ? json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:i, s:s}", "targets", p->targets, "epochs",
                             t->epochs, "steps", t->steps, "batch_size", t->batch_size, "learning_rate",
                             t->learning_rate, "router_learning_rate", p->router_learning_rate, "warmup", t->warmup,
                             "weight_decay", t->weight_decay, "clip", t->clip, "evaluate_every", t->evaluate_every,
-                            "compute",
-                            vm_api_compute(t->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32")
+                            "compute", vm_api_compute(t->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32")
                 : json_object();
     if (t->questions.limit) json_object_set_new(config, "limit", json_integer(t->questions.limit));
     vm_api_put_cuts(config, &t->questions);
@@ -418,7 +417,8 @@ static vmoer_status search(upcycle *c, char **out_json) {
     if (p->rank) VM_TRY(check_distillation(p));
     VM_TRY(vm_api_check_questions(&p->train.questions));
     vm_writer *w;
-    VM_TRY(vm_writer_open(p->train.output_path, &w)); /* a place that cannot be written to: said now, not after the work */
+    VM_TRY(
+        vm_writer_open(p->train.output_path, &w)); /* a place that cannot be written to: said now, not after the work */
     vm_writer_abort(w);
     VM_TRY(vm_model_load(p->train.model, &forward_only, c->pool, &c->dense));
     if (p->experts < 2 || p->shared < 0 || p->shared > p->experts - 2 || c->dense->config.shared_width % p->experts)
@@ -427,8 +427,8 @@ static vmoer_status search(upcycle *c, char **out_json) {
     VM_TRY(vm_tokenizer_from_gguf(c->dense->file, &c->tokenizer));
     VM_TRY(vm_api_examples(&p->train.questions, "upcycling", c->tokenizer, VMOER_SPLIT_TRAIN, &c->texts));
     VM_TRY(vm_api_examples(&p->train.questions, "upcycling", c->tokenizer, VMOER_SPLIT_HELDOUT, &c->heldout));
-    VM_TRY(vm_recipe_create(c->dense, p->experts - p->shared, c->dense->config.shared_width / p->experts, p->top_k,
-                            &r));
+    VM_TRY(
+        vm_recipe_create(c->dense, p->experts - p->shared, c->dense->config.shared_width / p->experts, p->top_k, &r));
     vmoer_status status = find_and_record(c, r, &record);
     vm_recipe_free(r);
     return status == VMOER_OK ? vm_api_return_json(record, out_json) : status;
@@ -440,9 +440,9 @@ static vmoer_status rebuild(const upcycle *c, char **out_json) {
     vmoer_status status = vm_recipe_build(r, c->pool, c->p->train.model, c->p->train.output_path);
     vm_recipe_free(r);
     VM_TRY(status);
-    return vm_api_return_json(json_pack("{s:s, s:s, s:s}", "vmoer", vmoer_version(), "kind", "upcycle", "output",
-                                        c->p->train.output_path),
-                              out_json);
+    return vm_api_return_json(
+        json_pack("{s:s, s:s, s:s}", "vmoer", vmoer_version(), "kind", "upcycle", "output", c->p->train.output_path),
+        out_json);
 }
 
 vmoer_status vmoer_upcycle(const vmoer_upcycle_params *p, const vmoer_hooks *hooks, char **out_json) {

@@ -21,9 +21,7 @@ void *vm_calloc(size_t count, size_t size) {
     return p;
 }
 
-void vm_free(void *p) {
-    free(p);
-}
+void vm_free(void *p) { free(p); }
 
 char *vm_strndup(const char *text, size_t length) {
     size_t bytes;
@@ -34,9 +32,7 @@ char *vm_strndup(const char *text, size_t length) {
     return copy;
 }
 
-char *vm_strdup(const char *text) {
-    return vm_strndup(text, strlen(text));
-}
+char *vm_strdup(const char *text) { return vm_strndup(text, strlen(text)); }
 
 bool vm_grow(void **array, size_t *capacity, size_t need, size_t size) {
     if (need <= *capacity) return true;
@@ -72,9 +68,7 @@ struct vm_arena {
 
 enum { FIRST_CHUNK = 64 * 1024 };
 
-vm_arena *vm_arena_create(void) {
-    return vm_calloc(1, sizeof(vm_arena));
-}
+vm_arena *vm_arena_create(void) { return vm_calloc(1, sizeof(vm_arena)); }
 
 static void *take(chunk *c, size_t bytes) {
     if (!c || c->size - c->used < bytes) return NULL;
@@ -104,8 +98,10 @@ void *vm_arena_alloc(vm_arena *arena, size_t count, size_t size) {
     chunk *c = vm_malloc(total, 1);
     if (!c) return NULL;
     *c = (chunk){.size = room};
-    if (arena->current) arena->current->next = c;
-    else arena->first = c;
+    if (arena->current)
+        arena->current->next = c;
+    else
+        arena->first = c;
     arena->current = c;
     arena->bytes += room;
     return take(c, bytes);
@@ -125,9 +121,7 @@ void vm_arena_reset(vm_arena *arena) {
     arena->current = arena->first;
 }
 
-size_t vm_arena_bytes(const vm_arena *arena) {
-    return arena->bytes;
-}
+size_t vm_arena_bytes(const vm_arena *arena) { return arena->bytes; }
 
 void vm_arena_free(vm_arena *arena) {
     if (!arena) return;

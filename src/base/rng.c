@@ -1,13 +1,13 @@
 /* rng.c: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) by Random123.
  *
  * Key: the 64 bits of mix(seed + purpose * 0x9e3779b97f4a7c15), where mix is the finaliser of SplitMix64. For one seed
- * two purposes never have the same key (the multiplier is odd and mix is a bijection), for one purpose two seeds never do.
- * Streams (vm_rng) use the counters {block low, block high, stream, 0x80000000}; who calls vm_rng_block for the same purpose
- * as a stream keeps the top bit of counter[3] clear and never meets them. */
+ * two purposes never have the same key (the multiplier is odd and mix is a bijection), for one purpose two seeds never
+ * do. Streams (vm_rng) use the counters {block low, block high, stream, 0x80000000}; who calls vm_rng_block for the
+ * same purpose as a stream keeps the top bit of counter[3] clear and never meets them. */
 #include "base/rng.h"
 
-#include <Random123/philox.h>
 #include <math.h>
+#include <Random123/philox.h>
 
 static philox4x32_key_t make_key(uint64_t seed, uint32_t purpose) {
     uint64_t z = seed + purpose * 0x9e3779b97f4a7c15u;
@@ -52,9 +52,7 @@ uint32_t vm_rng_u32(vm_rng *rng) {
     return words[rng->next++ % 4];
 }
 
-double vm_rng_uniform(vm_rng *rng) {
-    return vm_rng_u32(rng) * 0x1p-32;
-}
+double vm_rng_uniform(vm_rng *rng) { return vm_rng_u32(rng) * 0x1p-32; }
 
 /* Lemire, "Fast random integer generation in an interval", 2019: the high word of a product, the few values that
  * would make some results more likely drawn again. */

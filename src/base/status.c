@@ -22,7 +22,7 @@ static void store(const char *text) {
     error_text[i] = '\0';
 }
 
-vmoer_status (vm_error)(vmoer_status code, const char *format, ...) {
+vmoer_status(vm_error)(vmoer_status code, const char *format, ...) {
     char text[TEXT_SIZE]; /* a copy, because the arguments may point into the text they replace */
     va_list args;
     va_start(args, format);
@@ -32,7 +32,7 @@ vmoer_status (vm_error)(vmoer_status code, const char *format, ...) {
     return code;
 }
 
-vmoer_status (vm_error_in)(vmoer_status code, const char *format, ...) {
+vmoer_status(vm_error_in)(vmoer_status code, const char *format, ...) {
     char text[2 * TEXT_SIZE + 2];
     va_list args;
     va_start(args, format);
@@ -45,13 +45,13 @@ vmoer_status (vm_error_in)(vmoer_status code, const char *format, ...) {
     return code;
 }
 
-const char *vm_error_text(void) {
-    return error_text;
-}
+const char *vm_error_text(void) { return error_text; }
 
 const char *vm_status_text(vmoer_status code) {
     switch (code) {
-#define STATUS_CASE(name, value, text) case VMOER_##name: return text;
+#define STATUS_CASE(name, value, text) \
+    case VMOER_##name:                 \
+        return text;
         VMOER_STATUS_LIST(STATUS_CASE)
 #undef STATUS_CASE
     }

@@ -1,4 +1,5 @@
-/* threads.c: the pool. One 64-bit word, the gate, says whether a job is open, which one, and how many workers are in it.
+/* threads.c: the pool. One 64-bit word, the gate, says whether a job is open, which one, and how many workers are in
+ * it.
  *
  *   caller: writes the job, opens the gate with a new job number, takes tasks itself until none is left, closes the
  *           gate, waits until the last worker inside has left.
@@ -33,8 +34,8 @@ typedef struct worker {
 } worker;
 
 struct vm_pool {
-    int n_threads; /* the caller included */
-    int spins;     /* 0 when there are more threads than CPUs: spinning would take the CPU from who has work */
+    int n_threads;   /* the caller included */
+    int spins;       /* 0 when there are more threads than CPUs: spinning would take the CPU from who has work */
     worker *workers; /* [n_threads - 1] */
 
     /* The job: written by the caller while the gate is shut and empty. */
@@ -227,9 +228,7 @@ void vm_pool_free(vm_pool *pool) {
     if (pool) stop_workers(pool, pool->n_threads - 1);
 }
 
-int vm_pool_threads(const vm_pool *pool) {
-    return pool ? pool->n_threads : 1;
-}
+int vm_pool_threads(const vm_pool *pool) { return pool ? pool->n_threads : 1; }
 
 typedef struct range {
     size_t n, piece;

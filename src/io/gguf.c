@@ -1,6 +1,6 @@
 /* gguf.c: the reader. One pass over the header checks everything and leaves pointers into the map; after vm_gguf_open
- * no access can fail for what the file says, only for what the caller asks. Keys and tensors are found by binary search:
- * a hash could be flooded with chosen names, a sorted index cannot, and it shows the duplicates. */
+ * no access can fail for what the file says, only for what the caller asks. Keys and tensors are found by binary
+ * search: a hash could be flooded with chosen names, a sorted index cannot, and it shows the duplicates. */
 #include "io/gguf.h"
 
 #include "base/file.h"
@@ -16,13 +16,13 @@
 #endif
 
 typedef struct entry {
-    const char *key;       /* NUL-terminated copy */
+    const char *key; /* NUL-terminated copy */
     vm_gguf_type type;
-    const uint8_t *raw;    /* the value in the file, after its type */
+    const uint8_t *raw; /* the value in the file, after its type */
     size_t raw_size;
-    const uint8_t *value;  /* scalar: the value; string: its first byte; array: the first element */
-    vm_gguf_type element;  /* arrays */
-    size_t count;          /* arrays: elements; strings: bytes */
+    const uint8_t *value;   /* scalar: the value; string: its first byte; array: the first element */
+    vm_gguf_type element;   /* arrays */
+    size_t count;           /* arrays: elements; strings: bytes */
     const uint64_t *starts; /* arrays of strings: where each element's length field is, from `value` */
 } entry;
 
@@ -85,14 +85,12 @@ typedef struct cursor {
     size_t size, pos;
 } cursor;
 
-static size_t left(const cursor *c) {
-    return c->size - c->pos;
-}
+static size_t left(const cursor *c) { return c->size - c->pos; }
 
 static vmoer_status take(cursor *c, size_t size, const char *what, const uint8_t **out) {
     if (size > left(c))
-        return vm_error(VMOER_ERROR_FORMAT, "byte %zu: %s needs %zu bytes, %zu are left in the file", c->pos, what, size,
-                        left(c));
+        return vm_error(VMOER_ERROR_FORMAT, "byte %zu: %s needs %zu bytes, %zu are left in the file", c->pos, what,
+                        size, left(c));
     *out = c->data + c->pos;
     c->pos += size;
     return VMOER_OK;
@@ -203,9 +201,7 @@ static vmoer_status take_value(cursor *c, vm_gguf *g, entry *e) {
     return VMOER_OK;
 }
 
-static int by_key(const void *a, const void *b) {
-    return strcmp((*(entry *const *)a)->key, (*(entry *const *)b)->key);
-}
+static int by_key(const void *a, const void *b) { return strcmp((*(entry *const *)a)->key, (*(entry *const *)b)->key); }
 
 static vmoer_status parse_keys(cursor *c, vm_gguf *g, uint64_t count) {
     enum { LEAST = 8 + 1 + 4 + 1 }; /* bytes of the smallest key and value */
@@ -279,15 +275,17 @@ static vmoer_status read_alignment(const vm_gguf *g, size_t *out) {
 static vmoer_status place_tensors(vm_gguf *g, size_t header_end) {
     size_t alignment;
     VM_TRY(read_alignment(g, &alignment));
-    g->data_start = (header_end + alignment - 1) & ~(alignment - 1); /* header_end is a position in memory: no overflow */
+    g->data_start =
+        (header_end + alignment - 1) & ~(alignment - 1); /* header_end is a position in memory: no overflow */
 
     qsort(g->tensors_by_name, g->n_tensors, sizeof *g->tensors_by_name, by_offset);
     uint64_t expected = 0;
     for (size_t i = 0; i < g->n_tensors; i++) {
         vm_gguf_tensor *t = g->tensors_by_name[i];
         if (t->offset != expected)
-            return vm_error(VMOER_ERROR_FORMAT, "tensor \"%s\" starts at data offset %llu, the one before it ends at %llu",
-                            t->name, (unsigned long long)t->offset, (unsigned long long)expected);
+            return vm_error(VMOER_ERROR_FORMAT,
+                            "tensor \"%s\" starts at data offset %llu, the one before it ends at %llu", t->name,
+                            (unsigned long long)t->offset, (unsigned long long)expected);
         if (g->data_start > g->size || t->offset > g->size - g->data_start ||
             t->size > g->size - g->data_start - t->offset)
             return vm_error(VMOER_ERROR_FORMAT,
@@ -387,8 +385,10 @@ vmoer_status vm_gguf_open(const char *path, vm_gguf **out) {
     vm_map map;
     VM_TRY(vm_map_open(path, &map));
     vmoer_status status = open_view(map.data, map.size, path, out);
-    if (status == VMOER_OK) (*out)->map = map;
-    else vm_map_close(&map);
+    if (status == VMOER_OK)
+        (*out)->map = map;
+    else
+        vm_map_close(&map);
     return status;
 }
 
@@ -399,13 +399,9 @@ void vm_gguf_free(vm_gguf *g) {
     vm_free(g);
 }
 
-const char *vm_gguf_path(const vm_gguf *g) {
-    return g->path;
-}
+const char *vm_gguf_path(const vm_gguf *g) { return g->path; }
 
-size_t vm_gguf_file_size(const vm_gguf *g) {
-    return g->size;
-}
+size_t vm_gguf_file_size(const vm_gguf *g) { return g->size; }
 
 const uint8_t *vm_gguf_header(const vm_gguf *g, size_t *size) {
     *size = g->data_start < g->size ? g->data_start : g->size;
@@ -414,9 +410,7 @@ const uint8_t *vm_gguf_header(const vm_gguf *g, size_t *size) {
 
 /* ---- tensors ---- */
 
-size_t vm_gguf_tensor_count(const vm_gguf *g) {
-    return g->n_tensors;
-}
+size_t vm_gguf_tensor_count(const vm_gguf *g) { return g->n_tensors; }
 
 const vm_gguf_tensor *vm_gguf_tensor_at(const vm_gguf *g, size_t index) {
     return index < g->n_tensors ? &g->tensors[index] : NULL;
@@ -430,13 +424,9 @@ const vm_gguf_tensor *vm_gguf_find_tensor(const vm_gguf *g, const char *name) {
 
 /* ---- keys ---- */
 
-size_t vm_gguf_key_count(const vm_gguf *g) {
-    return g->n_keys;
-}
+size_t vm_gguf_key_count(const vm_gguf *g) { return g->n_keys; }
 
-const char *vm_gguf_key_at(const vm_gguf *g, size_t index) {
-    return index < g->n_keys ? g->keys[index].key : NULL;
-}
+const char *vm_gguf_key_at(const vm_gguf *g, size_t index) { return index < g->n_keys ? g->keys[index].key : NULL; }
 
 const uint8_t *vm_gguf_raw_value(const vm_gguf *g, size_t index, vm_gguf_type *type, size_t *size) {
     const entry *e = &g->keys[index];
@@ -451,9 +441,7 @@ static const entry *find_key(const vm_gguf *g, const char *key) {
     return found ? *found : NULL;
 }
 
-bool vm_gguf_has_key(const vm_gguf *g, const char *key) {
-    return find_key(g, key) != NULL;
-}
+bool vm_gguf_has_key(const vm_gguf *g, const char *key) { return find_key(g, key) != NULL; }
 
 static vmoer_status need_key(const vm_gguf *g, const char *key, const entry **out) {
     *out = find_key(g, key);
@@ -462,25 +450,53 @@ static vmoer_status need_key(const vm_gguf *g, const char *key, const entry **ou
 
 static vmoer_status wrong_type(const vm_gguf *g, const entry *e, const char *wanted) {
     return vm_error(VMOER_ERROR_FORMAT, "%s: key \"%s\" is of type %s%s%s, not %s", g->path, e->key, type_name(e->type),
-                    e->type == VM_GGUF_ARRAY ? " of " : "", e->type == VM_GGUF_ARRAY ? type_name(e->element) : "", wanted);
+                    e->type == VM_GGUF_ARRAY ? " of " : "", e->type == VM_GGUF_ARRAY ? type_name(e->element) : "",
+                    wanted);
 }
 
 /* Any integer as a sign and 64 bits. False: not an integer type. */
 static bool load_integer(vm_gguf_type type, const uint8_t *p, bool *negative, uint64_t *bits) {
     int64_t s;
     switch (type) {
-    case VM_GGUF_U8: s = *p; break;
-    case VM_GGUF_I8: s = (int8_t)*p; break;
-    case VM_GGUF_U16: { uint16_t v; memcpy(&v, p, 2); s = v; break; }
-    case VM_GGUF_I16: { int16_t v; memcpy(&v, p, 2); s = v; break; }
-    case VM_GGUF_U32: { uint32_t v; memcpy(&v, p, 4); s = v; break; }
-    case VM_GGUF_I32: { int32_t v; memcpy(&v, p, 4); s = v; break; }
-    case VM_GGUF_I64: memcpy(&s, p, 8); break;
+    case VM_GGUF_U8:
+        s = *p;
+        break;
+    case VM_GGUF_I8:
+        s = (int8_t)*p;
+        break;
+    case VM_GGUF_U16: {
+        uint16_t v;
+        memcpy(&v, p, 2);
+        s = v;
+        break;
+    }
+    case VM_GGUF_I16: {
+        int16_t v;
+        memcpy(&v, p, 2);
+        s = v;
+        break;
+    }
+    case VM_GGUF_U32: {
+        uint32_t v;
+        memcpy(&v, p, 4);
+        s = v;
+        break;
+    }
+    case VM_GGUF_I32: {
+        int32_t v;
+        memcpy(&v, p, 4);
+        s = v;
+        break;
+    }
+    case VM_GGUF_I64:
+        memcpy(&s, p, 8);
+        break;
     case VM_GGUF_U64:
         memcpy(bits, p, 8);
         *negative = false;
         return true;
-    default: return false;
+    default:
+        return false;
     }
     *negative = s < 0;
     *bits = (uint64_t)s;

@@ -1,5 +1,5 @@
-/* gguf_write.c: the writer, GGUF v3. Keys and tensors stand in the file in the order in which they were first set; every
- * tensor is aligned to 32 bytes, the last one padded too. What it writes the reader accepts. */
+/* gguf_write.c: the writer, GGUF v3. Keys and tensors stand in the file in the order in which they were first set;
+ * every tensor is aligned to 32 bytes, the last one padded too. What it writes the reader accepts. */
 #include "io/gguf.h"
 
 #include "base/file.h"
@@ -57,9 +57,7 @@ void vm_gguf_writer_free(vm_gguf_writer *w) {
     vm_free(w);
 }
 
-static vmoer_status no_memory(void) {
-    return vm_error(VMOER_ERROR_MEMORY, "GGUF writer: out of memory");
-}
+static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "GGUF writer: out of memory"); }
 
 /* ---- keys ---- */
 
@@ -112,8 +110,9 @@ vmoer_status vm_gguf_writer_bool(vm_gguf_writer *w, const char *key, bool value)
 vmoer_status vm_gguf_writer_string(vm_gguf_writer *w, const char *key, const char *value) {
     uint64_t length = strlen(value);
     if (length > VM_GGUF_MAX_STRING)
-        return vm_error(VMOER_ERROR_LIMIT, "GGUF writer: the value of \"%.80s\" is %llu bytes long, at most %d are allowed",
-                        key, (unsigned long long)length, (int)VM_GGUF_MAX_STRING);
+        return vm_error(VMOER_ERROR_LIMIT,
+                        "GGUF writer: the value of \"%.80s\" is %llu bytes long, at most %d are allowed", key,
+                        (unsigned long long)length, (int)VM_GGUF_MAX_STRING);
     uint8_t *raw = vm_malloc(8 + (size_t)length, 1);
     if (!raw) return no_memory();
     memcpy(raw, &length, 8);
@@ -141,8 +140,9 @@ vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const
 vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne,
                                    const void *data) {
     if (!vm_gguf_name_ok(name, strlen(name), MAX_NAME))
-        return vm_error(VMOER_ERROR_ARGUMENT, "GGUF writer: tensor name \"%.80s\" is not 1 to %d printable ASCII characters",
-                        name, (int)MAX_NAME);
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "GGUF writer: tensor name \"%.80s\" is not 1 to %d printable ASCII characters", name,
+                        (int)MAX_NAME);
     if (n_dims < 1 || n_dims > VM_GGUF_MAX_DIMS)
         return vm_error(VMOER_ERROR_ARGUMENT, "GGUF writer: tensor \"%s\" has %d dimensions, 1 to %d are allowed", name,
                         n_dims, (int)VM_GGUF_MAX_DIMS);
@@ -158,9 +158,7 @@ vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t
     return VMOER_OK;
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
+static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
 
 /* Here and not when a tensor is added: one sort instead of a search for each. */
 static vmoer_status check_names_differ(const vm_gguf_writer *w) {
@@ -179,22 +177,16 @@ static vmoer_status check_names_differ(const vm_gguf_writer *w) {
 
 /* ---- saving ---- */
 
-static vmoer_status put_u32(vm_writer *out, uint32_t value) {
-    return vm_writer_write(out, &value, 4);
-}
+static vmoer_status put_u32(vm_writer *out, uint32_t value) { return vm_writer_write(out, &value, 4); }
 
-static vmoer_status put_u64(vm_writer *out, uint64_t value) {
-    return vm_writer_write(out, &value, 8);
-}
+static vmoer_status put_u64(vm_writer *out, uint64_t value) { return vm_writer_write(out, &value, 8); }
 
 static vmoer_status put_string(vm_writer *out, const char *text) {
     VM_TRY(put_u64(out, strlen(text)));
     return vm_writer_write(out, text, strlen(text));
 }
 
-static uint64_t padded(uint64_t size) {
-    return (size + ALIGNMENT - 1) & ~(uint64_t)(ALIGNMENT - 1);
-}
+static uint64_t padded(uint64_t size) { return (size + ALIGNMENT - 1) & ~(uint64_t)(ALIGNMENT - 1); }
 
 static vmoer_status put_padding(vm_writer *out) {
     static const uint8_t zeros[ALIGNMENT];

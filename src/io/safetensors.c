@@ -1,5 +1,6 @@
-/* safetensors.c: reader and writer. The header is JSON (Jansson, duplicates refused); everything is checked when the file is
- * opened, in 64-bit integers, never through doubles. Tensor data need not be aligned in the file: read it by memcpy. */
+/* safetensors.c: reader and writer. The header is JSON (Jansson, duplicates refused); everything is checked when the
+ * file is opened, in 64-bit integers, never through doubles. Tensor data need not be aligned in the file: read it by
+ * memcpy. */
 #include "io/safetensors.h"
 
 #include "base/dtype.h"
@@ -19,10 +20,13 @@ static const char metadata_key[] = "__metadata__";
 
 /* Bits of an element; 0: unknown. */
 static size_t dtype_bits(const char *dtype) {
-    static const struct { const char *name; uint8_t bits; } known[] = {
-        {"BOOL", 8},     {"U8", 8},       {"I8", 8},       {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F4", 4},
-        {"F6_E2M3", 6},  {"F6_E3M2", 6},  {"I16", 16},     {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},
-        {"U32", 32},     {"F32", 32},     {"I64", 64},     {"U64", 64},    {"F64", 64},    {"C64", 64},
+    static const struct {
+        const char *name;
+        uint8_t bits;
+    } known[] = {
+        {"BOOL", 8},    {"U8", 8},      {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F4", 4},
+        {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"I16", 16}, {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},
+        {"U32", 32},    {"F32", 32},    {"I64", 64}, {"U64", 64},    {"F64", 64},    {"C64", 64},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         if (strcmp(known[i].name, dtype) == 0) return known[i].bits;
@@ -32,10 +36,14 @@ static size_t dtype_bits(const char *dtype) {
 
 /* The three types this library computes with. */
 static bool float_type(const char *dtype, vm_dtype *out) {
-    if (strcmp(dtype, "F32") == 0) *out = VM_F32;
-    else if (strcmp(dtype, "F16") == 0) *out = VM_F16;
-    else if (strcmp(dtype, "BF16") == 0) *out = VM_BF16;
-    else return false;
+    if (strcmp(dtype, "F32") == 0)
+        *out = VM_F32;
+    else if (strcmp(dtype, "F16") == 0)
+        *out = VM_F16;
+    else if (strcmp(dtype, "BF16") == 0)
+        *out = VM_BF16;
+    else
+        return false;
     return true;
 }
 
@@ -137,10 +145,12 @@ static vmoer_status place_tensors(vm_safetensors *st, size_t data_start) {
     for (size_t i = 0; i < st->n_tensors; i++) {
         located *t = &st->tensors[i];
         if (t->begin != expected)
-            return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.80s\" starts at data offset %llu, the one before it ends at %llu",
+            return vm_error(VMOER_ERROR_FORMAT,
+                            "tensor \"%.80s\" starts at data offset %llu, the one before it ends at %llu",
                             t->tensor.name, (unsigned long long)t->begin, (unsigned long long)expected);
         if (t->end > available)
-            return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.80s\" ends at data offset %llu, the file has %llu bytes of data",
+            return vm_error(VMOER_ERROR_FORMAT,
+                            "tensor \"%.80s\" ends at data offset %llu, the file has %llu bytes of data",
                             t->tensor.name, (unsigned long long)t->end, (unsigned long long)available);
         t->tensor.data = st->data + data_start + t->begin;
         expected = t->end;
@@ -182,7 +192,8 @@ static vmoer_status parse_header(vm_safetensors *st, json_t *header, size_t data
 
 static vmoer_status parse(vm_safetensors *st) {
     uint64_t length;
-    if (st->size < 8) return vm_error(VMOER_ERROR_FORMAT, "byte 0: %zu bytes are too few for a safetensors file", st->size);
+    if (st->size < 8)
+        return vm_error(VMOER_ERROR_FORMAT, "byte 0: %zu bytes are too few for a safetensors file", st->size);
     memcpy(&length, st->data, 8); /* little-endian, as every machine this is built for */
     if (length > st->size - 8)
         return vm_error(VMOER_ERROR_FORMAT, "byte 0: a header of %llu bytes, %zu are left in the file",
@@ -190,7 +201,8 @@ static vmoer_status parse(vm_safetensors *st) {
     if (length > MAX_HEADER)
         return vm_error(VMOER_ERROR_LIMIT, "byte 0: a header of %llu bytes, at most %d are allowed",
                         (unsigned long long)length, (int)MAX_HEADER);
-    if (length == 0 || st->data[8] != '{') return vm_error(VMOER_ERROR_FORMAT, "byte 8: the header does not start with {");
+    if (length == 0 || st->data[8] != '{')
+        return vm_error(VMOER_ERROR_FORMAT, "byte 8: the header does not start with {");
     json_t *header;
     VM_TRY(vm_json_parse((const char *)st->data + 8, (size_t)length, "header", &header));
     vmoer_status status = parse_header(st, header, 8 + (size_t)length);
@@ -231,8 +243,10 @@ vmoer_status vm_safetensors_open(const char *path, vm_safetensors **out) {
     vm_map map;
     VM_TRY(vm_map_open(path, &map));
     vmoer_status status = open_view(map.data, map.size, path, out);
-    if (status == VMOER_OK) (*out)->map = map;
-    else vm_map_close(&map);
+    if (status == VMOER_OK)
+        (*out)->map = map;
+    else
+        vm_map_close(&map);
     return status;
 }
 
@@ -244,9 +258,7 @@ void vm_safetensors_free(vm_safetensors *st) {
     vm_free(st);
 }
 
-size_t vm_safetensors_count(const vm_safetensors *st) {
-    return st->n_tensors;
-}
+size_t vm_safetensors_count(const vm_safetensors *st) { return st->n_tensors; }
 
 const vm_st_tensor *vm_safetensors_at(const vm_safetensors *st, size_t index) {
     return index < st->n_tensors ? &st->tensors[index].tensor : NULL;
@@ -275,8 +287,8 @@ vmoer_status vm_safetensors_read_f32(const vm_safetensors *st, const char *name,
     }
     vm_dtype type;
     if (!float_type(t->dtype, &type))
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: tensor \"%.80s\" is %s; F32, F16 and BF16 are supported", st->path,
-                        name, t->dtype);
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: tensor \"%.80s\" is %s; F32, F16 and BF16 are supported",
+                        st->path, name, t->dtype);
     size_t element, bytes;
     vm_dtype_block(type, &element, &bytes);
     vm_dequantize(type, t->data, t->size / bytes, dst);
@@ -291,7 +303,7 @@ typedef struct pending {
 } pending;
 
 struct vm_st_writer {
-    json_t *header; /* complete but for the padding */
+    json_t *header;   /* complete but for the padding */
     pending *tensors; /* in the order added */
     size_t n_tensors, capacity;
     uint64_t offset;
@@ -316,9 +328,7 @@ void vm_st_writer_free(vm_st_writer *w) {
     vm_free(w);
 }
 
-static vmoer_status no_memory(void) {
-    return vm_error(VMOER_ERROR_MEMORY, "safetensors writer: out of memory");
-}
+static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "safetensors writer: out of memory"); }
 
 vmoer_status vm_st_writer_metadata(vm_st_writer *w, const char *key, const char *value) {
     json_t *metadata = json_object_get(w->header, metadata_key);
@@ -327,8 +337,8 @@ vmoer_status vm_st_writer_metadata(vm_st_writer *w, const char *key, const char 
         if (json_object_set_new(w->header, metadata_key, metadata) != 0) return no_memory();
     }
     if (json_object_set_new(metadata, key, json_string(value)) != 0)
-        return vm_error(VMOER_ERROR_ARGUMENT, "safetensors writer: metadata \"%.80s\" cannot be stored: not UTF-8 or no memory",
-                        key);
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "safetensors writer: metadata \"%.80s\" cannot be stored: not UTF-8 or no memory", key);
     return VMOER_OK;
 }
 
@@ -337,19 +347,21 @@ static vmoer_status add_tensor(vm_st_writer *w, const char *name, const char *dt
                                const int64_t *shape, uint8_t **data, size_t *elements) {
     size_t bytes, bits = dtype_bits(dtype);
     if (!bits || bits != element * 8)
-        return vm_error(VMOER_ERROR_ARGUMENT, "safetensors writer: tensor \"%.80s\": %zu bytes an element are not dtype \"%.32s\"",
-                        name, element, dtype);
-    if (n_dims < 0 || n_dims > MAX_DIMS || !count_elements(n_dims, shape, elements) || !vm_mul(*elements, element, &bytes))
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "safetensors writer: tensor \"%.80s\": %zu bytes an element are not dtype \"%.32s\"", name,
+                        element, dtype);
+    if (n_dims < 0 || n_dims > MAX_DIMS || !count_elements(n_dims, shape, elements) ||
+        !vm_mul(*elements, element, &bytes))
         return vm_error(VMOER_ERROR_ARGUMENT, "safetensors writer: tensor \"%.80s\": the shape is not possible", name);
     if (strcmp(name, metadata_key) == 0 || json_object_get(w->header, name))
-        return vm_error(VMOER_ERROR_ARGUMENT, "safetensors writer: tensor \"%.80s\" was added twice or has a reserved name",
-                        name);
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "safetensors writer: tensor \"%.80s\" was added twice or has a reserved name", name);
     if (!vm_grow((void **)&w->tensors, &w->capacity, w->n_tensors + 1, sizeof *w->tensors)) return no_memory();
 
     json_t *dims = json_array();
     for (int i = 0; i < n_dims; i++) json_array_append_new(dims, json_integer(shape[i]));
-    json_t *info = json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype, "shape", dims, "data_offsets", (json_int_t)w->offset,
-                             (json_int_t)(w->offset + bytes));
+    json_t *info = json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype, "shape", dims, "data_offsets",
+                             (json_int_t)w->offset, (json_int_t)(w->offset + bytes));
     *data = vm_malloc(bytes, 1);
     if (!info || !*data || json_array_size(dims) != (size_t)n_dims) {
         json_decref(info);
@@ -358,7 +370,8 @@ static vmoer_status add_tensor(vm_st_writer *w, const char *name, const char *dt
     }
     if (json_object_set_new(w->header, name, info) != 0) {
         vm_free(*data);
-        return vm_error(VMOER_ERROR_ARGUMENT, "safetensors writer: tensor \"%.80s\": the name is not UTF-8 or no memory", name);
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "safetensors writer: tensor \"%.80s\": the name is not UTF-8 or no memory", name);
     }
     w->tensors[w->n_tensors++] = (pending){.data = *data, .size = bytes};
     w->offset += bytes;
@@ -378,8 +391,8 @@ vmoer_status vm_st_writer_f32(vm_st_writer *w, const char *name, const char *dty
                               const float *values) {
     vm_dtype type;
     if (!float_type(dtype, &type))
-        return vm_error(VMOER_ERROR_ARGUMENT, "safetensors writer: tensor \"%.80s\": dtype \"%.32s\" is not F32, F16 or BF16",
-                        name, dtype);
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "safetensors writer: tensor \"%.80s\": dtype \"%.32s\" is not F32, F16 or BF16", name, dtype);
     uint8_t *copy;
     size_t elements, block, bytes;
     vm_dtype_block(type, &block, &bytes);

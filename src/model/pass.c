@@ -409,8 +409,10 @@ static vmoer_status head_teach(vm_pass *p, const float *x, float *dx) {
     size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab, dt = (size_t)teacher->m->config.dim;
     int workers = vm_pool_threads(p->pool);
     bool ok = true;
-    float *block = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok), *wanted = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
-          *dnormed = vm_arena_floats(p->scratch, HEAD_ROWS, d, &ok), *work = vm_arena_floats(p->scratch, (size_t)workers, V, &ok);
+    float *block = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
+          *wanted = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
+          *dnormed = vm_arena_floats(p->scratch, HEAD_ROWS, d, &ok),
+          *work = vm_arena_floats(p->scratch, (size_t)workers, V, &ok);
     float **works = vm_arena_alloc(p->scratch, (size_t)workers, sizeof *works);
     double *divergence = vm_arena_alloc(p->scratch, HEAD_ROWS, sizeof *divergence);
     if (!ok || !works || !divergence) return no_memory(p);
@@ -435,7 +437,12 @@ static vmoer_status head_teach(vm_pass *p, const float *x, float *dx) {
                                .dy = block,
                                .dx = dnormed,
                                .lddx = d};
-        vm_linear_call other = {.l = &teacher->m->head, .m = n, .x = teacher->normed + (size_t)first * dt, .ldx = dt, .y = wanted, .ldy = V};
+        vm_linear_call other = {.l = &teacher->m->head,
+                                .m = n,
+                                .x = teacher->normed + (size_t)first * dt,
+                                .ldx = dt,
+                                .y = wanted,
+                                .ldy = V};
         VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
         VM_TRY(vm_linear_forward(p->pool, p->scratch, &other, 1));
         vm_pool_run(p->pool, n, teach_task, &j);

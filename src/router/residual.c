@@ -1,4 +1,5 @@
-/* residual.c: the control that says what the Bayes is worth. The trunk and the mean head of VGLR, l = l_det + dmu: no noise, no KL. */
+/* residual.c: the control that says what the Bayes is worth. The trunk and the mean head of VGLR, l = l_det + dmu: no
+ * noise, no KL. */
 #include "router/router_internal.h"
 
 #include <string.h>
@@ -8,19 +9,20 @@ static size_t scratch_floats(int n) {
     return 0;
 }
 
-static double forward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, float *l, float *scratch) {
+static double forward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, float *l,
+                      float *scratch) {
     (void)c, (void)dmu, (void)raw, (void)eps, (void)l, (void)scratch;
     return 0.0; /* l is l_det + dmu already */
 }
 
-static void backward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl, float kl_weight,
-                     float *ddmu, float *draw, float *scratch) {
+static void backward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl,
+                     float kl_weight, float *ddmu, float *draw, float *scratch) {
     (void)dmu, (void)raw, (void)eps, (void)kl_weight, (void)draw, (void)scratch;
     memcpy(ddmu, dl, (size_t)c->n * sizeof *dl);
 }
 
-static void infer(const vm_token_context *c, vm_inference inference, float *raw, float *p, float *trace, float *trace_projected,
-                  float *scratch) {
+static void infer(const vm_token_context *c, vm_inference inference, float *raw, float *p, float *trace,
+                  float *trace_projected, float *scratch) {
     (void)inference, (void)raw, (void)scratch;
     c->kernels->softmax(p, c->n);
     if (trace) *trace = 0.0f;

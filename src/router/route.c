@@ -1,5 +1,6 @@
-/* route.c: a layer's tokens through the network: what every kind of router has in common. Matrix products run over all tokens, the rest token
- * by token in tasks of TOKEN_BLOCK tokens; each writes its own rows, so nothing depends on the threads or on which tokens share a call. */
+/* route.c: a layer's tokens through the network: what every kind of router has in common. Matrix products run over all
+ * tokens, the rest token by token in tasks of TOKEN_BLOCK tokens; each writes its own rows, so nothing depends on the
+ * threads or on which tokens share a call. */
 #include "base/rng.h"
 #include "base/status.h"
 #include "router/router_internal.h"
@@ -75,8 +76,10 @@ static vmoer_status start_call(const vm_router *r, const vm_route *in, vm_pool *
     *c = (call){.r = r, .in = in, .layer = vm_router_layer_find(r, in->layer)};
     if (!c->layer) return vm_error(VMOER_ERROR_ARGUMENT, "router: layer %d is not one of its layers", in->layer);
     if (in->n_tokens < 0) return vm_error(VMOER_ERROR_ARGUMENT, "router: %d tokens", in->n_tokens);
-    c->token = (vm_token_context){.kind = r->kind, .kernels = vm_kernels_get(), .n = r->config.n_experts, .prior_scale = r->config.prior_scale};
-    c->scratch_floats = r->kind->scratch_floats(r->config.n_experts) + 2 * ((size_t)r->config.width + (size_t)r->config.n_experts);
+    c->token = (vm_token_context){
+        .kind = r->kind, .kernels = vm_kernels_get(), .n = r->config.n_experts, .prior_scale = r->config.prior_scale};
+    c->scratch_floats =
+        r->kind->scratch_floats(r->config.n_experts) + 2 * ((size_t)r->config.width + (size_t)r->config.n_experts);
     c->scratch_floats = (c->scratch_floats + 15) & ~(size_t)15; /* no cache line shared between workers */
     c->scratch = floats(memory, (size_t)vm_pool_threads(pool), c->scratch_floats);
     return c->scratch ? VMOER_OK : out_of_memory(in);
@@ -89,7 +92,8 @@ static int chunk_tokens(const vm_router *r) {
 }
 
 static vm_gemm_job job(int m, const float *a, size_t lda, const vm_panel *b, float *c, size_t ldc, bool accumulate) {
-    return (vm_gemm_job){.m = m, .a = a, .a_m_stride = lda, .a_k_stride = 1, .b = b, .c = c, .ldc = ldc, .accumulate = accumulate};
+    return (vm_gemm_job){
+        .m = m, .a = a, .a_m_stride = lda, .a_k_stride = 1, .b = b, .c = c, .ldc = ldc, .accumulate = accumulate};
 }
 
 /* ---- draws ---- */
@@ -98,7 +102,8 @@ static vm_gemm_job job(int m, const float *a, size_t lda, const vm_panel *b, flo
 void vm_router_draw(const vm_route *in, int t, int n, float *eps) {
     const vm_token_key *key = &in->tokens[t];
     uint32_t word[4];
-    vm_rng_block(in->seed, VM_RNG_ROUTE, (uint32_t[4]){(uint32_t)in->step, (uint32_t)(in->step >> 32), 0, 0x40000000u}, word);
+    vm_rng_block(in->seed, VM_RNG_ROUTE, (uint32_t[4]){(uint32_t)in->step, (uint32_t)(in->step >> 32), 0, 0x40000000u},
+                 word);
     uint64_t seed = word[0] | (uint64_t)word[1] << 32;
     uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)in->layer << 16, 0};
     for (int i = 0; i < n; i += 4) {
@@ -118,7 +123,8 @@ static void draw_token(const call *c, int t, float *scratch) {
 static vmoer_status draw_all(vm_router *r, vm_pool *pool, const vm_route *in, float **eps) {
     *eps = NULL;
     if (!r->kind->has_covariance || in->n_tokens <= 0) return VMOER_OK;
-    if (in->sign != 1.0f && in->sign != -1.0f) return vm_error(VMOER_ERROR_ARGUMENT, "router: sign of the draw is %g, not 1 or -1", (double)in->sign);
+    if (in->sign != 1.0f && in->sign != -1.0f)
+        return vm_error(VMOER_ERROR_ARGUMENT, "router: sign of the draw is %g, not 1 or -1", (double)in->sign);
     *eps = floats(r->work, (size_t)in->n_tokens, (size_t)r->config.n_experts);
     if (!*eps) return out_of_memory(in);
     call c = {.r = r, .in = in, .token.n = r->config.n_experts, .ddmu = *eps};
@@ -172,10 +178,12 @@ static bool start_logits(const call *c, int t, const float *mean, const float *r
 
 static void forward_token(const call *c, int t, float *scratch) {
     int n = c->token.n;
-    float *mean = c->mean + (size_t)t * c->stride, *raw = c->raw ? c->raw + (size_t)t * c->stride : NULL, *p = c->p + (size_t)t * (size_t)n;
+    float *mean = c->mean + (size_t)t * c->stride, *raw = c->raw ? c->raw + (size_t)t * c->stride : NULL,
+          *p = c->p + (size_t)t * (size_t)n;
     add_head_bias(c, mean, raw);
     bool finite = start_logits(c, t, mean, raw, p);
-    c->kl[t] = (float)c->r->kind->forward(&c->token, mean, raw, c->eps ? c->eps + (size_t)t * (size_t)n : NULL, p, scratch);
+    c->kl[t] =
+        (float)c->r->kind->forward(&c->token, mean, raw, c->eps ? c->eps + (size_t)t * (size_t)n : NULL, p, scratch);
     finite = finite && all_finite(p, n);
     c->token.kernels->softmax(p, n);
     if (!finite) p[0] = NAN;
@@ -196,7 +204,8 @@ size_t vm_router_saved_floats(const vm_router *r) {
 }
 
 /* saved: z[H], dmu[N], raw[M], biases included. */
-vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, float *p, float *saved, float *kl) {
+vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, float *p,
+                                    float *saved, float *kl) {
     call c;
     VM_TRY(start_call(r, in, pool, r->work, &c));
     size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
@@ -270,9 +279,16 @@ static void sum_columns(void *context, int task, int worker) {
 }
 
 /* For outputs = inputs W^T + b: dW += dout^T inputs, db += sum of dout over rows. inputs: a panel [rows, inputs]. */
-static vmoer_status linear_backward(vm_pool *pool, const float *dout, int rows, const vm_panel *inputs, vm_param *weight, vm_param *bias) {
-    vm_gemm_job product = {.m = weight->rows, .a = dout, .a_m_stride = 1, .a_k_stride = (size_t)weight->rows, .b = inputs,
-                           .c = weight->grad, .ldc = (size_t)weight->cols, .accumulate = true};
+static vmoer_status linear_backward(vm_pool *pool, const float *dout, int rows, const vm_panel *inputs,
+                                    vm_param *weight, vm_param *bias) {
+    vm_gemm_job product = {.m = weight->rows,
+                           .a = dout,
+                           .a_m_stride = 1,
+                           .a_k_stride = (size_t)weight->rows,
+                           .b = inputs,
+                           .c = weight->grad,
+                           .ldc = (size_t)weight->cols,
+                           .accumulate = true};
     VM_TRY(vm_gemm(pool, &product, 1));
     column_sums sums = {dout, rows, weight->rows, bias->grad};
     vm_pool_run(pool, (weight->rows + 63) / 64, sum_columns, &sums);
@@ -313,12 +329,13 @@ static vmoer_status backward_chunk(vm_pool *pool, call *c, backward_panels *pane
     }
     for_tokens(pool, c, trunk_backward_token, c->first, c->first + rows);
     VM_TRY(linear_backward(pool, c->dh, rows, &panels->u, &w[VM_TRUNK_WEIGHT], &w[VM_TRUNK_BIAS]));
-    vm_gemm_job down = job(rows, c->dh, (size_t)width, &panels->trunk, du + (size_t)c->first * (size_t)dim, (size_t)dim, true);
+    vm_gemm_job down =
+        job(rows, c->dh, (size_t)width, &panels->trunk, du + (size_t)c->first * (size_t)dim, (size_t)dim, true);
     return vm_gemm(pool, &down, 1);
 }
 
-vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, const float *p, const float *saved,
-                                     const float *dp, float kl_weight, float *du, float *dlogits) {
+vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, const float *p,
+                                     const float *saved, const float *dp, float kl_weight, float *du, float *dlogits) {
     call c;
     VM_TRY(start_call(r, in, pool, r->work, &c));
     int chunk = chunk_tokens(r) < in->n_tokens ? chunk_tokens(r) : in->n_tokens, m = r->scale_outputs;
@@ -349,8 +366,8 @@ vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route
     return VMOER_OK;
 }
 
-vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in, const float *p, const float *saved, const float *dp,
-                                float kl_weight, float *du, float *dlogits) {
+vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in, const float *p, const float *saved,
+                                const float *dp, float kl_weight, float *du, float *dlogits) {
     float *eps;
     vm_arena_reset(r->work);
     VM_TRY(draw_all(r, pool, in, &eps));
@@ -361,7 +378,8 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
 
 static void infer_token(const call *c, int t, float *scratch) {
     size_t row = (size_t)(t - c->first), n = (size_t)c->token.n;
-    float *mean = c->mean + row * n, *raw = c->raw ? c->raw + row * (size_t)c->r->scale_outputs : NULL, *p = c->p + (size_t)t * n;
+    float *mean = c->mean + row * n, *raw = c->raw ? c->raw + row * (size_t)c->r->scale_outputs : NULL,
+          *p = c->p + (size_t)t * n;
     add_head_bias(c, mean, raw);
     bool finite = start_logits(c, t, mean, raw, p);
     c->r->kind->infer(&c->token, c->inference, raw, p, c->trace ? c->trace + t : NULL,
@@ -369,14 +387,15 @@ static void infer_token(const call *c, int t, float *scratch) {
     if (!finite) p[0] = NAN;
 }
 
-static vmoer_status infer_with(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, float *p,
-                               float *trace, float *trace_projected, vm_arena *memory) {
+static vmoer_status infer_with(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference,
+                               int samples, float *p, float *trace, float *trace_projected, vm_arena *memory) {
     call c;
     VM_TRY(start_call(r, in, pool, memory, &c));
     if (!r->kind->has_covariance) inference = VM_INFERENCE_MEAN;
     bool scale = r->scale_outputs > 0 && (inference != VM_INFERENCE_MEAN || trace || trace_projected);
     int chunk = chunk_tokens(r) < in->n_tokens ? chunk_tokens(r) : in->n_tokens;
-    size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts, dim = (size_t)r->config.dim, m = (size_t)r->scale_outputs;
+    size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts, dim = (size_t)r->config.dim,
+           m = (size_t)r->scale_outputs;
     vm_router_panels fresh = {0};
     if (!r->packed) VM_TRY(vm_router_panels_pack(r, c.layer, pool, memory, &fresh));
     const vm_router_panels *panels = r->packed ? &c.layer->panels : &fresh;
@@ -410,8 +429,8 @@ static vmoer_status infer_with(const vm_router *r, vm_pool *pool, const vm_route
     return check_finite(in, trace_projected, 1, "tr P Sigma P");
 }
 
-vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, float *p,
-                             float *trace, float *trace_projected) {
+vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples,
+                             float *p, float *trace, float *trace_projected) {
     vm_arena *memory = vm_arena_create();
     if (!memory) return out_of_memory(in);
     vmoer_status status = infer_with(r, pool, in, inference, samples, p, trace, trace_projected, memory);

@@ -45,7 +45,8 @@ vmoer_status vm_router_config_check(const vm_router_config *c, const vm_router_k
     VM_TRY(check_size("width", c->width, low, VM_ROUTER_MAX_WIDTH));
     float least = k->has_covariance ? expf(-10.0f) : 0.0f; /* the range of L_ii (vglr.c) */
     if (!(c->initial_scale >= least && c->initial_scale <= expf(5.0f))) {
-        return vm_error(VMOER_ERROR_LIMIT, "initial_scale: %g is not in %g..%g", (double)c->initial_scale, (double)least, exp(5.0));
+        return vm_error(VMOER_ERROR_LIMIT, "initial_scale: %g is not in %g..%g", (double)c->initial_scale,
+                        (double)least, exp(5.0));
     }
     bool prior_ok = k->has_covariance ? c->prior_scale >= 1e-6f && c->prior_scale <= 1e6f : isfinite(c->prior_scale);
     if (!prior_ok) return vm_error(VMOER_ERROR_LIMIT, "prior_scale: %g is not in 1e-6..1e6", (double)c->prior_scale);
@@ -92,7 +93,8 @@ static void start_values(vm_router *r, int layer) {
     float deviation = 1.0f / sqrtf((float)r->config.dim);
     for (size_t i = 0; i < vm_param_size(trunk); i++) trunk->value[i] = deviation * vm_rng_normal(&rng);
     if (r->scale_outputs > 0) {
-        r->kind->start_scale(r->config.n_experts, r->config.initial_scale, r->layers[layer].params[VM_SCALE_BIAS].value);
+        r->kind->start_scale(r->config.n_experts, r->config.initial_scale,
+                             r->layers[layer].params[VM_SCALE_BIAS].value);
     }
 }
 

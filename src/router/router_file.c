@@ -1,5 +1,6 @@
-/* router_file.c: a router on disk (docs/FORMATS.md). A file is untrusted: every key of the metadata is checked against the limits, then the
- * tensors against the metadata, and only then is anything of their size allocated. Errors name the key or the tensor. */
+/* router_file.c: a router on disk (docs/FORMATS.md). A file is untrusted: every key of the metadata is checked against
+ * the limits, then the tensors against the metadata, and only then is anything of their size allocated. Errors name the
+ * key or the tensor. */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
@@ -37,13 +38,15 @@ static vmoer_status put_integer(vm_st_writer *w, const char *key, uint64_t value
 static vmoer_status put_layers(vm_st_writer *w, const vm_router_config *c) {
     char text[8 * VM_ROUTER_MAX_LAYERS + 3];
     size_t used = (size_t)snprintf(text, sizeof text, "[");
-    for (int i = 0; i < c->n_layers; i++) used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", i ? ", " : "", (int)c->layers[i]);
+    for (int i = 0; i < c->n_layers; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", i ? ", " : "", (int)c->layers[i]);
     snprintf(text + used, sizeof text - used, "]");
     return vm_st_writer_metadata(w, "layers", text);
 }
 
 static vmoer_status check_text(const char *key, const char *text, size_t size) {
-    return memchr(text, '\0', size) ? VMOER_OK : vm_error(VMOER_ERROR_ARGUMENT, "%s: longer than %zu bytes", key, size - 1);
+    return memchr(text, '\0', size) ? VMOER_OK
+                                    : vm_error(VMOER_ERROR_ARGUMENT, "%s: longer than %zu bytes", key, size - 1);
 }
 
 /* What both sides ask of the fields that are not the router's own. */
@@ -54,7 +57,8 @@ static vmoer_status check_info(const vm_router_file *info) {
     VM_TRY(check_text("adapter_name", info->adapter_name, sizeof info->adapter_name));
     VM_TRY(check_text("training", info->training, sizeof info->training));
     if (!is_fingerprint(info->base)) return vm_error(VMOER_ERROR_FORMAT, "base: not a fingerprint (64 hex digits)");
-    if (info->adapter[0] && !is_fingerprint(info->adapter)) return vm_error(VMOER_ERROR_FORMAT, "adapter: not a fingerprint (64 hex digits)");
+    if (info->adapter[0] && !is_fingerprint(info->adapter))
+        return vm_error(VMOER_ERROR_FORMAT, "adapter: not a fingerprint (64 hex digits)");
     if (!info->training[0]) return VMOER_OK;
     json_t *training;
     VM_TRY(vm_json_parse(info->training, strlen(info->training), "training", &training));
@@ -86,7 +90,8 @@ static vmoer_status put_tensors(vm_st_writer *w, const vm_router *r) {
     for (int i = 0; i < r->config.n_layers * r->params_per_layer; i++) {
         const vm_param *p = r->list[i];
         for (size_t j = 0; j < vm_param_size(p); j++) {
-            if (!isfinite(p->value[j])) return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not finite", p->name, j);
+            if (!isfinite(p->value[j]))
+                return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not finite", p->name, j);
         }
         VM_TRY(vm_st_writer_f32(w, p->name, "F32", 2, (int64_t[2]){p->rows, p->cols}, p->value));
     }
@@ -167,12 +172,14 @@ static vmoer_status get_float(const vm_safetensors *st, const char *key, float *
 static vmoer_status read_layers(const json_t *array, vm_router_config *c) {
     if (!json_is_array(array)) return vm_error(VMOER_ERROR_FORMAT, "layers: not a JSON array");
     size_t count = json_array_size(array);
-    if (count > VM_ROUTER_MAX_LAYERS) return vm_error(VMOER_ERROR_LIMIT, "layers: %zu, at most %d", count, VM_ROUTER_MAX_LAYERS);
+    if (count > VM_ROUTER_MAX_LAYERS)
+        return vm_error(VMOER_ERROR_LIMIT, "layers: %zu, at most %d", count, VM_ROUTER_MAX_LAYERS);
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_array_get(array, i);
         json_int_t value = json_is_integer(item) ? json_integer_value(item) : -1;
         if (value < 0 || value >= VM_ROUTER_MAX_LAYERS) {
-            return vm_error(VMOER_ERROR_FORMAT, "layers: element %zu is not a whole number below %d", i, VM_ROUTER_MAX_LAYERS);
+            return vm_error(VMOER_ERROR_FORMAT, "layers: element %zu is not a whole number below %d", i,
+                            VM_ROUTER_MAX_LAYERS);
         }
         c->layers[i] = (int32_t)value;
     }
@@ -193,9 +200,11 @@ static vmoer_status get_layers(const vm_safetensors *st, vm_router_config *c) {
 static vmoer_status get_metadata(const vm_safetensors *st, vm_router_config *c, vm_router_file *info) {
     char text[32];
     VM_TRY(get_text(st, "format", text, sizeof text));
-    if (strcmp(text, format_name) != 0) return vm_error(VMOER_ERROR_FORMAT, "format: \"%s\" is not \"%s\"", text, format_name);
+    if (strcmp(text, format_name) != 0)
+        return vm_error(VMOER_ERROR_FORMAT, "format: \"%s\" is not \"%s\"", text, format_name);
     VM_TRY(get_text(st, "version", text, sizeof text));
-    if (strcmp(text, format_version) != 0) return vm_error(VMOER_ERROR_UNSUPPORTED, "version: \"%s\", this build reads \"%s\"", text, format_version);
+    if (strcmp(text, format_version) != 0)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "version: \"%s\", this build reads \"%s\"", text, format_version);
     VM_TRY(get_text(st, "kind", c->kind, sizeof c->kind));
     VM_TRY(get_layers(st, c));
     VM_TRY(get_int(st, "n_experts", VM_ROUTER_MAX_EXPERTS, &c->n_experts));
@@ -225,7 +234,8 @@ static vmoer_status check_tensors(const vm_safetensors *st, const vm_router_conf
             vm_router_param_shape(c, outputs, which, &rows, &cols);
             const vm_st_tensor *t = vm_safetensors_find(st, name);
             if (!t) return vm_error(VMOER_ERROR_FORMAT, "%s: missing", name);
-            if (strcmp(t->dtype, "F32") != 0) return vm_error(VMOER_ERROR_FORMAT, "%s: type %s, not F32", name, t->dtype);
+            if (strcmp(t->dtype, "F32") != 0)
+                return vm_error(VMOER_ERROR_FORMAT, "%s: type %s, not F32", name, t->dtype);
             if (t->n_dims != 2 || t->shape[0] != rows || t->shape[1] != cols) {
                 return vm_error(VMOER_ERROR_FORMAT, "%s: its shape is not [%d, %d]", name, rows, cols);
             }
@@ -233,7 +243,8 @@ static vmoer_status check_tensors(const vm_safetensors *st, const vm_router_conf
     }
     size_t expected = (size_t)c->n_layers * (size_t)per_layer;
     if (vm_safetensors_count(st) != expected) {
-        return vm_error(VMOER_ERROR_FORMAT, "%zu tensors, a router of this shape has %zu", vm_safetensors_count(st), expected);
+        return vm_error(VMOER_ERROR_FORMAT, "%zu tensors, a router of this shape has %zu", vm_safetensors_count(st),
+                        expected);
     }
     return VMOER_OK;
 }
@@ -243,7 +254,8 @@ static vmoer_status read_tensors(const vm_safetensors *st, vm_router *r) {
         const vm_param *p = r->list[i];
         VM_TRY(vm_safetensors_read_f32(st, p->name, 2, (int64_t[2]){p->rows, p->cols}, p->value));
         for (size_t j = 0; j < vm_param_size(p); j++) {
-            if (!isfinite(p->value[j])) return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not finite", p->name, j);
+            if (!isfinite(p->value[j]))
+                return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not finite", p->name, j);
         }
     }
     return VMOER_OK;
@@ -265,7 +277,8 @@ static vmoer_status load_router(const vm_safetensors *st, vm_router_file *info, 
     return status;
 }
 
-vmoer_status vm_router_load_memory(const void *data, size_t size, const char *where, vm_router_file *info, vm_router **out) {
+vmoer_status vm_router_load_memory(const void *data, size_t size, const char *where, vm_router_file *info,
+                                   vm_router **out) {
     *out = NULL;
     vm_router_file unused;
     vm_safetensors *st;

@@ -1,11 +1,13 @@
-/* vglr.c: variational Gaussian logit routing, q(l|u) = N(l_det + dmu, L L^T) against the prior N(l_det, s0^2 I); docs/METHOD.md.
- * Mean field (MF): L diagonal, raw[N]. Full covariance (FC): L lower triangular, raw packed [N(N+1)/2], (i, j) at i(i+1)/2 + j. */
+/* vglr.c: variational Gaussian logit routing, q(l|u) = N(l_det + dmu, L L^T) against the prior N(l_det, s0^2 I);
+ * docs/METHOD.md. Mean field (MF): L diagonal, raw[N]. Full covariance (FC): L lower triangular, raw packed [N(N+1)/2],
+ * (i, j) at i(i+1)/2 + j. */
 #include "router/router_internal.h"
 
 #include <math.h>
 #include <string.h>
 
-/* L_ii = exp(raw_ii) with raw_ii held in [-10, 5] (L_ii in [4.5e-5, 148]); outside, the gradient is 0. NaN stays NaN. */
+/* L_ii = exp(raw_ii) with raw_ii held in [-10, 5] (L_ii in [4.5e-5, 148]); outside, the gradient is 0. NaN stays NaN.
+ */
 static const float RAW_LOW = -10.0f, RAW_HIGH = 5.0f;
 
 static float clamp_raw(float raw) { return raw < RAW_LOW ? RAW_LOW : raw > RAW_HIGH ? RAW_HIGH : raw; }
@@ -20,7 +22,8 @@ static void build_scale(const float *raw, int n, bool full, float *L) {
     for (int i = 0; i < n; i++) L[diagonal(i, full)] = expf(clamp_raw(raw[diagonal(i, full)]));
 }
 
-/* Summed as non-negative terms, one a logit: dmu_i^2/s0^2, L_ij^2/s0^2 below the diagonal, and x - 1 - ln x with x = L_ii^2/s0^2. */
+/* Summed as non-negative terms, one a logit: dmu_i^2/s0^2, L_ij^2/s0^2 below the diagonal, and x - 1 - ln x with x =
+ * L_ii^2/s0^2. */
 double vm_gaussian_kl(const float *dmu, const float *L, int n, bool full, double s0) {
     double sum = 0;
     for (int i = 0; i < n; i++) {
@@ -37,7 +40,8 @@ double vm_gaussian_kl(const float *dmu, const float *L, int n, bool full, double
 
 static bool is_full(const vm_token_context *c) { return c->kind == &vm_router_kind_vglr_fc; }
 
-static double forward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, float *l, float *L) {
+static double forward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, float *l,
+                      float *L) {
     bool full = is_full(c);
     build_scale(raw, c->n, full, L);
     for (int i = 0; i < c->n; i++) {
@@ -47,8 +51,8 @@ static double forward(const vm_token_context *c, const float *dmu, const float *
 }
 
 /* ddmu = dl + w dmu/s0^2;  dL_ij = dl_i eps_j + w (L_ij/s0^2 - [i = j]/L_ii);  draw_ii = dL_ii L_ii. */
-static void backward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl, float kl_weight,
-                     float *ddmu, float *draw, float *scratch) {
+static void backward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl,
+                     float kl_weight, float *ddmu, float *draw, float *scratch) {
     (void)scratch;
     bool full = is_full(c);
     float precision = 1.0f / (c->prior_scale * c->prior_scale), w = kl_weight * precision;
@@ -97,8 +101,8 @@ static void build_covariance(const float *L, int n, float *S, float *scratch) {
     }
 }
 
-/* p_k ~ 1 / sum_i exp(x_i), x_i = (m_i - m_k) / sqrt(1 + pi/8 v_ki): p = softmax over k of -logsumexp(x), which never overflows.
- * p: m on entry. S[N, N], or NULL: Sigma is diagonal. diag[N]: S_ii. scratch[2N]. */
+/* p_k ~ 1 / sum_i exp(x_i), x_i = (m_i - m_k) / sqrt(1 + pi/8 v_ki): p = softmax over k of -logsumexp(x), which never
+ * overflows. p: m on entry. S[N, N], or NULL: Sigma is diagonal. diag[N]: S_ii. scratch[2N]. */
 static void closed(const vm_token_context *c, const float *S, const float *diag, float *p, float *scratch) {
     const float pi_8 = 0.39269908f;
     int n = c->n;
@@ -114,8 +118,10 @@ static void closed(const vm_token_context *c, const float *S, const float *diag,
     c->kernels->softmax(p, n);
 }
 
-/* out = Sigma p = L (L^T p), diag[N] = S_ii; returns the logit's variance under p, sum_k p_k S_kk - p' Sigma p. scratch[N]. */
-static float apply_covariance(const vm_token_context *c, const float *L, const float *diag, const float *p, float *out, float *scratch) {
+/* out = Sigma p = L (L^T p), diag[N] = S_ii; returns the logit's variance under p, sum_k p_k S_kk - p' Sigma p.
+ * scratch[N]. */
+static float apply_covariance(const vm_token_context *c, const float *L, const float *diag, const float *p, float *out,
+                              float *scratch) {
     int n = c->n;
     if (is_full(c)) {
         memset(scratch, 0, (size_t)n * sizeof *scratch);
@@ -128,14 +134,15 @@ static float apply_covariance(const vm_token_context *c, const float *L, const f
     return variance > 0.0f ? variance : 0.0f;
 }
 
-/* p = softmax(m + 1/2 diag Sigma - Sigma p) by damped steps. The map's Jacobian is -(diag p - p p') Sigma, its eigenvalues lie in [-V, 0] with
- * V the trace, the variance above: the step 2/(2 + V) contracts by V/(2 + V) or better; 50 steps suffice up to L_ii about 2.
- * p: m on entry. scratch[4N]. */
+/* p = softmax(m + 1/2 diag Sigma - Sigma p) by damped steps. The map's Jacobian is -(diag p - p p') Sigma, its
+ * eigenvalues lie in [-V, 0] with V the trace, the variance above: the step 2/(2 + V) contracts by V/(2 + V) or better;
+ * 50 steps suffice up to L_ii about 2. p: m on entry. scratch[4N]. */
 static void tilted(const vm_token_context *c, const float *L, float *p, float *scratch) {
     size_t n = (size_t)c->n;
     float *m = scratch, *diag = scratch + n, *next = scratch + 2 * n, *product = scratch + 3 * n;
     memcpy(m, p, n * sizeof *m);
-    for (int i = 0; i < c->n; i++) diag[i] = is_full(c) ? c->kernels->dot(L + triangle(i), L + triangle(i), i + 1) : L[i] * L[i];
+    for (int i = 0; i < c->n; i++)
+        diag[i] = is_full(c) ? c->kernels->dot(L + triangle(i), L + triangle(i), i + 1) : L[i] * L[i];
     c->kernels->softmax(p, c->n);
     float change = 1.0f;
     for (int step = 0; step < 50 && change > 1e-6f; step++) {
@@ -171,7 +178,8 @@ static void add_draw(const vm_token_context *c, const float *m, const float *noi
     for (int i = 0; i < c->n; i++) p[i] += l[i];
 }
 
-/* Mean of softmax(m + L eps) over the table, each eps followed by -eps. p: m on entry. scratch[(VM_DRAW_BLOCK + 2) N]. */
+/* Mean of softmax(m + L eps) over the table, each eps followed by -eps. p: m on entry. scratch[(VM_DRAW_BLOCK + 2) N].
+ */
 static void sample(const vm_token_context *c, const float *L, bool full, float *p, float *scratch) {
     size_t n = (size_t)c->n;
     float *m = scratch, *l = scratch + n, *D = scratch + 2 * n;
@@ -186,7 +194,8 @@ static void sample(const vm_token_context *c, const float *L, bool full, float *
     for (size_t i = 0; i < n; i++) p[i] /= (float)c->samples;
 }
 
-static void infer(const vm_token_context *c, vm_inference inference, float *raw, float *p, float *total, float *projected, float *scratch) {
+static void infer(const vm_token_context *c, vm_inference inference, float *raw, float *p, float *total,
+                  float *projected, float *scratch) {
     bool full = is_full(c);
     if (raw) build_scale(raw, c->n, full, raw);
     if (raw && (total || projected)) trace(raw, c->n, full, total, projected, scratch);

@@ -88,8 +88,7 @@ static vmoer_status check(const char *targets, int rank, double alpha, unsigned 
     VM_TRY(parse_targets(targets, sites));
     if (rank < 1 || rank > MAX_RANK)
         return vm_error(VMOER_ERROR_ARGUMENT, "LoRA rank %d is outside 1..%d", rank, MAX_RANK);
-    return isfinite(alpha) ? VMOER_OK
-                           : vm_error(VMOER_ERROR_ARGUMENT, "LoRA alpha %g is not a finite number", alpha);
+    return isfinite(alpha) ? VMOER_OK : vm_error(VMOER_ERROR_ARGUMENT, "LoRA alpha %g is not a finite number", alpha);
 }
 
 vmoer_status vm_lora_check(const char *targets, int rank, double alpha) {

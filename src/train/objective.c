@@ -79,8 +79,8 @@ static vmoer_status ask_teacher(const vm_objective *o, vm_arena *arena, vm_batch
     return vm_pass_forward(o->teacher, b, &(vm_pass_options){0}, NULL, NULL, NULL);
 }
 
-static vmoer_status distill_pass(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step,
-                                 double weight, vm_arena *arena, vm_loss *out) {
+static vmoer_status distill_pass(const vm_objective *o, const vm_examples *e, const int32_t *items, int n,
+                                 uint64_t step, double weight, vm_arena *arena, vm_loss *out) {
     vm_questions q;
     VM_TRY(build(e, items, 0, n, o->format, arena, &q));
     VM_TRY(ask_teacher(o, arena, &q.batch));
@@ -134,11 +134,10 @@ vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, cons
         for (int first = 0, count, tokens; first < n && status == VMOER_OK; first += count) {
             count = pass_size(e, items, first, n, &tokens);
             vm_arena_reset(arena);
-            status =
-                o->teacher
-                    ? distill_pass(o, e, items + first, count, step, 1.0 / ((double)all * o->draws), arena, out)
-                    : step_pass(o, e, items + first, count, draw, step, 1.0 / ((double)n * o->draws), kl_weight, arena,
-                                out);
+            status = o->teacher
+                         ? distill_pass(o, e, items + first, count, step, 1.0 / ((double)all * o->draws), arena, out)
+                         : step_pass(o, e, items + first, count, draw, step, 1.0 / ((double)n * o->draws), kl_weight,
+                                     arena, out);
         }
     vm_arena_free(arena);
     out->loss = out->ce + o->beta * out->kl;

@@ -105,7 +105,7 @@ static vmoer_status expert_norms(const vm_recipe *r, int layer, const vm_dense_f
 }
 
 vmoer_status vm_router_fit(vm_recipe *r, int layer, const vm_dense_ffn *dense, vm_pool *pool, const float *u,
-                               int n_tokens, double spread) {
+                           int n_tokens, double spread) {
     size_t T = (size_t)n_tokens, D = (size_t)r->dim, N = (size_t)r->experts;
     float *norm = vm_malloc(T * N, sizeof *norm), *covariance = vm_malloc(D * D, sizeof *covariance),
           *cross = vm_malloc(D * N, sizeof *cross);

@@ -101,8 +101,8 @@ static json_t *trainable_of(const vm_param_list *trained, size_t *total) {
                    parameters = json_integer_value(json_object_get(before, "parameters"));
         size_t n = vm_param_size(p);
         *total += n;
-        json_object_set_new(
-            kinds, kind, json_pack("{s:I, s:I}", "tensors", tensors + 1, "parameters", parameters + (json_int_t)n));
+        json_object_set_new(kinds, kind,
+                            json_pack("{s:I, s:I}", "tensors", tensors + 1, "parameters", parameters + (json_int_t)n));
     }
     return kinds;
 }

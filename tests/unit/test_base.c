@@ -15,9 +15,7 @@
 
 /* ---- status ---- */
 
-static vmoer_status inner(void) {
-    return vm_error(VMOER_ERROR_FORMAT, "byte %d: bad", 7);
-}
+static vmoer_status inner(void) { return vm_error(VMOER_ERROR_FORMAT, "byte %d: bad", 7); }
 
 static vmoer_status outer(void) {
     VM_TRY_IN(inner(), "%s", "model.gguf");
@@ -152,7 +150,8 @@ static void count_task(void *context, int task, int worker) {
 static void every_task_runs_once(void **state) {
     (void)state;
     static const int sizes[] = {0, 1, 2, 3, 7, 64, MOST_TASKS};
-    for (int n_threads = 1; n_threads <= 9; n_threads += 4) { /* 5 and 9 are more than most machines of a test farm have */
+    for (int n_threads = 1; n_threads <= 9;
+         n_threads += 4) { /* 5 and 9 are more than most machines of a test farm have */
         vm_pool *pool;
         assert_int_equal(vm_pool_create(n_threads, &pool), VMOER_OK);
         assert_int_equal(vm_pool_threads(pool), n_threads);
@@ -253,9 +252,7 @@ static int on_progress(void *user, const char *stage, uint64_t done, uint64_t to
     return h->stop;
 }
 
-static void on_log(void *user, const char *line) {
-    strcpy(((heard *)user)->text, line);
-}
+static void on_log(void *user, const char *line) { strcpy(((heard *)user)->text, line); }
 
 static void hooks_are_called_and_may_stop(void **state) {
     (void)state;

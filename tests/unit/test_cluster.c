@@ -1,5 +1,5 @@
-/* test_cluster.c: neurons that fire together are found together, whatever order they stand in; every neuron has one place; the same on any number of
- * threads. */
+/* test_cluster.c: neurons that fire together are found together, whatever order they stand in; every neuron has one
+ * place; the same on any number of threads. */
 #include "base/memory.h"
 #include "base/rng.h"
 #include "train/cluster.h"
@@ -13,8 +13,9 @@
 
 enum { SHARED = 8, EXPERTS = 16, WIDTH = 12, NEURONS = SHARED + EXPERTS * WIDTH, TOKENS = 320 };
 
-/* owner[f]: the planted expert of neuron f, -1 for shared ones, in random order. A token's strongest tenth, 20 neurons, are the shared ones and those of
- * one expert; `flips` of a hundred are others. Shared neurons differ in how often they are active. */
+/* owner[f]: the planted expert of neuron f, -1 for shared ones, in random order. A token's strongest tenth, 20 neurons,
+ * are the shared ones and those of one expert; `flips` of a hundred are others. Shared neurons differ in how often they
+ * are active. */
 static float *plant(uint64_t seed, int flips, int *owner) {
     float *active = vm_calloc((size_t)TOKENS * NEURONS, sizeof *active);
     int32_t place[NEURONS];
@@ -64,12 +65,14 @@ static void test_planted(void **state) {
         int owner[NEURONS];
         int32_t order[NEURONS];
         float *active = plant(seed, seed < 3 ? 0 : 10, owner);
-        assert_int_equal(vm_cluster_neurons(NULL, active, TOKENS, NEURONS, SHARED, EXPERTS, WIDTH, seed, order), VMOER_OK);
+        assert_int_equal(vm_cluster_neurons(NULL, active, TOKENS, NEURONS, SHARED, EXPERTS, WIDTH, seed, order),
+                         VMOER_OK);
         assert_permutation(order);
         for (int i = 0; i < SHARED; i++) assert_int_equal(owner[order[i]], -1);
         /* k-means may end with two halves exchanged, by chance about 2 of the 12 of an expert would be together. */
         int right = together(order, owner);
-        if (right < (EXPERTS - 1) * WIDTH) fail_msg("seed %d: %d of %d neurons are with their own", (int)seed, right, EXPERTS * WIDTH);
+        if (right < (EXPERTS - 1) * WIDTH)
+            fail_msg("seed %d: %d of %d neurons are with their own", (int)seed, right, EXPERTS * WIDTH);
         all += right;
         vm_free(active);
     }
@@ -86,8 +89,10 @@ static void test_shared_by_frequency(void **state) {
         for (int f = 0; f < F; f++) active[t * F + f] = (float)((t * 7 + f * 3) % F) / F; /* everyone now and then */
     for (int t = 0; t < T; t++) {
         active[t * F + 13] = 3;
-        if (t % 4) active[t * F + 5] = 4;
-        else active[t * F + 2] = 4;
+        if (t % 4)
+            active[t * F + 5] = 4;
+        else
+            active[t * F + 2] = 4;
     }
     assert_int_equal(vm_cluster_neurons(NULL, active, T, F, 4, 2, 8, 1, order), VMOER_OK);
     assert_int_equal(order[0], 13); /* always among the two strongest */
@@ -104,7 +109,8 @@ static void test_deterministic(void **state) {
     for (int i = 0; i < 3; i++) {
         vm_pool *pool;
         assert_int_equal(vm_pool_create(1 + i % 2, &pool), VMOER_OK);
-        assert_int_equal(vm_cluster_neurons(pool, active, TOKENS, NEURONS, SHARED, EXPERTS, WIDTH, 4, order[i]), VMOER_OK);
+        assert_int_equal(vm_cluster_neurons(pool, active, TOKENS, NEURONS, SHARED, EXPERTS, WIDTH, 4, order[i]),
+                         VMOER_OK);
         vm_pool_free(pool);
     }
     assert_memory_equal(order[0], order[1], sizeof order[0]);
@@ -119,6 +125,7 @@ static void test_deterministic(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_planted), cmocka_unit_test(test_shared_by_frequency), cmocka_unit_test(test_deterministic)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_planted), cmocka_unit_test(test_shared_by_frequency),
+                                       cmocka_unit_test(test_deterministic)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,8 +29,10 @@ static void f16_to_f32_follows_the_definition(void **state) {
             assert_true(fabsf(f) == expected);
         }
         assert_int_equal(signbit(f) != 0, h >> 15);
-        if (!isnan(f)) assert_int_equal(vm_f32_to_f16(f), h);
-        else assert_int_equal(vm_f32_to_f16(f), h | 0x200);
+        if (!isnan(f))
+            assert_int_equal(vm_f32_to_f16(f), h);
+        else
+            assert_int_equal(vm_f32_to_f16(f), h | 0x200);
     }
 }
 
@@ -40,7 +42,8 @@ static void f32_to_f16_rounds_to_nearest_even(void **state) {
     (void)state;
     for (uint32_t h = 0; h < 0x7c00; h++) {
         float low = vm_f16_to_f32((uint16_t)h);
-        float high = h == 0x7bff ? 65536.0f : vm_f16_to_f32((uint16_t)(h + 1)); /* beyond the largest: as if it went on */
+        float high =
+            h == 0x7bff ? 65536.0f : vm_f16_to_f32((uint16_t)(h + 1)); /* beyond the largest: as if it went on */
         float middle = (float)(((double)low + high) / 2);
         uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
         assert_int_equal(vm_f32_to_f16(middle), even);

@@ -237,15 +237,25 @@ static void sha256_gives_the_published_values(void **state) {
 
 /* ---- JSON ---- */
 
-static vmoer_status parse(const char *text, json_t **out) {
-    return vm_json_parse(text, strlen(text), "here", out);
-}
+static vmoer_status parse(const char *text, json_t **out) { return vm_json_parse(text, strlen(text), "here", out); }
 
 static void json_refuses_what_is_ambiguous_or_broken(void **state) {
     (void)state;
     static const char *const bad[] = {
-        "", "{", "{\"a\":1,\"a\":2}", "{\"a\":{\"b\":1,\"b\":1}}", "[1,]", "[01]", "[NaN]", "[1] x", "\xef\xbb\xbf[1]",
-        "[\"\xff\"]", "[\"\\ud800\"]", "[\"\\u0000\"]", "[99999999999999999999]", "[1e999]",
+        "",
+        "{",
+        "{\"a\":1,\"a\":2}",
+        "{\"a\":{\"b\":1,\"b\":1}}",
+        "[1,]",
+        "[01]",
+        "[NaN]",
+        "[1] x",
+        "\xef\xbb\xbf[1]",
+        "[\"\xff\"]",
+        "[\"\\ud800\"]",
+        "[\"\\u0000\"]",
+        "[99999999999999999999]",
+        "[1e999]",
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         json_t *value;

@@ -1,5 +1,5 @@
-/* test_gguf.c: the reader against the reference's file, crafted files that must be refused, truncation and flipped bytes,
- * lack of memory; the writer against the reader. */
+/* test_gguf.c: the reader against the reference's file, crafted files that must be refused, truncation and flipped
+ * bytes, lack of memory; the writer against the reader. */
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -42,13 +42,9 @@ static void put(bytes *b, const void *data, size_t size) {
     b->size += size;
 }
 
-static void put_u32(bytes *b, uint32_t v) {
-    put(b, &v, 4);
-}
+static void put_u32(bytes *b, uint32_t v) { put(b, &v, 4); }
 
-static void put_u64(bytes *b, uint64_t v) {
-    put(b, &v, 8);
-}
+static void put_u64(bytes *b, uint64_t v) { put(b, &v, 8); }
 
 static void put_string(bytes *b, const char *text) {
     put_u64(b, strlen(text));
@@ -113,7 +109,8 @@ static void valid(bytes *b) {
     data(b, 64 + 20);
 }
 
-/* Exactly `size` bytes on the heap: a read past the end meets the sanitizer. Opens, walks through everything, closes. */
+/* Exactly `size` bytes on the heap: a read past the end meets the sanitizer. Opens, walks through everything, closes.
+ */
 static vmoer_status open_exact(const uint8_t *from, size_t size) {
     uint8_t *copy = malloc(size ? size : 1);
     assert_non_null(copy);
@@ -130,7 +127,8 @@ static vmoer_status open_exact(const uint8_t *from, size_t size) {
         if (vm_gguf_get_string(g, name, &text, &length) == VMOER_OK && length) sum += (unsigned char)text[length - 1];
         if (vm_gguf_get_array(g, name, &element, &count) != VMOER_OK) continue;
         for (size_t k = 0; k < count; k++) {
-            if (vm_gguf_array_string(g, name, k, &text, &length) == VMOER_OK && length) sum += (unsigned char)text[length - 1];
+            if (vm_gguf_array_string(g, name, k, &text, &length) == VMOER_OK && length)
+                sum += (unsigned char)text[length - 1];
             if (vm_gguf_array_i32(g, name, k, &value) == VMOER_OK) sum += (unsigned)value;
         }
     }
@@ -234,7 +232,10 @@ static void reads_every_type_of_the_reference(void **state) {
     assert_wrong(vm_gguf_get_bool(g, "t.u8", &flag), "is of type u8, not bool");
     assert_int_equal(vm_gguf_get_string(g, "t.string", &text, &length), VMOER_OK);
     assert_int_equal(length, 7);
-    assert_memory_equal(text, "Gr\xc3\xbc\xc3\x9f" "e", 7);
+    assert_memory_equal(text,
+                        "Gr\xc3\xbc\xc3\x9f"
+                        "e",
+                        7);
     assert_wrong(vm_gguf_get_string(g, "t.strings", &text, &length), "is of type array of string, not string");
     assert_int_equal(vm_gguf_get_array(g, "t.strings", &element, &count), VMOER_OK);
     assert_int_equal(element, VM_GGUF_STRING);
@@ -586,8 +587,10 @@ static void any_byte_of_the_header_may_be_anything(void **state) {
         uint8_t original = b.data[at];
         for (int value = 0; value < 256; value++) {
             b.data[at] = (uint8_t)value;
-            if (open_exact(b.data, b.size) == VMOER_OK) accepted++;
-            else refused++;
+            if (open_exact(b.data, b.size) == VMOER_OK)
+                accepted++;
+            else
+                refused++;
         }
         b.data[at] = original;
     }

@@ -1,5 +1,6 @@
-/* test_gradients.c: the backward pass held to PyTorch: the gradient of every weight, of every LoRA tensor and of the ELBO; and, where PyTorch has no say
- * (weights below and above a variational router; a model that is taught by another), to central differences of our own loss. */
+/* test_gradients.c: the backward pass held to PyTorch: the gradient of every weight, of every LoRA tensor and of the
+ * ELBO; and, where PyTorch has no say (weights below and above a variational router; a model that is taught by
+ * another), to central differences of our own loss. */
 #include "base/rng.h"
 #include "model_fixture.h"
 #include "train/lora.h"
@@ -12,27 +13,34 @@ static void assert_gradient(const char *model, const char *name, const float *go
     for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)golden[i]));
     double element = largest_difference(got, golden, n);
     if (!(relative < 1e-4 && element <= 1e-4 * largest))
-        fail_msg("%s, %s: gradient of %s differs by %g of its norm, an element by %g of %g", model, vm_kernels_get()->name, name, relative, element, largest);
+        fail_msg("%s, %s: gradient of %s differs by %g of its norm, an element by %g of %g", model,
+                 vm_kernels_get()->name, name, relative, element, largest);
 }
 
 /* ---- weights ---- */
 
-/* The golden gradient of a projection, its modules one below the other as in memory here: out[rows of l, in]. False: the model has no such site. */
+/* The golden gradient of a projection, its modules one below the other as in memory here: out[rows of l, in]. False:
+ * the model has no such site. */
 static bool golden_site(const vm_safetensors *st, const vm_model *m, int layer, vm_site site, int expert, float *out) {
     vm_slot slots[VM_MAX_LORA];
     int n = vm_model_slots(&m->config, layer, site, slots);
     for (int i = 0; i < n; i++) {
         char name[160];
-        size_t in = site == VM_SITE_SHARED_OUT ? (size_t)m->config.shared_width : site == VM_SITE_EXPERT_OUT ? (size_t)m->config.expert_width : DIM;
+        size_t in = site == VM_SITE_SHARED_OUT   ? (size_t)m->config.shared_width
+                    : site == VM_SITE_EXPERT_OUT ? (size_t)m->config.expert_width
+                                                 : DIM;
         size_t size = (size_t)slots[i].rows * in, stack = slots[i].per_expert ? (size_t)m->config.n_experts : 1;
         snprintf(name, sizeof name, "grad.%s%s", slots[i].module, slots[i].per_expert ? "" : ".weight");
         assert_true((size_t)(slots[i].row + slots[i].rows) * in <= SCRATCH);
-        memcpy(out + (size_t)slots[i].row * in, golden_f32(st, name, stack * size) + (size_t)expert * size, size * sizeof *out);
+        memcpy(out + (size_t)slots[i].row * in, golden_f32(st, name, stack * size) + (size_t)expert * size,
+               size * sizeof *out);
     }
     return n > 0;
 }
 
-static int experts_of(const vm_model *m, int site) { return site == VM_SITE_EXPERT_IN || site == VM_SITE_EXPERT_OUT ? m->config.n_experts : 1; }
+static int experts_of(const vm_model *m, int site) {
+    return site == VM_SITE_EXPERT_IN || site == VM_SITE_EXPERT_OUT ? m->config.n_experts : 1;
+}
 
 static void check_weight_gradients(const char *name) {
     vm_safetensors *st = golden_open(name);
@@ -52,7 +60,8 @@ static void check_weight_gradients(const char *name) {
     OK(vm_pass_backward(pass, r.d_log_probability, 0));
     for (int layer = 0; layer < m->config.n_layers; layer++) {
         for (int site = 0; site < VM_SITE_COUNT; site++)
-            for (int e = 0; e < experts_of(m, site) && golden_site(st, m, layer, (vm_site)site, e, golden); e++, seen++) {
+            for (int e = 0; e < experts_of(m, site) && golden_site(st, m, layer, (vm_site)site, e, golden);
+                 e++, seen++) {
                 const vm_param *w = vm_model_linear(m, layer, (vm_site)site, e)->weight;
                 assert_gradient(name, w->name, w->grad, golden, vm_param_size(w));
             }
@@ -64,9 +73,12 @@ static void check_weight_gradients(const char *name) {
         seen += 2;
     }
     assert_gradient(name, "norm", m->final_norm.grad, golden_f32(st, "grad.model.norm.weight", DIM), DIM);
-    assert_gradient(name, "embed_tokens", m->embedding_param->grad, golden_f32(st, "grad.model.embed_tokens.weight", VOCAB * DIM), VOCAB * DIM);
+    assert_gradient(name, "embed_tokens", m->embedding_param->grad,
+                    golden_f32(st, "grad.model.embed_tokens.weight", VOCAB * DIM), VOCAB * DIM);
     assert_int_equal(m->tied, vm_safetensors_find(st, "grad.lm_head.weight") == NULL);
-    if (!m->tied) assert_gradient(name, "lm_head", m->head.weight->grad, golden_f32(st, "grad.lm_head.weight", VOCAB * DIM), VOCAB * DIM);
+    if (!m->tied)
+        assert_gradient(name, "lm_head", m->head.weight->grad, golden_f32(st, "grad.lm_head.weight", VOCAB * DIM),
+                        VOCAB * DIM);
     OK(vm_model_params(m, &params)); /* and these are all there are */
     assert_int_equal(params.count, seen + 2 + !m->tied);
     vm_free(params.items);
@@ -101,13 +113,16 @@ static void peft_stem(const vm_slot *slot, char stem[160]) {
     static const char up[] = "experts.gate_up_proj", down[] = "experts.down_proj";
     int length = (int)strlen(slot->module);
     const char *nested = "";
-    if (slot->per_expert && strstr(slot->module, up)) length -= (int)strlen(up) - (int)strlen("experts"), nested = ".base_layer";
-    else if (slot->per_expert) length -= (int)strlen(down) - (int)strlen("experts");
+    if (slot->per_expert && strstr(slot->module, up))
+        length -= (int)strlen(up) - (int)strlen("experts"), nested = ".base_layer";
+    else if (slot->per_expert)
+        length -= (int)strlen(down) - (int)strlen("experts");
     snprintf(stem, 160, "base_model.model.%.*s%s", length, slot->module, nested);
 }
 
 /* A and B of one expert (or of a plain module: n 1, e 0) out of peft's stack, A expert-major and B rank-major. */
-static void unstack(const vm_safetensors *st, const char *prefix, const vm_slot *slot, int n, int e, int in, float *a, float *b) {
+static void unstack(const vm_safetensors *st, const char *prefix, const vm_slot *slot, int n, int e, int in, float *a,
+                    float *b) {
     char stem[160], key[256];
     peft_stem(slot, stem);
     snprintf(key, sizeof key, "%s%s.lora_A.weight", prefix, stem);
@@ -119,13 +134,16 @@ static void unstack(const vm_safetensors *st, const char *prefix, const vm_slot 
 }
 
 /* Calls visit with every slot of the model and its projection. */
-static void each_slot(vm_model *m, const vm_safetensors *st, void (*visit)(const vm_safetensors *st, vm_linear *l, const vm_slot *slot, int index, int n, int e)) {
+static void each_slot(vm_model *m, const vm_safetensors *st,
+                      void (*visit)(const vm_safetensors *st, vm_linear *l, const vm_slot *slot, int index, int n,
+                                    int e)) {
     for (int layer = 0; layer < m->config.n_layers; layer++)
         for (int site = 0; site < VM_SITE_COUNT; site++) {
             vm_slot slots[VM_MAX_LORA];
             int n = vm_model_slots(&m->config, layer, (vm_site)site, slots);
             for (int e = 0; e < experts_of(m, site); e++)
-                for (int i = 0; i < n; i++) visit(st, vm_model_linear(m, layer, (vm_site)site, e), &slots[i], i, experts_of(m, site), e);
+                for (int i = 0; i < n; i++)
+                    visit(st, vm_model_linear(m, layer, (vm_site)site, e), &slots[i], i, experts_of(m, site), e);
         }
 }
 
@@ -153,7 +171,8 @@ static void assert_logits(vm_model *m, const vm_safetensors *st, const char *wha
     OK(vm_pass_create(m, NULL, &pass));
     golden_sequences(st, 0, 6, &s);
     OK(vm_pass_forward(pass, &s.batch, &options, NULL, NULL, logits));
-    double d = largest_difference(logits, golden_f32(st, "logits", (size_t)s.batch.n_tokens * VOCAB), (size_t)s.batch.n_tokens * VOCAB);
+    double d = largest_difference(logits, golden_f32(st, "logits", (size_t)s.batch.n_tokens * VOCAB),
+                                  (size_t)s.batch.n_tokens * VOCAB);
     if (!(d < 1e-4)) fail_msg("%s, %s: logits differ by %g", vm_kernels_get()->name, what, d);
     vm_pass_free(pass);
 }
@@ -212,8 +231,16 @@ enum { WIDTH = 8, EXPERTS = 8 };
 
 /* A vglr-fc router of both layers of tiny-moe; its values are the golden ones, or random where there is no file. */
 static vm_router *make_router(const vm_safetensors *st, float prior_scale) {
-    vm_router_config config = {.kind = "vglr-fc", .n_layers = 2, .layers = {0, 1}, .n_experts = EXPERTS, .dim = DIM, .width = WIDTH,
-                               .prior_scale = prior_scale, .initial_scale = 0.3f, .seed = 3, .temperature = 1};
+    vm_router_config config = {.kind = "vglr-fc",
+                               .n_layers = 2,
+                               .layers = {0, 1},
+                               .n_experts = EXPERTS,
+                               .dim = DIM,
+                               .width = WIDTH,
+                               .prior_scale = prior_scale,
+                               .initial_scale = 0.3f,
+                               .seed = 3,
+                               .temperature = 1};
     vm_router *r;
     OK(vm_router_create(&config, &r));
     vm_param_list list = vm_router_params(r);
@@ -245,7 +272,10 @@ static void check_elbo(const char *name) {
     question_run r = golden_question(arena, &prompt, (uint32_t)metadata(st, "item"));
     int right = (int)metadata(st, "right");
     double weight = metadata(st, "beta") / (r.q.batch.n_tokens * 2);
-    vm_pass_options options = {.training = true, .router = router, .seed = (uint64_t)metadata(st, "seed"), .step = (uint64_t)metadata(st, "step"),
+    vm_pass_options options = {.training = true,
+                               .router = router,
+                               .seed = (uint64_t)metadata(st, "seed"),
+                               .step = (uint64_t)metadata(st, "step"),
                                .sign = 1};
     OK(vm_pass_create(m, NULL, &pass));
     OK(vm_pass_forward(pass, &r.q.batch, &options, r.log_probability, NULL, NULL));
@@ -258,14 +288,19 @@ static void check_elbo(const char *name) {
     OK(vm_pass_backward(pass, r.d_log_probability, (float)weight));
     for (size_t i = 0; i < list.count; i++) {
         snprintf(key, sizeof key, "grad.%s", list.items[i]->name);
-        assert_gradient("elbo", key, list.items[i]->grad, golden_f32(st, key, vm_param_size(list.items[i])), vm_param_size(list.items[i]));
+        assert_gradient("elbo", key, list.items[i]->grad, golden_f32(st, key, vm_param_size(list.items[i])),
+                        vm_param_size(list.items[i]));
     }
     /* Inference: the logits at the last position of each sequence. */
     static const char *const ways[] = {"mean", "closed", "sample"};
     for (int way = 0; way < 3; way++) {
         sequences s;
         float logits[6 * VOCAB];
-        options = (vm_pass_options){.router = router, .inference = (vm_inference)way, .samples = (int)metadata(st, "samples"), .seed = options.seed, .sign = 1};
+        options = (vm_pass_options){.router = router,
+                                    .inference = (vm_inference)way,
+                                    .samples = (int)metadata(st, "samples"),
+                                    .seed = options.seed,
+                                    .sign = 1};
         golden_sequences(st, 0, 6, &s);
         for (int i = 0; i < 6; i++) s.rows[i] = s.segments[i].start + s.segments[i].length - 1;
         s.batch.n_rows = 6;
@@ -310,10 +345,12 @@ static double loss_of(objective *o) {
     const int32_t *chosen = vm_pass_facts(o->pass).chosen;
     for (int i = 0; i < 2 * o->batch->n_tokens; i++)
         for (int k = 0; k < o->m->config.top_k; k++) o->experts[i] |= 1u << chosen[i * o->m->config.top_k + k];
-    return o->r ? o->r->loss + o->kl_weight * vm_pass_kl(o->pass) : (double)o->options.teacher_weight * vm_pass_divergence(o->pass);
+    return o->r ? o->r->loss + o->kl_weight * vm_pass_kl(o->pass)
+                : (double)o->options.teacher_weight * vm_pass_divergence(o->pass);
 }
 
-/* The derivative along the unit vector `direction` by 4 points; the step is halved until no expert changes. Gives the step, 0 if it never came to that. */
+/* The derivative along the unit vector `direction` by 4 points; the step is halved until no expert changes. Gives the
+ * step, 0 if it never came to that. */
 static double central_difference(objective *o, vm_param *p, const float *direction, double *out) {
     static const double at[4] = {-2, -1, 1, 2}, weight[4] = {1, -8, 8, -1};
     size_t n = vm_param_size(p);
@@ -376,7 +413,10 @@ static void test_differences(void **state) {
     vm_arena *arena = vm_arena_create();
     vm_prompt prompt = golden_prompt(st);
     question_run r = golden_question(arena, &prompt, 4);
-    objective o = {.m = m, .batch = &r.q.batch, .r = &r, .kl_weight = 0.02,
+    objective o = {.m = m,
+                   .batch = &r.q.batch,
+                   .r = &r,
+                   .kl_weight = 0.02,
                    .options = {.training = true, .router = router, .seed = 8, .step = 2, .sign = 1, .facts = true}};
     vm_param_list lists[2] = {{NULL, 0}, vm_router_params(router)};
     OK(vm_pass_create(m, NULL, &o.pass));
@@ -403,11 +443,13 @@ static void test_differences(void **state) {
     vm_safetensors_free(st);
 }
 
-/* tiny-moe taught by tiny-llama, whose logits are not divided: every LoRA of attention and experts, and the routers' own weights. */
+/* tiny-moe taught by tiny-llama, whose logits are not divided: every LoRA of attention and experts, and the routers'
+ * own weights. */
 static void test_taught(void **state) {
     (void)state;
     vm_safetensors *st = golden_open("tiny-moe");
-    vm_model *m = load_model("tiny-moe", (vm_model_options){.backward_from = 0}), *other = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
+    vm_model *m = load_model("tiny-moe", (vm_model_options){.backward_from = 0}),
+             *other = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
     vm_pass *teacher;
     vm_param_list params;
     sequences s;
@@ -429,8 +471,13 @@ static void test_taught(void **state) {
     OK(vm_model_refresh(m, NULL));
     OK(vm_pass_create(other, NULL, &teacher));
     OK(vm_pass_forward(teacher, &s.batch, &(vm_pass_options){.sign = 1}, NULL, NULL, NULL));
-    objective o = {.m = m, .batch = &s.batch,
-                   .options = {.training = true, .teacher = teacher, .teacher_weight = 1.0f / (float)s.batch.n_rows, .sign = 1, .facts = true}};
+    objective o = {.m = m,
+                   .batch = &s.batch,
+                   .options = {.training = true,
+                               .teacher = teacher,
+                               .teacher_weight = 1.0f / (float)s.batch.n_rows,
+                               .sign = 1,
+                               .facts = true}};
     OK(vm_pass_create(m, NULL, &o.pass));
     OK(vm_pass_forward(o.pass, &s.batch, &o.options, NULL, NULL, NULL));
     OK(vm_pass_backward(o.pass, NULL, 0));
@@ -444,7 +491,8 @@ static void test_taught(void **state) {
         checked += check_differences(&o, params.items[i]);
     }
     assert_true(large >= 70); /* far above what a difference quotient cannot see */
-    if (checked < 3 * (int)params.count) fail_msg("only %d of %zu directions kept their experts", checked, 4 * params.count);
+    if (checked < 3 * (int)params.count)
+        fail_msg("only %d of %zu directions kept their experts", checked, 4 * params.count);
     vm_free(params.items);
     vm_pass_free(o.pass);
     vm_pass_free(teacher);
@@ -454,7 +502,8 @@ static void test_taught(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_weights), cmocka_unit_test(test_lora), cmocka_unit_test(test_elbo),
-                                       cmocka_unit_test(test_differences), cmocka_unit_test(test_taught)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_weights), cmocka_unit_test(test_lora),
+                                       cmocka_unit_test(test_elbo), cmocka_unit_test(test_differences),
+                                       cmocka_unit_test(test_taught)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

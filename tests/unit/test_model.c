@@ -1,5 +1,6 @@
-/* test_model.c: the forward pass held to transformers: logits, routing, scores and loss of the four tiny models on every ISA, alone and in one ragged
- * batch; bf16 within what its rounding explains; and the real model's logits on 200 prompts where it is at hand (VMOER_MODEL). */
+/* test_model.c: the forward pass held to transformers: logits, routing, scores and loss of the four tiny models on
+ * every ISA, alone and in one ragged batch; bf16 within what its rounding explains; and the real model's logits on 200
+ * prompts where it is at hand (VMOER_MODEL). */
 #include "model_fixture.h"
 
 enum { VOCAB = 272, DIM = 32 };
@@ -44,7 +45,8 @@ static void test_logits(void **state) {
     on_every_isa(check_logits);
 }
 
-/* Log-probabilities and entropies of asked rows alone, against those of all logits; more rows than one block of the head. */
+/* Log-probabilities and entropies of asked rows alone, against those of all logits; more rows than one block of the
+ * head. */
 static void test_targets(void **state) {
     (void)state;
     vm_safetensors *st = golden_open("tiny-moe");
@@ -71,7 +73,8 @@ static void test_targets(void **state) {
         for (int v = 0; v < VOCAB; v++) sum += exp((double)row[v]);
         for (int v = 0; v < VOCAB; v++) h -= exp((double)row[v]) / sum * ((double)row[v] - log(sum));
         assert_float_equal(entropy[i], h, 2e-5);
-        for (int k = 0; k < 2; k++) assert_float_equal(log_probability[2 * i + k], (double)row[target_id[2 * i + k]] - log(sum), 2e-5);
+        for (int k = 0; k < 2; k++)
+            assert_float_equal(log_probability[2 * i + k], (double)row[target_id[2 * i + k]] - log(sum), 2e-5);
     }
     vm_pass_free(pass);
     vm_model_free(m);
@@ -124,16 +127,19 @@ static void check_routing(const char *name) {
     for (int layer = 0; layer < c->n_layers && N; layer++) {
         char key[64];
         float logits[MAX_TOKENS * 8];
-        vm_linear_call call = {.l = &m->layers[layer].ffn.router, .m = (int)T, .x = seen.u[layer], .ldx = DIM, .y = logits, .ldy = N};
+        vm_linear_call call = {
+            .l = &m->layers[layer].ffn.router, .m = (int)T, .x = seen.u[layer], .ldx = DIM, .y = logits, .ldy = N};
         OK(vm_linear_forward(NULL, scratch, &call, 1));
         snprintf(key, sizeof key, "router_logits.%d", layer);
         const float *golden = golden_f32(st, key, T * N);
         double d = largest_difference(logits, golden, T * N);
-        if (!(d < 1e-4)) fail_msg("%s, %s: router logits of layer %d differ by %g", name, vm_kernels_get()->name, layer, d);
+        if (!(d < 1e-4))
+            fail_msg("%s, %s: router logits of layer %d differ by %g", name, vm_kernels_get()->name, layer, d);
         snprintf(key, sizeof key, "selected.%d", layer);
         const int32_t *selected = golden_i32(st, key, T * K);
         assert_memory_equal(facts.chosen + (size_t)layer * T * K, selected, T * K * sizeof *selected);
-        for (size_t t = 0; t < T; t++) check_facts(&facts, (size_t)layer * T + t, golden + t * N, selected + t * K, (int)N, (int)K);
+        for (size_t t = 0; t < T; t++)
+            check_facts(&facts, (size_t)layer * T + t, golden + t * N, selected + t * K, (int)N, (int)K);
     }
     vm_arena_free(scratch);
     vm_pass_free(pass);
@@ -180,12 +186,14 @@ static void test_questions(void **state) {
 
 /* ---- bf16 ---- */
 
-/* Relative rms error of a logit: every product rounds both its operands, each by a relative error uniform in +-2^-9 at most, so by 2^-9 sqrt(2/3) together; a
- * layer has 4 products one after the other, the head 1 more. `gain` is what the network makes of such a disturbance: the tiny models, whose every layer
- * matters as much as what it is added to, up to 3 times; a trained one does not enlarge it. */
+/* Relative rms error of a logit: every product rounds both its operands, each by a relative error uniform in +-2^-9 at
+ * most, so by 2^-9 sqrt(2/3) together; a layer has 4 products one after the other, the head 1 more. `gain` is what the
+ * network makes of such a disturbance: the tiny models, whose every layer matters as much as what it is added to, up to
+ * 3 times; a trained one does not enlarge it. */
 static double bf16_budget(double gain, int n_layers) { return gain * sqrt(2.0 / 3) / 512 * sqrt(4 * n_layers + 1); }
 
-/* The routing decision is f32 whatever the rest is: its logits are those of the file's weights, in double, and the input the router saw. */
+/* The routing decision is f32 whatever the rest is: its logits are those of the file's weights, in double, and the
+ * input the router saw. */
 static void check_f32_routing(vm_model *m, const captured *seen, const vm_facts *facts, size_t n_tokens) {
     size_t N = (size_t)m->config.n_experts, K = (size_t)m->config.top_k;
     for (int layer = 0; layer < m->config.n_layers; layer++) {
@@ -195,13 +203,15 @@ static void check_f32_routing(vm_model *m, const captured *seen, const vm_facts 
         for (size_t t = 0; t < n_tokens; t++) {
             double logit[8] = {0}, mean = 0, square = 0;
             for (size_t e = 0; e < N; e++) {
-                for (size_t d = 0; d < DIM; d++) logit[e] += (double)w[e * DIM + d] * (double)seen->u[layer][t * DIM + d];
+                for (size_t d = 0; d < DIM; d++)
+                    logit[e] += (double)w[e * DIM + d] * (double)seen->u[layer][t * DIM + d];
                 mean += logit[e] / (double)N;
             }
             for (size_t e = 0; e < N; e++) square += (logit[e] - mean) * (logit[e] - mean) / (double)N;
             size_t at = (size_t)layer * n_tokens + t;
             assert_float_equal(facts->spread[at], sqrt(square), 5e-6);
-            for (size_t k = 1; k < K; k++) assert_true(logit[facts->chosen[at * K + k]] <= logit[facts->chosen[at * K + k - 1]] + 1e-5);
+            for (size_t k = 1; k < K; k++)
+                assert_true(logit[facts->chosen[at * K + k]] <= logit[facts->chosen[at * K + k - 1]] + 1e-5);
         }
     }
 }
@@ -221,8 +231,10 @@ static void test_bf16(void **state) {
         OK(vm_pass_forward(pass, &s.batch, &options, NULL, NULL, logits));
         vm_facts facts = vm_pass_facts(pass);
         if (m->config.n_experts) check_f32_routing(m, &seen, &facts, (size_t)s.batch.n_tokens);
-        double d = relative_difference(logits, golden_f32(st, "logits", 0), (size_t)s.batch.n_tokens * VOCAB), budget = bf16_budget(3, m->config.n_layers);
-        if (!(d < budget && d > budget / 100)) fail_msg("%s: bf16 logits differ by %g of their size, the budget is %g", tiny_models[i], d, budget);
+        double d = relative_difference(logits, golden_f32(st, "logits", 0), (size_t)s.batch.n_tokens * VOCAB),
+               budget = bf16_budget(3, m->config.n_layers);
+        if (!(d < budget && d > budget / 100))
+            fail_msg("%s: bf16 logits differ by %g of their size, the budget is %g", tiny_models[i], d, budget);
         vm_pass_free(pass);
         vm_model_free(m);
         vm_safetensors_free(st);
@@ -240,14 +252,21 @@ static float *real_logits(const char *path, vm_compute compute, const vm_safeten
     vm_pool *pool;
     vm_model *m;
     vm_pass *pass;
-    const int32_t *ids = golden_i32(st, "ids", 0), *offsets = golden_i32(st, "offsets", PROMPTS + 1), *middle = golden_i32(st, "middle", PROMPTS);
+    const int32_t *ids = golden_i32(st, "ids", 0), *offsets = golden_i32(st, "offsets", PROMPTS + 1),
+                  *middle = golden_i32(st, "middle", PROMPTS);
     OK(vm_pool_create(0, &pool));
     OK(vm_model_load(path, &(vm_model_options){.compute = compute, .backward_from = -1}, pool, &m));
     OK(vm_pass_create(m, pool, &pass));
     float *logits = vm_malloc(2 * PROMPTS * (size_t)m->config.n_vocab, sizeof *logits);
     assert_non_null(logits);
     for (int first = 0; first < PROMPTS; first += GROUP) {
-        vm_batch b = {.ids = ids + offsets[first], .positions = positions, .keys = keys, .segments = segments, .rows = rows, .n_segments = GROUP, .n_rows = 2 * GROUP};
+        vm_batch b = {.ids = ids + offsets[first],
+                      .positions = positions,
+                      .keys = keys,
+                      .segments = segments,
+                      .rows = rows,
+                      .n_segments = GROUP,
+                      .n_rows = 2 * GROUP};
         for (int i = 0; i < GROUP; i++) {
             int length = offsets[first + i + 1] - offsets[first + i];
             segments[i] = (vm_segment){b.n_tokens, length, -1};
@@ -256,7 +275,8 @@ static float *real_logits(const char *path, vm_compute compute, const vm_safeten
             assert_true(b.n_tokens + length <= MOST);
             for (int t = 0; t < length; t++) positions[b.n_tokens++] = t;
         }
-        OK(vm_pass_forward(pass, &b, &(vm_pass_options){.sign = 1}, NULL, NULL, logits + 2 * (size_t)first * (size_t)m->config.n_vocab));
+        OK(vm_pass_forward(pass, &b, &(vm_pass_options){.sign = 1}, NULL, NULL,
+                           logits + 2 * (size_t)first * (size_t)m->config.n_vocab));
     }
     *n_vocab = m->config.n_vocab;
     vm_pass_free(pass);
@@ -286,7 +306,8 @@ static void test_real_model(void **state) {
             snprintf(key, sizeof key, "%s.top", where);
             top_differs += best != golden_i32(st, key, PROMPTS)[i / 2];
             snprintf(key, sizeof key, "%s.lse", where);
-            largest = fmax(largest, fabs((double)vm_kernels_get()->logsumexp(row, V) - (double)golden_f32(st, key, PROMPTS)[i / 2]));
+            largest = fmax(largest, fabs((double)vm_kernels_get()->logsumexp(row, V) -
+                                         (double)golden_f32(st, key, PROMPTS)[i / 2]));
             snprintf(key, sizeof key, "%s.logits", where);
             const float *golden = golden_f32(st, key, PROMPTS * STORED) + (size_t)(i / 2) * STORED;
             for (int k = 0; k < STORED; k++) {
@@ -298,17 +319,20 @@ static void test_real_model(void **state) {
         }
         vm_free(logits);
         double relative = sqrt(square / size);
-        print_message("%s: largest difference %g, relative %g, other tops %d of %d\n", compute ? "bf16" : "f32", largest, relative, top_differs, 2 * PROMPTS);
-        if (compute == VM_COMPUTE_F32) assert_true(largest < 1e-3 && top_differs == 0);
-        else assert_true(relative < bf16_budget(1, 30) && top_differs <= 2 * PROMPTS / 20);
+        print_message("%s: largest difference %g, relative %g, other tops %d of %d\n", compute ? "bf16" : "f32",
+                      largest, relative, top_differs, 2 * PROMPTS);
+        if (compute == VM_COMPUTE_F32)
+            assert_true(largest < 1e-3 && top_differs == 0);
+        else
+            assert_true(relative < bf16_budget(1, 30) && top_differs <= 2 * PROMPTS / 20);
     }
     vm_safetensors_free(st);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits), cmocka_unit_test(test_targets), cmocka_unit_test(test_routing),
-        cmocka_unit_test(test_questions), cmocka_unit_test(test_bf16),   cmocka_unit_test(test_real_model),
+        cmocka_unit_test(test_logits),    cmocka_unit_test(test_targets), cmocka_unit_test(test_routing),
+        cmocka_unit_test(test_questions), cmocka_unit_test(test_bf16),    cmocka_unit_test(test_real_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* test_model_files.c: model files that are wrong in one place: every tensor missing, of another shape, or holding a value that is no number; every
- * hyper-parameter missing or impossible. Each is refused by the name of what is wrong. */
+/* test_model_files.c: model files that are wrong in one place: every tensor missing, of another shape, or holding a
+ * value that is no number; every hyper-parameter missing or impossible. Each is refused by the name of what is wrong.
+ */
 #include "model_fixture.h"
 
 /* One change to a GGUF; what is NULL or 0 stays as it is. */
@@ -57,7 +58,8 @@ static void assert_refused(const char *name, const change *c, const char *says) 
     const char *path = changed(name, c);
     vm_model *m = NULL;
     for (int train = 0; train < 2; train++) {
-        vmoer_status status = vm_model_load(path, &(vm_model_options){.backward_from = train - 1, .train_all = train}, NULL, &m);
+        vmoer_status status =
+            vm_model_load(path, &(vm_model_options){.backward_from = train - 1, .train_all = train}, NULL, &m);
         if (status == VMOER_OK) fail_msg("%s was accepted, \"%s\" expected", name, says);
         if (!strstr(vm_error_text(), says)) fail_msg("\"%s\" expected, got \"%s\"", says, vm_error_text());
         assert_non_null(strstr(vm_error_text(), path));
@@ -128,7 +130,8 @@ static void test_values(void **state) {
     assert_int_equal(vm_model_embed(m, 271, row), VMOER_ERROR_NUMERIC);
     assert_non_null(strstr(vm_error_text(), "token_embd.weight: row 271"));
     vm_model_free(m);
-    assert_int_equal(vm_model_load(path, &(vm_model_options){.backward_from = 0, .train_all = true}, NULL, &m), VMOER_ERROR_NUMERIC);
+    assert_int_equal(vm_model_load(path, &(vm_model_options){.backward_from = 0, .train_all = true}, NULL, &m),
+                     VMOER_ERROR_NUMERIC);
     unlink(path);
 }
 
@@ -137,18 +140,26 @@ static void test_values(void **state) {
 static void test_missing_keys(void **state) {
     (void)state;
     static const char *const keys[] = {
-        "general.architecture", MOE("block_count"), MOE("embedding_length"), MOE("context_length"), MOE("attention.head_count"),
-        MOE("attention.layer_norm_rms_epsilon"), MOE("feed_forward_length"), MOE("expert_count"), MOE("expert_used_count"), MOE("logit_scale"),
+        "general.architecture",     MOE("block_count"),          MOE("embedding_length"),
+        MOE("context_length"),      MOE("attention.head_count"), MOE("attention.layer_norm_rms_epsilon"),
+        MOE("feed_forward_length"), MOE("expert_count"),         MOE("expert_used_count"),
+        MOE("logit_scale"),
     };
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) assert_refused("tiny-moe", &(change){.drop_key = keys[i]}, keys[i]);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        assert_refused("tiny-moe", &(change){.drop_key = keys[i]}, keys[i]);
 }
 
 static void test_keys(void **state) {
     (void)state;
-    static const struct { change c; const char *says; } cases[] = {
-        {{.text_key = "general.architecture", .text = "mamba"}, "general.architecture 'mamba' is not supported; supported are llama, granitemoe"},
+    static const struct {
+        change c;
+        const char *says;
+    } cases[] = {
+        {{.text_key = "general.architecture", .text = "mamba"},
+         "general.architecture 'mamba' is not supported; supported are llama, granitemoe"},
         {{.text_key = "general.architecture", .text = ""}, "general.architecture '' is not supported"},
-        {{.text_key = "general.architecture", .text = "an architecture with a name that no field holds"}, "general.architecture: longer than"},
+        {{.text_key = "general.architecture", .text = "an architecture with a name that no field holds"},
+         "general.architecture: longer than"},
         {{.u32_key = "general.architecture", .u32 = 3}, "general.architecture"},
         {{.text_key = "general.name", .text = "a \xff name"}, "general.name is not UTF-8 at byte 2"},
         {{.text_key = MOE("block_count"), .text = "two"}, MOE("block_count")},
@@ -156,11 +167,14 @@ static void test_keys(void **state) {
         {{.u32_key = MOE("block_count"), .u32 = 3}, "blk.2.attn_norm.weight: missing tensor"},
         {{.u32_key = MOE("block_count"), .u32 = 4000000000u}, MOE("block_count is 4000000000")},
         {{.u32_key = MOE("embedding_length"), .u32 = 0}, MOE("embedding_length is 0")},
-        {{.drop_key = MOE("rope.dimension_count"), .u32_key = MOE("embedding_length"), .u32 = 64}, "token_embd.weight: shape [272, 32], embedding_length is 64"},
+        {{.drop_key = MOE("rope.dimension_count"), .u32_key = MOE("embedding_length"), .u32 = 64},
+         "token_embd.weight: shape [272, 32], embedding_length is 64"},
         {{.u32_key = MOE("context_length"), .u32 = 0}, MOE("context_length is 0")},
         {{.u32_key = MOE("attention.head_count"), .u32 = 0}, MOE("attention.head_count is 0")},
-        {{.u32_key = MOE("attention.head_count"), .u32 = 3}, "attention.head_count 3 is not a multiple of head_count_kv 2"},
-        {{.u32_key = MOE("attention.head_count"), .u32 = 6}, "embedding_length 32 is not a multiple of attention.head_count 6"},
+        {{.u32_key = MOE("attention.head_count"), .u32 = 3},
+         "attention.head_count 3 is not a multiple of head_count_kv 2"},
+        {{.u32_key = MOE("attention.head_count"), .u32 = 6},
+         "embedding_length 32 is not a multiple of attention.head_count 6"},
         {{.u32_key = MOE("attention.head_count"), .u32 = 32}, "head dimension 1 is odd"},
         {{.u32_key = MOE("attention.head_count_kv"), .u32 = 0}, MOE("attention.head_count_kv is 0")},
         {{.u32_key = MOE("attention.head_count_kv"), .u32 = 8}, "is not a multiple of head_count_kv 8"},
@@ -170,10 +184,13 @@ static void test_keys(void **state) {
         {{.text_key = MOE("rope.scaling.type"), .text = "yarn"}, MOE("rope.scaling.type: 'yarn'")},
         {{.f32_key = MOE("rope.freq_base"), .f32 = 0}, MOE("rope.freq_base is 0")},
         {{.f32_key = MOE("rope.freq_base"), .f32 = NAN}, MOE("rope.freq_base is nan")},
-        {{.f32_key = MOE("attention.layer_norm_rms_epsilon"), .f32 = -1}, MOE("attention.layer_norm_rms_epsilon is -1")},
-        {{.f32_key = MOE("attention.layer_norm_rms_epsilon"), .f32 = INFINITY}, MOE("attention.layer_norm_rms_epsilon is inf")},
+        {{.f32_key = MOE("attention.layer_norm_rms_epsilon"), .f32 = -1},
+         MOE("attention.layer_norm_rms_epsilon is -1")},
+        {{.f32_key = MOE("attention.layer_norm_rms_epsilon"), .f32 = INFINITY},
+         MOE("attention.layer_norm_rms_epsilon is inf")},
         {{.u32_key = MOE("feed_forward_length"), .u32 = 0}, MOE("feed_forward_length is 0")},
-        {{.u32_key = MOE("feed_forward_length"), .u32 = 17}, "blk.0.ffn_gate_exps.weight: shape [32, 16, 8, 1], expected [32, 17, 8, 1]"},
+        {{.u32_key = MOE("feed_forward_length"), .u32 = 17},
+         "blk.0.ffn_gate_exps.weight: shape [32, 16, 8, 1], expected [32, 17, 8, 1]"},
         {{.u32_key = MOE("feed_forward_length"), .u32 = 1u << 20}, "blk.0.ffn_gate_exps.weight: shape"},
         {{.u32_key = MOE("expert_shared_feed_forward_length"), .u32 = 1u << 20}, "blk.0.ffn_gate_shexp.weight: shape"},
         {{.u32_key = MOE("expert_count"), .u32 = 0}, MOE("expert_count is 0")},
@@ -194,7 +211,8 @@ static void test_keys(void **state) {
 /* What is allowed to be absent, and what it then means. */
 static void test_defaults(void **state) {
     (void)state;
-    static const char *const optional[] = {MOE("embedding_scale"), MOE("residual_scale"), MOE("attention.scale"), MOE("rope.freq_base"), "general.name"};
+    static const char *const optional[] = {MOE("embedding_scale"), MOE("residual_scale"), MOE("attention.scale"),
+                                           MOE("rope.freq_base"), "general.name"};
     for (size_t i = 0; i < sizeof optional / sizeof *optional; i++) {
         const char *path = changed("tiny-moe", &(change){.drop_key = optional[i]});
         vm_model *m;
@@ -207,7 +225,8 @@ static void test_defaults(void **state) {
         vm_model_free(m);
         unlink(path);
     }
-    const char *path = changed("tiny-moe", &(change){.u32_key = MOE("context_length"), .u32 = 1u << 26}); /* a table for all of them would be large */
+    const char *path = changed("tiny-moe", &(change){.u32_key = MOE("context_length"),
+                                                     .u32 = 1u << 26}); /* a table for all of them would be large */
     vm_model *m;
     OK(vm_model_load(path, &(vm_model_options){.backward_from = -1}, NULL, &m));
     assert_int_equal(m->config.context, 16384);
@@ -215,11 +234,14 @@ static void test_defaults(void **state) {
     unlink(path);
 }
 
-/* The fingerprint is that of the content: weights and keys. In a file this small the sampled blocks are all there is. */
+/* The fingerprint is that of the content: weights and keys. In a file this small the sampled blocks are all there is.
+ */
 static void test_fingerprint(void **state) {
     (void)state;
     char hex[3][65];
-    const change changes[] = {{.drop_key = NULL}, {.spoilt_tensor = "blk.1.ffn_down_exps.weight", .f32 = 0.5f}, {.text_key = "general.name", .text = "another"}};
+    const change changes[] = {{.drop_key = NULL},
+                              {.spoilt_tensor = "blk.1.ffn_down_exps.weight", .f32 = 0.5f},
+                              {.text_key = "general.name", .text = "another"}};
     for (int i = 0; i < 3; i++) {
         const char *path = changed("tiny-moe", &changes[i]);
         vm_gguf *g;
@@ -235,8 +257,9 @@ static void test_fingerprint(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_shapes),   cmocka_unit_test(test_values),      cmocka_unit_test(test_missing_keys),
-        cmocka_unit_test(test_keys),            cmocka_unit_test(test_defaults), cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_shapes), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_missing_keys),    cmocka_unit_test(test_keys),   cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_fingerprint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

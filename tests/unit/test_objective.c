@@ -1,5 +1,5 @@
-/* test_objective.c: the training objective held to PyTorch's ELBO; what its means are taken over; two draws are a draw and its mirror; cutting a large step
- * into passes changes nothing; what a teacher's lesson is the mean of. */
+/* test_objective.c: the training objective held to PyTorch's ELBO; what its means are taken over; two draws are a draw
+ * and its mirror; cutting a large step into passes changes nothing; what a teacher's lesson is the mean of. */
 #include "base/rng.h"
 #include "model_fixture.h"
 #include "train/lora.h"
@@ -18,14 +18,22 @@ typedef struct bench {
 /* tiny-moe with the golden router, and examples of which number ITEM is the golden question. */
 static bench open_bench(size_t n_examples) {
     bench b = {.st = golden_open("tiny-moe-elbo")};
-    vm_router_config config = {.kind = "vglr-fc", .n_layers = 2, .layers = {0, 1}, .n_experts = 8, .dim = DIM, .width = 8, .prior_scale = 0.5f,
-                               .initial_scale = 0.3f, .temperature = 1};
+    vm_router_config config = {.kind = "vglr-fc",
+                               .n_layers = 2,
+                               .layers = {0, 1},
+                               .n_experts = 8,
+                               .dim = DIM,
+                               .width = 8,
+                               .prior_scale = 0.5f,
+                               .initial_scale = 0.3f,
+                               .temperature = 1};
     b.m = load_model("tiny-moe", (vm_model_options){.backward_from = 0});
     OK(vm_pass_create(b.m, NULL, &b.pass));
     OK(vm_router_create(&config, &b.router));
     vm_param_list list = vm_router_params(b.router);
     for (size_t i = 0; i < list.count; i++)
-        memcpy(list.items[i]->value, golden_f32(b.st, list.items[i]->name, vm_param_size(list.items[i])), vm_param_size(list.items[i]) * sizeof(float));
+        memcpy(list.items[i]->value, golden_f32(b.st, list.items[i]->name, vm_param_size(list.items[i])),
+               vm_param_size(list.items[i]) * sizeof(float));
     b.examples.n = n_examples;
     b.examples.prompts = vm_calloc(n_examples, sizeof *b.examples.prompts);
     b.examples.answers = vm_calloc(n_examples, sizeof *b.examples.answers);
@@ -67,7 +75,8 @@ static float *take_gradients(bench *b, size_t *count) { return take_list(vm_rout
 static void test_golden(void **state) {
     (void)state;
     bench b = open_bench(ITEM + 1);
-    vm_objective o = {.pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.1, .draws = 1, .seed = 123};
+    vm_objective o = {
+        .pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.1, .draws = 1, .seed = 123};
     vm_loss loss;
     OK(vm_objective_step(&o, &b.examples, (int32_t[]){ITEM}, 1, 5, &loss));
     double kl = *golden_f32(b.st, "kl", 1);
@@ -88,12 +97,14 @@ static void test_golden(void **state) {
     close_bench(&b);
 }
 
-/* Values and gradients of a step are means over its questions, KL over all tokens; each question's draws are its own wherever it stands. */
+/* Values and gradients of a step are means over its questions, KL over all tokens; each question's draws are its own
+ * wherever it stands. */
 static void test_means(void **state) {
     (void)state;
     enum { N = 4 };
     bench b = open_bench(ITEM + 1);
-    vm_objective o = {.pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.3, .draws = 1, .seed = 2};
+    vm_objective o = {
+        .pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.3, .draws = 1, .seed = 2};
     const int32_t items[N] = {7, ITEM, 0, 3};
     vm_loss all, one, sum = {0};
     size_t n;
@@ -101,7 +112,8 @@ static void test_means(void **state) {
     float *together = take_gradients(&b, &n);
     for (int i = 0; i < N; i++) {
         OK(vm_objective_step(&o, &b.examples, &items[i], 1, 6, &one));
-        sum.loss += one.loss / N, sum.ce += one.ce / N, sum.kl += one.kl / N, sum.kl_sum += one.kl_sum / N, sum.acc += one.acc / N;
+        sum.loss += one.loss / N, sum.ce += one.ce / N, sum.kl += one.kl / N, sum.kl_sum += one.kl_sum / N,
+            sum.acc += one.acc / N;
         assert_float_equal(one.loss, one.ce + o.beta * one.kl, 1e-12);
     }
     float *apart = take_gradients(&b, &n);
@@ -122,7 +134,8 @@ static void test_means(void **state) {
 static void test_two_draws(void **state) {
     (void)state;
     bench b = open_bench(ITEM + 1);
-    vm_objective o = {.pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.1, .draws = 2, .seed = 123};
+    vm_objective o = {
+        .pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.1, .draws = 2, .seed = 123};
     vm_arena *arena = vm_arena_create();
     vm_loss both;
     double ce[2], kl = 0, kl_weight = 1.0 / (11 * 2 * 2); /* tokens, layers, draws */
@@ -131,8 +144,11 @@ static void test_two_draws(void **state) {
     float *got = take_gradients(&b, &n);
     for (int draw = 0; draw < 2; draw++) {
         question_run r = golden_question(arena, &b.examples.prompts[ITEM], ITEM);
-        OK(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.training = true, .router = b.router, .seed = 123, .step = 5, .sign = draw ? -1.0f : 1.0f},
-                           r.log_probability, NULL, NULL));
+        OK(vm_pass_forward(
+            b.pass, &r.q.batch,
+            &(vm_pass_options){
+                .training = true, .router = b.router, .seed = 123, .step = 5, .sign = draw ? -1.0f : 1.0f},
+            r.log_probability, NULL, NULL));
         question_loss(&r, &(int){1});
         ce[draw] = r.loss;
         kl += vm_pass_kl(b.pass) * kl_weight;
@@ -156,7 +172,8 @@ static void test_many(void **state) {
     (void)state;
     enum { N = 800, PART = 100 };
     bench b = open_bench(N);
-    vm_objective o = {.pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.3, .draws = 1, .seed = 2};
+    vm_objective o = {
+        .pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .beta = 0.3, .draws = 1, .seed = 2};
     static int32_t items[N];
     vm_loss all, part;
     double ce = 0, kl = 0;
@@ -195,10 +212,13 @@ static void test_many(void **state) {
 /* ---- a teacher ---- */
 
 /* The first n examples, as a set of their own where the bench keeps them. */
-static vm_examples part(const bench *b, size_t first, size_t n) { return (vm_examples){b->examples.prompts + first, b->examples.answers + first, n}; }
+static vm_examples part(const bench *b, size_t first, size_t n) {
+    return (vm_examples){b->examples.prompts + first, b->examples.answers + first, n};
+}
 
-/* 800 questions of 8 to 11 tokens, two passes, taught by tiny-llama: a step's loss is the divergence over its questions, which is the mean over all their
- * tokens, wherever they stand; the gradients are those of the parts; what the right answer is plays no part, nor does the number of draws. */
+/* 800 questions of 8 to 11 tokens, two passes, taught by tiny-llama: a step's loss is the divergence over its
+ * questions, which is the mean over all their tokens, wherever they stand; the gradients are those of the parts; what
+ * the right answer is plays no part, nor does the number of draws. */
 static void test_teacher(void **state) {
     (void)state;
     enum { N = 800, PART = 100 };
@@ -285,7 +305,8 @@ static void test_foreign_teacher(void **state) {
     other->config.n_vocab++;
     assert_int_equal(vm_objective_step(&o, &b.examples, (int32_t[]){ITEM}, 1, 1, &loss), VMOER_ERROR_ARGUMENT);
     assert_string_equal(vm_error_text(), "the teacher has 273 tokens and 11 rows, the model 272 and 11");
-    assert_int_equal(vm_objective_divergence(&o, &b.examples, &(vm_pass_options){.sign = 1}, &divergence), VMOER_ERROR_ARGUMENT);
+    assert_int_equal(vm_objective_divergence(&o, &b.examples, &(vm_pass_options){.sign = 1}, &divergence),
+                     VMOER_ERROR_ARGUMENT);
     assert_non_null(strstr(vm_error_text(), "the teacher has 273 tokens"));
     vm_pass_free(o.teacher);
     vm_model_free(other);
@@ -293,7 +314,8 @@ static void test_foreign_teacher(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_means), cmocka_unit_test(test_two_draws), cmocka_unit_test(test_many),
-                                       cmocka_unit_test(test_teacher), cmocka_unit_test(test_foreign_teacher)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),    cmocka_unit_test(test_means),
+                                       cmocka_unit_test(test_two_draws), cmocka_unit_test(test_many),
+                                       cmocka_unit_test(test_teacher),   cmocka_unit_test(test_foreign_teacher)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

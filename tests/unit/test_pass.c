@@ -1,6 +1,6 @@
-/* test_pass.c: what must hold of a pass whatever the weights: the same bits for any number of threads, any company in the batch and any memory bound; what
- * a router that says nothing changes (nothing); how experts are chosen; how far a teacher is, and that who has nothing to learn learns nothing; and which
- * batches are refused. */
+/* test_pass.c: what must hold of a pass whatever the weights: the same bits for any number of threads, any company in
+ * the batch and any memory bound; what a router that says nothing changes (nothing); how experts are chosen; how far a
+ * teacher is, and that who has nothing to learn learns nothing; and which batches are refused. */
 #include "base/rng.h"
 #include "model_fixture.h"
 
@@ -17,7 +17,14 @@ typedef struct bench {
 
 /* A vglr-fc router of tiny-moe's two layers with random values in every tensor (`noise` 0: as it starts). */
 static vm_router *make_router(const char *kind, float noise) {
-    vm_router_config config = {.n_layers = 2, .layers = {0, 1}, .n_experts = 8, .dim = DIM, .width = 8, .prior_scale = 1, .initial_scale = 0.3f, .seed = 3,
+    vm_router_config config = {.n_layers = 2,
+                               .layers = {0, 1},
+                               .n_experts = 8,
+                               .dim = DIM,
+                               .width = 8,
+                               .prior_scale = 1,
+                               .initial_scale = 0.3f,
+                               .seed = 3,
                                .temperature = 1};
     vm_router *r;
     snprintf(config.kind, sizeof config.kind, "%s", kind);
@@ -25,7 +32,8 @@ static vm_router *make_router(const char *kind, float noise) {
     vm_param_list list = vm_router_params(r);
     vm_rng rng = vm_rng_start(17, VM_RNG_INIT, 0);
     for (size_t i = 0; i < list.count; i++)
-        for (size_t k = 0; k < vm_param_size(list.items[i]); k++) list.items[i]->value[k] += noise * vm_rng_normal(&rng);
+        for (size_t k = 0; k < vm_param_size(list.items[i]); k++)
+            list.items[i]->value[k] += noise * vm_rng_normal(&rng);
     return r;
 }
 
@@ -81,7 +89,8 @@ static void run(bench *b, question_run *r, const vm_pass_options *options) {
 
 static void assert_same_bits(const float *a, const float *b, size_t n, const char *what) {
     for (size_t i = 0; i < n; i++)
-        if (memcmp(&a[i], &b[i], sizeof *a) != 0) fail_msg("%s: element %zu is %.9g and %.9g", what, i, (double)a[i], (double)b[i]);
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0)
+            fail_msg("%s: element %zu is %.9g and %.9g", what, i, (double)a[i], (double)b[i]);
 }
 
 /* All gradients of model and router, in order, and zero again; *count floats, the caller frees. */
@@ -140,22 +149,31 @@ static void test_threads(void **state) {
 
 static void test_company(void **state) {
     (void)state;
-    static const struct { bool router; vm_inference inference; vm_routing routing; } ways[] = {
-        {false, 0, VM_ROUTING_LEARNED}, {false, 0, VM_ROUTING_RANDOM}, {false, 0, VM_ROUTING_ORACLE},
+    static const struct {
+        bool router;
+        vm_inference inference;
+        vm_routing routing;
+    } ways[] = {
+        {false, 0, VM_ROUTING_LEARNED}, {false, 0, VM_ROUTING_RANDOM},  {false, 0, VM_ROUTING_ORACLE},
         {true, VM_INFERENCE_MEAN, 0},   {true, VM_INFERENCE_CLOSED, 0}, {true, VM_INFERENCE_SAMPLE, 0},
     };
     for (int c = 0; c < 2; c++) {
         bench b = open_bench(both[c], 2, false, "vglr-fc");
         for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
-            vm_pass_options options = {.router = ways[way].router ? b.router : NULL, .inference = ways[way].inference, .samples = 8,
-                                       .routing = ways[way].routing, .seed = 6, .sign = 1};
+            vm_pass_options options = {.router = ways[way].router ? b.router : NULL,
+                                       .inference = ways[way].inference,
+                                       .samples = 8,
+                                       .routing = ways[way].routing,
+                                       .seed = 6,
+                                       .sign = 1};
             question_run all = questions(&b, 0, QUESTIONS);
             run(&b, &all, &options);
             int target = 0;
             for (int q = 0; q < QUESTIONS; q++) {
                 question_run one = questions(&b, q, 1);
                 run(&b, &one, &options);
-                assert_same_bits(one.log_probability, all.log_probability + target, (size_t)one.q.batch.n_targets, "a question alone");
+                assert_same_bits(one.log_probability, all.log_probability + target, (size_t)one.q.batch.n_targets,
+                                 "a question alone");
                 target += one.q.batch.n_targets;
             }
             assert_int_equal(target, all.q.batch.n_targets);
@@ -179,14 +197,18 @@ static void test_company_in_training(void **state) {
         kl += vm_pass_kl(b.pass);
     }
     run(&b, &all, &options);
-    assert_same_bits(last.log_probability, all.log_probability + first, (size_t)last.q.batch.n_targets, "a question alone");
+    assert_same_bits(last.log_probability, all.log_probability + first, (size_t)last.q.batch.n_targets,
+                     "a question alone");
     assert_float_equal(vm_pass_kl(b.pass), kl, 1e-12 * kl);
     /* Another step, another seed, the antithetic draw: other values. */
     for (int i = 0; i < 3; i++) {
         vm_pass_options other = options;
-        if (i == 0) other.step++;
-        else if (i == 1) other.seed++;
-        else other.sign = -1;
+        if (i == 0)
+            other.step++;
+        else if (i == 1)
+            other.seed++;
+        else
+            other.sign = -1;
         question_run r = questions(&b, QUESTIONS - 1, 1);
         run(&b, &r, &other);
         assert_true(largest_difference(r.log_probability, last.log_probability, (size_t)r.q.batch.n_targets) > 1e-4);
@@ -201,10 +223,13 @@ static void test_memory_bound(void **state) {
         question_run r = questions(&b, 0, QUESTIONS);
         float *gradients[3];
         size_t n, bytes[3];
-        /* Nothing bounded; the first layer kept and the second computed again; and once more, over what the others left in memory. */
+        /* Nothing bounded; the first layer kept and the second computed again; and once more, over what the others left
+         * in memory. */
         static const size_t memory[] = {1, 0, 1};
         for (int i = 0; i < 3; i++) {
-            run(&b, &r, &(vm_pass_options){.training = true, .router = b.router, .seed = 6, .sign = 1, .memory = memory[i], .facts = i == 2});
+            run(&b, &r,
+                &(vm_pass_options){
+                    .training = true, .router = b.router, .seed = 6, .sign = 1, .memory = memory[i], .facts = i == 2});
             OK(vm_pass_backward(b.pass, r.d_log_probability, 0.01f));
             gradients[i] = take_gradients(&b, &n);
             bytes[i] = vm_pass_bytes(b.pass);
@@ -217,7 +242,8 @@ static void test_memory_bound(void **state) {
     }
 }
 
-/* Gradients add up: two passes over parts give the gradient of both. Without a forward pass of training there is none. */
+/* Gradients add up: two passes over parts give the gradient of both. Without a forward pass of training there is none.
+ */
 static void test_accumulation(void **state) {
     (void)state;
     bench b = open_bench(VM_COMPUTE_F32, 0, true, NULL);
@@ -263,11 +289,13 @@ static void test_router_at_rest(void **state) {
 }
 
 /* p[T, N] of layer 0 for some made-up inputs. */
-static void routed(bench *b, const float *u, const vm_token_key *keys, int n_tokens, float sign, bool with_router, float *p) {
+static void routed(bench *b, const float *u, const vm_token_key *keys, int n_tokens, float sign, bool with_router,
+                   float *p) {
     vm_arena *keep = vm_arena_create(), *scratch = vm_arena_create();
     vm_ffn_acts acts;
     float y[16 * DIM];
-    vm_ffn_route route = {.router = with_router ? b->router : NULL, .training = true, .tokens = keys, .seed = 3, .sign = sign};
+    vm_ffn_route route = {
+        .router = with_router ? b->router : NULL, .training = true, .tokens = keys, .seed = 3, .sign = sign};
     OK(vm_ffn_forward(&b->m->layers[0].ffn, NULL, keep, scratch, n_tokens, u, &route, &acts, y));
     memcpy(p, acts.p, (size_t)n_tokens * 8 * sizeof *p);
     vm_arena_free(keep);
@@ -321,7 +349,9 @@ static void test_top_k(void **state) {
 }
 
 static const int32_t *chosen_of(bench *b, const question_run *r, vm_routing routing, uint64_t seed) {
-    OK(vm_pass_forward(b->pass, &r->q.batch, &(vm_pass_options){.routing = routing, .seed = seed, .sign = 1, .facts = true}, r->log_probability, NULL, NULL));
+    OK(vm_pass_forward(b->pass, &r->q.batch,
+                       &(vm_pass_options){.routing = routing, .seed = seed, .sign = 1, .facts = true},
+                       r->log_probability, NULL, NULL));
     return vm_pass_facts(b->pass).chosen;
 }
 
@@ -358,7 +388,8 @@ static void test_random_routing(void **state) {
     assert_int_equal(same_seeds, 0);
     double expected = 2.0 * T * K * SEEDS / N;
     for (int e = 0; e < N; e++)
-        if (fabs(count[e] - expected) > 5 * sqrt(expected)) fail_msg("expert %d was drawn %d times of %g", e, count[e], expected);
+        if (fabs(count[e] - expected) > 5 * sqrt(expected))
+            fail_msg("expert %d was drawn %d times of %g", e, count[e], expected);
     vm_free(first);
     close_bench(&b);
     close_bench(&other);
@@ -381,16 +412,21 @@ static void test_oracle_routing(void **state) {
     bench b = open_bench(VM_COMPUTE_F32, 0, false, NULL);
     question_run all = questions(&b, 0, QUESTIONS), learned = questions(&b, 0, QUESTIONS);
     size_t T = (size_t)all.q.batch.n_tokens;
-    OK(vm_pass_forward(b.pass, &all.q.batch, &(vm_pass_options){.routing = VM_ROUTING_ORACLE, .sign = 1, .facts = true, .capture = capture, .capture_context = &seen},
-                       all.log_probability, NULL, NULL));
+    OK(vm_pass_forward(
+        b.pass, &all.q.batch,
+        &(vm_pass_options){
+            .routing = VM_ROUTING_ORACLE, .sign = 1, .facts = true, .capture = capture, .capture_context = &seen},
+        all.log_probability, NULL, NULL));
     const int32_t *chosen = vm_pass_facts(b.pass).chosen;
     vm_arena *scratch = vm_arena_create();
     for (int l = 0; l < 2; l++) {
         float norms[256 * N], hidden[256 * 2 * WIDTH], active[256 * WIDTH], out[256 * DIM];
         for (int e = 0; e < N; e++) {
             const vm_ffn *f = &b.m->layers[l].ffn;
-            vm_linear_call in = {.l = &f->expert_in[e], .m = (int)T, .x = seen.u[l], .ldx = DIM, .y = hidden, .ldy = 2 * WIDTH};
-            vm_linear_call down = {.l = &f->expert_out[e], .m = (int)T, .x = active, .ldx = WIDTH, .y = out, .ldy = DIM};
+            vm_linear_call in = {
+                .l = &f->expert_in[e], .m = (int)T, .x = seen.u[l], .ldx = DIM, .y = hidden, .ldy = 2 * WIDTH};
+            vm_linear_call down = {
+                .l = &f->expert_out[e], .m = (int)T, .x = active, .ldx = WIDTH, .y = out, .ldy = DIM};
             OK(vm_linear_forward(NULL, scratch, &in, 1));
             for (size_t t = 0; t < T; t++)
                 for (size_t i = 0; i < WIDTH; i++) {
@@ -413,7 +449,8 @@ static void test_oracle_routing(void **state) {
     b.m->config.top_k = b.m->layers[0].ffn.top_k = b.m->layers[1].ffn.top_k = N;
     run(&b, &all, &(vm_pass_options){.routing = VM_ROUTING_ORACLE, .sign = 1});
     run(&b, &learned, &(vm_pass_options){.sign = 1});
-    assert_true(largest_difference(all.log_probability, learned.log_probability, (size_t)all.q.batch.n_targets) < 1e-5); /* summed in another order */
+    assert_true(largest_difference(all.log_probability, learned.log_probability, (size_t)all.q.batch.n_targets) <
+                1e-5); /* summed in another order */
     close_bench(&b);
 }
 
@@ -432,7 +469,8 @@ static question_run every_token(bench *b) {
 /* tiny-llama, whose logits are not divided as tiny-moe's are, after a pass of `batch`; logits as in vm_pass_forward. */
 static vm_pass *open_teacher(vm_compute compute, vm_pool *pool, const vm_batch *batch, float *logits, vm_model **m) {
     vm_pass *teacher;
-    OK(vm_model_load(golden_path("tiny-llama.gguf"), &(vm_model_options){.compute = compute, .backward_from = -1}, pool, m));
+    OK(vm_model_load(golden_path("tiny-llama.gguf"), &(vm_model_options){.compute = compute, .backward_from = -1}, pool,
+                     m));
     OK(vm_pass_create(*m, pool, &teacher));
     OK(vm_pass_forward(teacher, batch, &(vm_pass_options){.sign = 1}, NULL, NULL, logits));
     return teacher;
@@ -448,7 +486,8 @@ static double divergence_of(const float *teacher, const float *student, int n_ro
             for (int v = 0; v < VOCAB; v++) lse[i] += exp((double)z[i][v]);
             lse[i] = log(lse[i]);
         }
-        for (int v = 0; v < VOCAB; v++) sum += exp((double)z[0][v] - lse[0]) * ((double)z[0][v] - lse[0] - (double)z[1][v] + lse[1]);
+        for (int v = 0; v < VOCAB; v++)
+            sum += exp((double)z[0][v] - lse[0]) * ((double)z[0][v] - lse[0] - (double)z[1][v] + lse[1]);
     }
     return sum;
 }
@@ -466,7 +505,8 @@ static void test_divergence(void **state) {
         double expected = divergence_of(wanted, given, r.q.batch.n_rows), divergence = vm_pass_divergence(b.pass);
         assert_true(expected > 0.01 * r.q.batch.n_rows);
         assert_float_equal(divergence, expected, 2e-6 * r.q.batch.n_rows); /* log-probabilities are f32 */
-        /* The same where it is taken on the way back, whatever its weight in the gradient; a pass without a teacher has none. */
+        /* The same where it is taken on the way back, whatever its weight in the gradient; a pass without a teacher has
+         * none. */
         options.training = true;
         OK(vm_pass_forward(b.pass, &r.q.batch, &options, NULL, NULL, NULL));
         OK(vm_pass_backward(b.pass, NULL, 0));
@@ -489,7 +529,11 @@ static void test_divergence(void **state) {
 /* The same bits for any number of threads and any memory bound; twice the weight, twice the gradient. */
 static void test_taught(void **state) {
     (void)state;
-    static const struct { int threads; size_t memory; float weight; } ways[] = {{1, 0, 0.25f}, {2, 0, 0.25f}, {2, 1, 0.25f}, {1, 0, 0.5f}};
+    static const struct {
+        int threads;
+        size_t memory;
+        float weight;
+    } ways[] = {{1, 0, 0.25f}, {2, 0, 0.25f}, {2, 1, 0.25f}, {1, 0, 0.5f}};
     enum { WAYS = sizeof ways / sizeof *ways };
     for (int c = 0; c < 2; c++) {
         float *gradients[WAYS];
@@ -500,7 +544,11 @@ static void test_taught(void **state) {
             question_run r = every_token(&b);
             vm_model *m;
             vm_pass *teacher = open_teacher(both[c], b.pool, &r.q.batch, NULL, &m);
-            vm_pass_options options = {.training = true, .sign = 1, .memory = ways[i].memory, .teacher = teacher, .teacher_weight = ways[i].weight};
+            vm_pass_options options = {.training = true,
+                                       .sign = 1,
+                                       .memory = ways[i].memory,
+                                       .teacher = teacher,
+                                       .teacher_weight = ways[i].weight};
             OK(vm_pass_forward(b.pass, &r.q.batch, &options, NULL, NULL, NULL));
             OK(vm_pass_backward(b.pass, NULL, 0));
             divergence[i] = vm_pass_divergence(b.pass);
@@ -529,13 +577,16 @@ static void test_own_teacher(void **state) {
         vm_pass *teacher;
         OK(vm_pass_create(b.m, b.pool, &teacher));
         OK(vm_pass_forward(teacher, &r.q.batch, &(vm_pass_options){.sign = 1}, NULL, NULL, NULL));
-        OK(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.training = true, .sign = 1, .teacher = teacher, .teacher_weight = 1}, NULL, NULL, NULL));
+        OK(vm_pass_forward(b.pass, &r.q.batch,
+                           &(vm_pass_options){.training = true, .sign = 1, .teacher = teacher, .teacher_weight = 1},
+                           NULL, NULL, NULL));
         OK(vm_pass_backward(b.pass, NULL, 0));
         assert_true(vm_pass_divergence(b.pass) == 0);
         OK(vm_model_params(b.m, &params));
         for (size_t i = 0; i < params.count; i++)
             for (size_t k = 0; k < vm_param_size(params.items[i]); k++)
-                if (params.items[i]->grad[k] != 0) fail_msg("%s: gradient %g", params.items[i]->name, (double)params.items[i]->grad[k]);
+                if (params.items[i]->grad[k] != 0)
+                    fail_msg("%s: gradient %g", params.items[i]->name, (double)params.items[i]->grad[k]);
         vm_free(params.items);
         vm_pass_free(teacher);
         close_bench(&b);
@@ -579,7 +630,8 @@ typedef struct bad_batch {
 
 static int32_t spoiled_ids[MAX_TOKENS], spoiled_rows[MAX_TOKENS], spoiled_positions[MAX_TOKENS];
 static vm_segment spoiled_segments[MAX_SEQUENCES];
-static const int32_t one_row[] = {0, 1}, falling[] = {1, 0}, row_beyond[] = {0, 20}, id_beyond[] = {3, VOCAB}, id_below[] = {-1, 3}, ids[] = {3, 4};
+static const int32_t one_row[] = {0, 1}, falling[] = {1, 0}, row_beyond[] = {0, 20}, id_beyond[] = {3, VOCAB},
+                     id_below[] = {-1, 3}, ids[] = {3, 4};
 
 static void gap(vm_batch *b) { (void)b, spoiled_segments[1].start++; }
 static void empty_segment(vm_batch *b) { (void)b, spoiled_segments[1].length = 0; }
@@ -629,12 +681,15 @@ static void test_bad_batches(void **state) {
         memcpy(spoiled_rows, s.rows, sizeof spoiled_rows);
         memcpy(spoiled_positions, s.positions, sizeof spoiled_positions);
         memcpy(spoiled_segments, s.segments, sizeof spoiled_segments);
-        s.batch.ids = spoiled_ids, s.batch.rows = spoiled_rows, s.batch.positions = spoiled_positions, s.batch.segments = spoiled_segments;
+        s.batch.ids = spoiled_ids, s.batch.rows = spoiled_rows, s.batch.positions = spoiled_positions,
+        s.batch.segments = spoiled_segments;
         s.batch.n_rows = 2;
         cases[i].spoil(&s.batch);
-        vmoer_status status = vm_pass_forward(b.pass, &s.batch, &(vm_pass_options){.sign = 1}, log_probability, NULL, NULL);
+        vmoer_status status =
+            vm_pass_forward(b.pass, &s.batch, &(vm_pass_options){.sign = 1}, log_probability, NULL, NULL);
         if (status != cases[i].status || !strstr(vm_error_text(), cases[i].says))
-            fail_msg("case %zu: status %d, \"%s\", expected %d, \"%s\"", i, status, vm_error_text(), cases[i].status, cases[i].says);
+            fail_msg("case %zu: status %d, \"%s\", expected %d, \"%s\"", i, status, vm_error_text(), cases[i].status,
+                     cases[i].says);
     }
     close_bench(&b);
     vm_safetensors_free(st);
@@ -645,9 +700,13 @@ static void test_bad_training(void **state) {
     (void)state;
     bench b = open_bench(VM_COMPUTE_F32, 0, false, "vglr-mf");
     question_run r = questions(&b, 0, 1);
-    assert_int_equal(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.training = true, .sign = 1}, r.log_probability, NULL, NULL), VMOER_ERROR_ARGUMENT);
+    assert_int_equal(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.training = true, .sign = 1},
+                                     r.log_probability, NULL, NULL),
+                     VMOER_ERROR_ARGUMENT);
     assert_non_null(strstr(vm_error_text(), "nothing is trained"));
-    assert_int_equal(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.training = true, .router = b.router, .sign = 1}, r.log_probability, NULL, NULL),
+    assert_int_equal(vm_pass_forward(b.pass, &r.q.batch,
+                                     &(vm_pass_options){.training = true, .router = b.router, .sign = 1},
+                                     r.log_probability, NULL, NULL),
                      VMOER_ERROR_ARGUMENT);
     assert_non_null(strstr(vm_error_text(), "layer 0 is trained"));
     close_bench(&b);
@@ -655,11 +714,21 @@ static void test_bad_training(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads),        cmocka_unit_test(test_company),      cmocka_unit_test(test_company_in_training),
-        cmocka_unit_test(test_memory_bound),   cmocka_unit_test(test_accumulation), cmocka_unit_test(test_router_at_rest),
-        cmocka_unit_test(test_antithetic),     cmocka_unit_test(test_top_k),        cmocka_unit_test(test_random_routing),
-        cmocka_unit_test(test_oracle_routing), cmocka_unit_test(test_divergence),   cmocka_unit_test(test_taught),
-        cmocka_unit_test(test_own_teacher),    cmocka_unit_test(test_bad_teacher),  cmocka_unit_test(test_bad_batches),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_company),
+        cmocka_unit_test(test_company_in_training),
+        cmocka_unit_test(test_memory_bound),
+        cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_router_at_rest),
+        cmocka_unit_test(test_antithetic),
+        cmocka_unit_test(test_top_k),
+        cmocka_unit_test(test_random_routing),
+        cmocka_unit_test(test_oracle_routing),
+        cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_taught),
+        cmocka_unit_test(test_own_teacher),
+        cmocka_unit_test(test_bad_teacher),
+        cmocka_unit_test(test_bad_batches),
         cmocka_unit_test(test_bad_training),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,12 +1,23 @@
-/* test_recipe.c: a recipe survives its file, with a recovery and without one, and builds the same MoE bytes on every ISA; a MoE whose experts all run is the
- * dense model; a recovery is merged as its formula says and touches nothing else; recipes that are wrong in one place are refused by name. */
+/* test_recipe.c: a recipe survives its file, with a recovery and without one, and builds the same MoE bytes on every
+ * ISA; a MoE whose experts all run is the dense model; a recovery is merged as its formula says and touches nothing
+ * else; recipes that are wrong in one place are refused by name. */
 #include "base/file.h"
 #include "base/rng.h"
 #include "model_fixture.h"
 #include "train/lora.h"
 #include "train/recipe.h"
 
-enum { D = 32, F = 48, LAYERS = 3, EXPERTS = 4, WIDTH = 8, SHARED = F - EXPERTS * WIDTH, RANK = 2, ALPHA = 5, VOCAB = 272 };
+enum {
+    D = 32,
+    F = 48,
+    LAYERS = 3,
+    EXPERTS = 4,
+    WIDTH = 8,
+    SHARED = F - EXPERTS * WIDTH,
+    RANK = 2,
+    ALPHA = 5,
+    VOCAB = 272
+};
 
 static float half(double value) { return vm_f16_to_f32(vm_f32_to_f16((float)value)); }
 
@@ -29,7 +40,8 @@ static vm_recipe *make(const char *dense_path, int top_k, double size) {
     return r;
 }
 
-/* What r splits the dense model into, at `path`, and with LoRA whose A and B are halves of up to 0.3, the same on every machine. */
+/* What r splits the dense model into, at `path`, and with LoRA whose A and B are halves of up to 0.3, the same on every
+ * machine. */
 static vm_model *make_distilled(const vm_recipe *r, const char *dense_path, const char *path) {
     vm_model *m;
     vm_param_list params;
@@ -37,10 +49,12 @@ static vm_model *make_distilled(const vm_recipe *r, const char *dense_path, cons
     OK(vm_model_load(path, &(vm_model_options){.backward_from = 0}, NULL, &m));
     OK(vm_lora_attach(m, "attention,experts", RANK, ALPHA, 1, NULL));
     OK(vm_model_params(m, &params));
-    assert_int_equal(params.count, LAYERS * 2 * (6 + 2 * EXPERTS)); /* q, k, v, output, shared in and out; each expert's in and out */
+    assert_int_equal(params.count,
+                     LAYERS * 2 * (6 + 2 * EXPERTS)); /* q, k, v, output, shared in and out; each expert's in and out */
     vm_rng rng = vm_rng_start(32, VM_RNG_INIT, 0);
     for (size_t i = 0; i < params.count; i++)
-        for (size_t k = 0; k < vm_param_size(params.items[i]); k++) params.items[i]->value[k] = half(0.6 * vm_rng_uniform(&rng) - 0.3);
+        for (size_t k = 0; k < vm_param_size(params.items[i]); k++)
+            params.items[i]->value[k] = half(0.6 * vm_rng_uniform(&rng) - 0.3);
     vm_free(params.items);
     OK(vm_model_refresh(m, NULL));
     return m;
@@ -63,8 +77,8 @@ static void assert_same_recipe(const vm_recipe *a, const vm_recipe *b) {
     assert_string_equal(a->base, b->base);
     assert_string_equal(a->base_name, b->base_name);
     assert_string_equal(a->training, b->training);
-    assert_true(a->n_layers == b->n_layers && a->dim == b->dim && a->width == b->width && a->experts == b->experts && a->expert_width == b->expert_width &&
-                a->shared_width == b->shared_width && a->top_k == b->top_k);
+    assert_true(a->n_layers == b->n_layers && a->dim == b->dim && a->width == b->width && a->experts == b->experts &&
+                a->expert_width == b->expert_width && a->shared_width == b->shared_width && a->top_k == b->top_k);
     for (int l = 0; l < LAYERS; l++) {
         assert_memory_equal(a->layers[l].order, b->layers[l].order, F * sizeof(int32_t));
         assert_memory_equal(a->layers[l].router, b->layers[l].router, EXPERTS * D * sizeof(float));
@@ -91,11 +105,13 @@ static void test_file(void **state) {
     /* The recovery is the model's LoRA: that of the third expert's way in, in the second layer. */
     static float w[2 * WIDTH * D];
     const vm_lora *lora = vm_model_linear(m, 1, VM_SITE_EXPERT_IN, 2)->lora[0];
-    OK(vm_adapter_merge_expert(back->recovery, "model.layers.1.block_sparse_moe.experts.gate_up_proj", 2, EXPERTS, 2 * WIDTH, D, w));
+    OK(vm_adapter_merge_expert(back->recovery, "model.layers.1.block_sparse_moe.experts.gate_up_proj", 2, EXPERTS,
+                               2 * WIDTH, D, w));
     for (int o = 0; o < 2 * WIDTH; o++)
         for (int i = 0; i < D; i++) {
             double delta = 0;
-            for (int j = 0; j < RANK; j++) delta += (double)ALPHA / RANK * (double)lora->b.value[o * RANK + j] * (double)lora->a.value[j * D + i];
+            for (int j = 0; j < RANK; j++)
+                delta += (double)ALPHA / RANK * (double)lora->b.value[o * RANK + j] * (double)lora->a.value[j * D + i];
             assert_float_equal(w[o * D + i], delta, 1e-6);
         }
     vm_recipe_free(back);
@@ -130,7 +146,8 @@ static void test_not_saved(void **state) {
 
 /* ---- the built model ---- */
 
-/* tiny-llama with its feed-forward weights rounded to bf16, so that the MoE's are the same numbers; its embedding in Q8_0, which no one writes anew. */
+/* tiny-llama with its feed-forward weights rounded to bf16, so that the MoE's are the same numbers; its embedding in
+ * Q8_0, which no one writes anew. */
 static const char *write_rounded(void) {
     const char *path = scratch_path("dense.gguf");
     vm_gguf *g;
@@ -143,7 +160,8 @@ static const char *write_rounded(void) {
         float *values = vm_arena_alloc(arena, t->size, 1);
         bool embedding = strcmp(t->name, "token_embd.weight") == 0;
         memcpy(values, t->data, t->size);
-        if (embedding) assert_true(vm_quantize(VM_Q8_0, (const float *)(const void *)t->data, t->size / sizeof *values, values));
+        if (embedding)
+            assert_true(vm_quantize(VM_Q8_0, (const float *)(const void *)t->data, t->size / sizeof *values, values));
         for (size_t k = 0; strstr(t->name, ".ffn_") && !strstr(t->name, "norm") && k < t->size / sizeof *values; k++)
             values[k] = vm_bf16_to_f32(vm_f32_to_bf16(values[k]));
         OK(vm_gguf_writer_tensor(w, t->name, embedding ? VM_Q8_0 : t->type, t->n_dims, t->ne, values));
@@ -174,7 +192,8 @@ static void logits_of_file(const char *path, float *logits, vm_config *config) {
     vm_model_free(m);
 }
 
-/* Flat routers, every expert running: the dense model, neurons in another order. The factor top_k on the way down undoes the gates' 1 / K. */
+/* Flat routers, every expert running: the dense model, neurons in another order. The factor top_k on the way down
+ * undoes the gates' 1 / K. */
 static void test_all_experts(void **state) {
     (void)state;
     static float dense[MAX_TOKENS * VOCAB], moe[MAX_TOKENS * VOCAB];
@@ -187,8 +206,10 @@ static void test_all_experts(void **state) {
     logits_of_file(moe_path, moe, &config);
     assert_string_equal(config.arch, "granitemoe");
     assert_string_equal(config.name, "tiny-llama MoE 4x8 top 4");
-    assert_true(config.n_experts == EXPERTS && config.top_k == EXPERTS && config.expert_width == WIDTH && config.shared_width == SHARED);
-    assert_true(config.n_layers == LAYERS && config.dim == D && config.n_vocab == VOCAB && config.context == 128 && config.n_heads == 4 && config.n_kv_heads == 2);
+    assert_true(config.n_experts == EXPERTS && config.top_k == EXPERTS && config.expert_width == WIDTH &&
+                config.shared_width == SHARED);
+    assert_true(config.n_layers == LAYERS && config.dim == D && config.n_vocab == VOCAB && config.context == 128 &&
+                config.n_heads == 4 && config.n_kv_heads == 2);
     double d = largest_difference(moe, dense, 46 * VOCAB);
     if (!(d < 5e-5)) fail_msg("logits differ by %g", d);
     vm_recipe_free(r);
@@ -300,8 +321,10 @@ static const place places[] = {
 };
 enum { PLACES = sizeof places / sizeof *places };
 
-/* t of the built model is u of the split one + scale * B A, in double, rounded to bf16 once: to the nearest, half a unit of 8 bits. */
-static void check_merged(const vm_safetensors *st, int layer, const place *p, const vm_gguf_tensor *t, const vm_gguf_tensor *u) {
+/* t of the built model is u of the split one + scale * B A, in double, rounded to bf16 once: to the nearest, half a
+ * unit of 8 bits. */
+static void check_merged(const vm_safetensors *st, int layer, const place *p, const vm_gguf_tensor *t,
+                         const vm_gguf_tensor *u) {
     static float got[EXPERTS * F * D], split[EXPERTS * F * D], a[EXPERTS * RANK * D], b[2 * F * RANK * EXPERTS];
     int cols = (int)t->ne[0], rows = (int)t->ne[1], n = (int)t->ne[2];
     char name[160];
@@ -310,7 +333,8 @@ static void check_merged(const vm_safetensors *st, int layer, const place *p, co
     snprintf(name, sizeof name, "base_model.model.model.layers.%d.%s.lora_B.weight", layer, p->pair);
     OK(vm_safetensors_read_f32(st, name, 2, (int64_t[]){p->of, n * RANK}, b));
     assert_int_equal(t->type, VM_BF16);
-    assert_true(vm_dequantize(t->type, t->data, (size_t)(n * rows * cols), got) && vm_dequantize(u->type, u->data, (size_t)(n * rows * cols), split));
+    assert_true(vm_dequantize(t->type, t->data, (size_t)(n * rows * cols), got) &&
+                vm_dequantize(u->type, u->data, (size_t)(n * rows * cols), split));
     double moved = 0;
     for (int e = 0; e < n; e++)
         for (int i = 0; i < rows; i++)
@@ -318,7 +342,8 @@ static void check_merged(const vm_safetensors *st, int layer, const place *p, co
                 int at = (e * rows + i) * cols + k, head = p->heads ? rows / p->heads : 1;
                 int row = p->heads ? i / head * head + i % head / 2 + i % 2 * (head / 2) : i;
                 double value = (double)split[at], delta = 0;
-                for (int j = 0; j < RANK; j++) delta += (double)b[((p->first + row) * RANK + j) * n + e] * (double)a[(e * RANK + j) * cols + k];
+                for (int j = 0; j < RANK; j++)
+                    delta += (double)b[((p->first + row) * RANK + j) * n + e] * (double)a[(e * RANK + j) * cols + k];
                 delta *= (double)ALPHA / RANK;
                 moved = fmax(moved, fabs(delta));
                 if (!(fabs((double)got[at] - value - delta) <= fabs(value + delta) * 0x1p-8 + 1e-6))
@@ -355,8 +380,10 @@ static void test_merged(void **state) {
         assert_non_null(t);
         if (sscanf(u->name, "blk.%d.%63[^.]", &layer, what) == 2)
             for (p = 0; p < PLACES && strcmp(places[p].tensor, what) != 0; p++) continue;
-        if (p < PLACES) check_merged(st, layer, &places[p], t, u);
-        else assert_copied(u, t), copied++;
+        if (p < PLACES)
+            check_merged(st, layer, &places[p], t, u);
+        else
+            assert_copied(u, t), copied++;
     }
     assert_int_equal(copied, 2 + 3 * LAYERS); /* embedding, last norm; two norms and the router of a layer */
     assert_int_equal(vm_gguf_find_tensor(built, "token_embd.weight")->type, VM_Q8_0);
@@ -367,7 +394,8 @@ static void test_merged(void **state) {
     logits_of(m, distilled);
     logits_of_file(split_path, split_logits, &config);
     logits_of_file(built_path, built_logits, &config);
-    double off = relative_difference(built_logits, distilled, 46 * VOCAB), way = relative_difference(split_logits, distilled, 46 * VOCAB);
+    double off = relative_difference(built_logits, distilled, 46 * VOCAB),
+           way = relative_difference(split_logits, distilled, 46 * VOCAB);
     if (!(off < 0.05 && way > 0.5)) fail_msg("built %g, split %g away from the distilled model", off, way);
 
     vm_gguf_free(built);
@@ -387,13 +415,13 @@ static void test_merged(void **state) {
 /* One change to a recipe's file. */
 typedef struct change {
     const char *says;
-    const char *meta, *value; /* value NULL: left out */
+    const char *meta, *value;  /* value NULL: left out */
     const char *drop, *turned; /* a tensor left out, or with its shape the other way round */
-    const char *spoilt;       /* a tensor whose last value becomes `number`; an order's: (int)number */
+    const char *spoilt;        /* a tensor whose last value becomes `number`; an order's: (int)number */
     float number;
-    const char *moved;        /* all tensors of this layer, "layers.N.", go to layer 7 */
-    const char *extra;        /* a tensor more */
-    bool wide_order;          /* orders stored as I64 */
+    const char *moved; /* all tensors of this layer, "layers.N.", go to layer 7 */
+    const char *extra; /* a tensor more */
+    bool wide_order;   /* orders stored as I64 */
 } change;
 
 static bool is(const char *a, const char *b) { return a && strcmp(a, b) == 0; }
@@ -421,12 +449,17 @@ static void write_changed(const vm_safetensors *st, const change *c, const char 
         if (is(c->spoilt, t->name)) {
             int32_t neuron = order ? (int32_t)c->number : 0;
             uint16_t half_number = vm_f32_to_f16(c->number);
-            if (order) memcpy(copy + t->size - 4, &neuron, 4);
-            else memcpy(copy + t->size - 2, &half_number, 2);
+            if (order)
+                memcpy(copy + t->size - 4, &neuron, 4);
+            else
+                memcpy(copy + t->size - 2, &half_number, 2);
         }
-        if (is(c->turned, t->name)) shape[0] = t->n_dims > 1 ? t->shape[1] : t->shape[0] / 2, shape[1] = t->n_dims > 1 ? t->shape[0] : 2;
-        if (c->wide_order && order) OK(vm_st_writer_raw(w, name, "I64", 8, 1, (int64_t[]){shape[0] / 2}, copy));
-        else OK(vm_st_writer_raw(w, name, t->dtype, order ? 4 : 2, is(c->turned, t->name) ? 2 : t->n_dims, shape, copy));
+        if (is(c->turned, t->name))
+            shape[0] = t->n_dims > 1 ? t->shape[1] : t->shape[0] / 2, shape[1] = t->n_dims > 1 ? t->shape[0] : 2;
+        if (c->wide_order && order)
+            OK(vm_st_writer_raw(w, name, "I64", 8, 1, (int64_t[]){shape[0] / 2}, copy));
+        else
+            OK(vm_st_writer_raw(w, name, t->dtype, order ? 4 : 2, is(c->turned, t->name) ? 2 : t->n_dims, shape, copy));
     }
     if (c->extra) OK(vm_st_writer_f32(w, c->extra, "F16", 1, (int64_t[]){1}, (float[]){0}));
     OK(vm_st_writer_save(w, path));
@@ -443,7 +476,9 @@ static const change plain_cases[] = {
     {.says = "__metadata__.layers: '' is not a count", .meta = "layers", .value = ""},
     {.says = "__metadata__.layers: '3x' is not a count", .meta = "layers", .value = "3x"},
     {.says = "__metadata__.layers: '-3' is not a count", .meta = "layers", .value = "-3"},
-    {.says = "__metadata__.width: '99999999999999999999' is not a count", .meta = "width", .value = "99999999999999999999"},
+    {.says = "__metadata__.width: '99999999999999999999' is not a count",
+     .meta = "width",
+     .value = "99999999999999999999"},
     {.says = "recipe: 0 layers", .meta = "layers", .value = "0"},
     {.says = "recipe: 513 layers", .meta = "layers", .value = "513"},
     {.says = "blk.3.order: missing", .meta = "layers", .value = "4"},
@@ -452,7 +487,9 @@ static const change plain_cases[] = {
     {.says = "blk.0.router: missing, or not [4, 65536]", .meta = "dim", .value = "65536"},
     {.says = "blk.0.order: missing, or not I32 [1048576]", .meta = "width", .value = "1048576"},
     {.says = "blk.0.order: missing, or not I32 [40]", .meta = "width", .value = "40"},
-    {.says = "4 routed experts of 8 neurons, top 2, do not fit a feed-forward width of 31", .meta = "width", .value = "31"},
+    {.says = "4 routed experts of 8 neurons, top 2, do not fit a feed-forward width of 31",
+     .meta = "width",
+     .value = "31"},
     {.says = "1 routed experts", .meta = "experts", .value = "1"},
     {.says = "blk.0.router: missing, or not [6, 32]", .meta = "experts", .value = "6"},
     {.says = "7 routed experts of 8 neurons", .meta = "experts", .value = "7"},
@@ -464,7 +501,8 @@ static const change plain_cases[] = {
     {.says = "blk.2.order: missing, or not I32 [48]", .drop = "blk.2.order"},
     {.says = "blk.2.order: missing", .drop = "blk.2.order", .extra = "blk.3.order"},
     {.says = "7 tensors, 3 layers have 6", .extra = "blk.3.router"},
-    {.says = "7 tensors, 3 layers have 6", .extra = PEFT "0.self_attn.q_proj.lora_A.weight"}, /* nothing says what it is */
+    {.says = "7 tensors, 3 layers have 6",
+     .extra = PEFT "0.self_attn.q_proj.lora_A.weight"}, /* nothing says what it is */
     {.says = "blk.1.order: missing, or not I32 [48]", .turned = "blk.1.order"},
     {.says = "blk.0.order: missing, or not I32 [48]", .wide_order = true},
     {.says = "blk.2.router: missing, or not [4, 32]", .turned = "blk.2.router"},
@@ -479,15 +517,22 @@ static const change plain_cases[] = {
 static const change recovery_cases[] = {
     {.says = "54 tensors, 3 layers have 6", .meta = "adapter_config"},
     {.says = "__metadata__: adapter_config: line 1, column 0", .meta = "adapter_config", .value = ""},
-    {.says = "__metadata__: adapter_config: line 1", .meta = "adapter_config", .value = "{\"peft_type\": \"LORA\", \"r\": 2,"},
+    {.says = "__metadata__: adapter_config: line 1",
+     .meta = "adapter_config",
+     .value = "{\"peft_type\": \"LORA\", \"r\": 2,"},
     {.says = "not an object", .meta = "adapter_config", .value = "[2]"},
-    {.says = "\"peft_type\" is \"IA3\", not \"LORA\"", .meta = "adapter_config", .value = "{\"peft_type\": \"IA3\", \"r\": 2, \"lora_alpha\": 4}"},
-    {.says = "\"use_dora\" is set", .meta = "adapter_config", .value = "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"use_dora\": true}"},
+    {.says = "\"peft_type\" is \"IA3\", not \"LORA\"",
+     .meta = "adapter_config",
+     .value = "{\"peft_type\": \"IA3\", \"r\": 2, \"lora_alpha\": 4}"},
+    {.says = "\"use_dora\" is set",
+     .meta = "adapter_config",
+     .value = "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"use_dora\": true}"},
     {.says = "has no lora_B", .drop = PEFT "1.self_attn.k_proj.lora_B.weight"},
     {.says = "has no lora_A", .drop = PEFT "2.block_sparse_moe.experts.lora_A.weight"},
     {.says = "has 32 rows, lora_B beside it 2 columns", .turned = PEFT "0.self_attn.q_proj.lora_A.weight"},
     {.says = "is neither lora_A nor lora_B of a module", .extra = PEFT "0.self_attn.q_proj.bias"},
-    {.says = "7 tensors beside the adapter's, 3 layers have 6", .extra = "model.layers.0.self_attn.q_proj.lora_A.weight"},
+    {.says = "7 tensors beside the adapter's, 3 layers have 6",
+     .extra = "model.layers.0.self_attn.q_proj.lora_A.weight"},
     {.says = "6 tensors beside the adapter's, 2 layers have 4", .meta = "layers", .value = "2"},
     {.says = "blk.1.router: missing, or not [4, 32]", .drop = "blk.1.router"},
 };
@@ -527,7 +572,8 @@ static void test_hostile(void **state) {
     OK(vm_recipe_load(bad, &back));
     assert_non_null(back->recovery);
     vm_recipe_free(back);
-    for (size_t i = 0; i < sizeof recovery_cases / sizeof *recovery_cases; i++) assert_refused(st, &recovery_cases[i], bad);
+    for (size_t i = 0; i < sizeof recovery_cases / sizeof *recovery_cases; i++)
+        assert_refused(st, &recovery_cases[i], bad);
     vm_safetensors_free(st);
     unlink(good);
     unlink(bad);
@@ -538,12 +584,17 @@ static void test_misfit(void **state) {
     (void)state;
     static const change cases[] = {
         {.says = "the model has no place for tensor \"" PEFT "7.", .moved = "layers.2."},
-        {.says = "0.self_attn.q_proj.lora_A.weight\" is [2, 32], the model and its rank need [3, 32]", .meta = "adapter_config",
+        {.says = "0.self_attn.q_proj.lora_A.weight\" is [2, 32], the model and its rank need [3, 32]",
+         .meta = "adapter_config",
          .value = "{\"peft_type\": \"LORA\", \"r\": 3, \"lora_alpha\": 4}"},
-        {.says = "the model has no place for tensor \"" PEFT "0.block_sparse_moe.experts.base_layer.lora_A.weight", .meta = "adapter_config",
+        {.says = "the model has no place for tensor \"" PEFT "0.block_sparse_moe.experts.base_layer.lora_A.weight",
+         .meta = "adapter_config",
          .value = "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4}"}, /* the experts are no target */
-        {.says = "2.self_attn.v_proj.lora_B.weight\": element 31 is not finite", .spoilt = PEFT "2.self_attn.v_proj.lora_B.weight", .number = NAN},
-        {.says = "1.block_sparse_moe.experts.lora_A.weight\": element 63 is not finite", .spoilt = PEFT "1.block_sparse_moe.experts.lora_A.weight",
+        {.says = "2.self_attn.v_proj.lora_B.weight\": element 31 is not finite",
+         .spoilt = PEFT "2.self_attn.v_proj.lora_B.weight",
+         .number = NAN},
+        {.says = "1.block_sparse_moe.experts.lora_A.weight\": element 63 is not finite",
+         .spoilt = PEFT "1.block_sparse_moe.experts.lora_A.weight",
          .number = -INFINITY},
     };
     char good[4096], bad[4096], built[4096], split[4096];
@@ -558,8 +609,10 @@ static void test_misfit(void **state) {
         vm_recipe *r;
         write_changed(st, &cases[i], bad);
         OK(vm_recipe_load(bad, &r));
-        if (vm_recipe_build(r, NULL, golden_path("tiny-llama.gguf"), built) == VMOER_OK) fail_msg("case %zu was built, \"%s\" expected", i, cases[i].says);
-        if (!strstr(vm_error_text(), cases[i].says)) fail_msg("case %zu: \"%s\" expected, got \"%s\"", i, cases[i].says, vm_error_text());
+        if (vm_recipe_build(r, NULL, golden_path("tiny-llama.gguf"), built) == VMOER_OK)
+            fail_msg("case %zu was built, \"%s\" expected", i, cases[i].says);
+        if (!strstr(vm_error_text(), cases[i].says))
+            fail_msg("case %zu: \"%s\" expected, got \"%s\"", i, cases[i].says, vm_error_text());
         assert_int_equal(access(built, F_OK), -1);
         assert_int_equal(access(split, F_OK), -1);
         vm_recipe_free(r);
@@ -580,9 +633,11 @@ static void test_other_models(void **state) {
     assert_int_equal(access(path, F_OK), -1);
     vm_recipe_free(r);
     unlink(other);
-    vm_model *moe = load_model("tiny-moe", (vm_model_options){.backward_from = -1}), *dense = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
+    vm_model *moe = load_model("tiny-moe", (vm_model_options){.backward_from = -1}),
+             *dense = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
     assert_int_equal(vm_recipe_create(moe, 4, 8, 2, &none), VMOER_ERROR_ARGUMENT);
-    static const int wrong[][3] = {{1, 8, 1}, {4, 13, 2}, {4, 0, 2}, {4, 8, 5}, {4, 8, 0}, {4, -8, 2}, {-4, 8, 2}, {1025, 1, 2}};
+    static const int wrong[][3] = {{1, 8, 1}, {4, 13, 2}, {4, 0, 2},  {4, 8, 5},
+                                   {4, 8, 0}, {4, -8, 2}, {-4, 8, 2}, {1025, 1, 2}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         assert_int_not_equal(vm_recipe_create(dense, wrong[i][0], wrong[i][1], wrong[i][2], &none), VMOER_OK);
     vm_model_free(moe);
@@ -591,9 +646,9 @@ static void test_other_models(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_file),   cmocka_unit_test(test_not_saved), cmocka_unit_test(test_all_experts), cmocka_unit_test(test_same_bytes),
-        cmocka_unit_test(test_copied), cmocka_unit_test(test_merged),    cmocka_unit_test(test_hostile),     cmocka_unit_test(test_misfit),
-        cmocka_unit_test(test_other_models),
+        cmocka_unit_test(test_file),       cmocka_unit_test(test_not_saved), cmocka_unit_test(test_all_experts),
+        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_copied),    cmocka_unit_test(test_merged),
+        cmocka_unit_test(test_hostile),    cmocka_unit_test(test_misfit),    cmocka_unit_test(test_other_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* test_router.c: the variational routers against a scalar double-precision reading of docs/METHOD.md, against their own limits (no noise, no
- * off-diagonal, no layer), and their independence from threads and batches. Files: test_router_file.c; PyTorch's numbers: test_router_golden.c. */
+/* test_router.c: the variational routers against a scalar double-precision reading of docs/METHOD.md, against their own
+ * limits (no noise, no off-diagonal, no layer), and their independence from threads and batches. Files:
+ * test_router_file.c; PyTorch's numbers: test_router_golden.c. */
 #include "base/rng.h"
 #include "base/status.h"
 #include "router/router_internal.h"
@@ -16,8 +17,15 @@
 enum { LAYER = 5 };
 
 static vm_router_config make_config(const char *kind, int n, int dim, int width) {
-    vm_router_config c = {.n_layers = 2, .layers = {2, LAYER}, .n_experts = n, .dim = dim, .width = width,
-                          .prior_scale = 0.8f, .initial_scale = 0.3f, .seed = 11, .temperature = 1.0};
+    vm_router_config c = {.n_layers = 2,
+                          .layers = {2, LAYER},
+                          .n_experts = n,
+                          .dim = dim,
+                          .width = width,
+                          .prior_scale = 0.8f,
+                          .initial_scale = 0.3f,
+                          .seed = 11,
+                          .temperature = 1.0};
     strcpy(c.kind, kind);
     return c;
 }
@@ -66,7 +74,8 @@ static problem make_problem(vm_router *r, int T, int threads) {
     if (threads > 1) assert_int_equal(vm_pool_create(threads, &q.pool), VMOER_OK);
     size_t rows = (size_t)T, n = (size_t)q.n, dim = (size_t)q.dim;
     q.keys = calloc(rows, sizeof *q.keys);
-    for (int t = 0; t < T; t++) q.keys[t] = (vm_token_key){.item = (uint32_t)(t / 7), .part = (uint16_t)(t % 3), .position = (uint16_t)(t % 7)};
+    for (int t = 0; t < T; t++)
+        q.keys[t] = (vm_token_key){.item = (uint32_t)(t / 7), .part = (uint16_t)(t % 3), .position = (uint16_t)(t % 7)};
     q.u = floats(rows * dim);
     q.logits = floats(rows * n);
     q.weights = floats(rows * n);
@@ -78,22 +87,28 @@ static problem make_problem(vm_router *r, int T, int threads) {
     fill(q.u, rows * dim, 1.0f, 1);
     fill(q.logits, rows * n, 1.0f, 2);
     fill(q.weights, rows * n, 1.0f, 3);
-    q.route = (vm_route){.layer = LAYER, .n_tokens = T, .u = q.u, .logits = q.logits, .tokens = q.keys, .seed = 7, .step = 3, .sign = 1};
+    q.route = (vm_route){
+        .layer = LAYER, .n_tokens = T, .u = q.u, .logits = q.logits, .tokens = q.keys, .seed = 7, .step = 3, .sign = 1};
     return q;
 }
 
 static void free_problem(problem *q) {
     vm_router_free(q->r);
     vm_pool_free(q->pool);
-    free(q->keys), free(q->u), free(q->logits), free(q->weights), free(q->p), free(q->saved), free(q->kl), free(q->du), free(q->dlogits);
+    free(q->keys), free(q->u), free(q->logits), free(q->weights), free(q->p), free(q->saved), free(q->kl), free(q->du),
+        free(q->dlogits);
 }
 
 static const float KL_WEIGHT = 0.37f;
 
-static void run_forward(problem *q) { assert_int_equal(vm_router_forward(q->r, q->pool, &q->route, q->p, q->saved, q->kl), VMOER_OK); }
+static void run_forward(problem *q) {
+    assert_int_equal(vm_router_forward(q->r, q->pool, &q->route, q->p, q->saved, q->kl), VMOER_OK);
+}
 
 static void run_backward(problem *q) {
-    assert_int_equal(vm_router_backward(q->r, q->pool, &q->route, q->p, q->saved, q->weights, KL_WEIGHT, q->du, q->dlogits), VMOER_OK);
+    assert_int_equal(
+        vm_router_backward(q->r, q->pool, &q->route, q->p, q->saved, q->weights, KL_WEIGHT, q->du, q->dlogits),
+        VMOER_OK);
 }
 
 static void run_infer(const problem *q, vm_inference inference, int samples, float *p, float *trace, float *projected) {
@@ -177,8 +192,9 @@ static doubles make_doubles(const problem *q) {
         d.size[i] = vm_param_size(&layer->params[i]);
         d.value[i] = widen(layer->params[i].value, d.size[i]);
     }
-    d.k = (truth){q->n, q->dim, c->width, q->r->scale_outputs, strcmp(c->kind, "vglr-fc") == 0, c->prior_scale,
-                  d.value[0], d.value[1], d.value[2], d.value[3], d.value[4], d.value[5]};
+    d.k = (truth){q->n,           q->dim,     c->width,   q->r->scale_outputs, strcmp(c->kind, "vglr-fc") == 0,
+                  c->prior_scale, d.value[0], d.value[1], d.value[2],          d.value[3],
+                  d.value[4],     d.value[5]};
     d.u = widen(q->u, (size_t)(q->T * q->dim));
     d.logits = widen(q->logits, (size_t)(q->T * q->n));
     float *eps = floats((size_t)(q->T * q->n));
@@ -217,7 +233,8 @@ static double slope(const doubles *d, const problem *q, double *x) {
 }
 
 static void assert_close(double got, double expected, double tolerance, const char *what, size_t at) {
-    if (!(fabs(got - expected) <= tolerance * (1 + fabs(expected)))) fail_msg("%s[%zu]: %.9g, expected %.9g", what, at, got, expected);
+    if (!(fabs(got - expected) <= tolerance * (1 + fabs(expected))))
+        fail_msg("%s[%zu]: %.9g, expected %.9g", what, at, got, expected);
 }
 
 static const char *const layered[] = {"vglr-fc", "vglr-mf", "residual"};
@@ -258,11 +275,14 @@ static void test_gradients(void **state) {
         const vm_router_layer *layer = vm_router_layer_find(r, LAYER);
         for (int which = 0; which < r->params_per_layer; which++) {
             for (size_t i = 0; i < d.size[which]; i++) {
-                assert_close(layer->params[which].grad[i], slope(&d, &q, &d.value[which][i]), 2e-5, layer->params[which].name, i);
+                assert_close(layer->params[which].grad[i], slope(&d, &q, &d.value[which][i]), 2e-5,
+                             layer->params[which].name, i);
             }
         }
-        for (int i = 0; i < q.T * q.dim; i++) assert_close(q.du[i] - before[i], slope(&d, &q, &d.u[i]), 2e-5, "du", (size_t)i);
-        for (int i = 0; i < q.T * q.n; i++) assert_close(q.dlogits[i], slope(&d, &q, &d.logits[i]), 2e-5, "dlogits", (size_t)i);
+        for (int i = 0; i < q.T * q.dim; i++)
+            assert_close(q.du[i] - before[i], slope(&d, &q, &d.u[i]), 2e-5, "du", (size_t)i);
+        for (int i = 0; i < q.T * q.n; i++)
+            assert_close(q.dlogits[i], slope(&d, &q, &d.logits[i]), 2e-5, "dlogits", (size_t)i);
         free(before);
         free_doubles(&d);
         free_problem(&q);
@@ -312,7 +332,8 @@ static void test_the_diagonal_is_bounded(void **state) {
 
 static void test_kl(void **state) {
     (void)state;
-    float zero[3] = {0}, identity[6] = {0.7f, 0, 0.7f, 0, 0, 0.7f}, diagonal[3] = {0.7f, 0.7f, 0.7f}, dmu[3] = {1, -2, 0.5f};
+    float zero[3] = {0}, identity[6] = {0.7f, 0, 0.7f, 0, 0, 0.7f}, diagonal[3] = {0.7f, 0.7f, 0.7f},
+          dmu[3] = {1, -2, 0.5f};
     assert_true(vm_gaussian_kl(zero, identity, 3, true, 0.7f) == 0);
     assert_true(vm_gaussian_kl(zero, diagonal, 3, false, 0.7f) == 0);
     float L[6] = {0.5f, -0.25f, 2, 1, 0.125f, 0.75f};
@@ -371,7 +392,8 @@ static void test_no_noise_is_the_mean(void **state) {
         static const vm_inference ways[3] = {VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE, VM_INFERENCE_TILTED};
         double last[3] = {1, 1, 1};
         for (int exponent = 1; exponent <= 8; exponent++) { /* shrinking Sigma shrinks the differences */
-            for (int i = 0; i < q.n; i++) r->layers[1].params[VM_SCALE_BIAS].value[kind == 0 ? i * (i + 3) / 2 : i] = (float)-exponent;
+            for (int i = 0; i < q.n; i++)
+                r->layers[1].params[VM_SCALE_BIAS].value[kind == 0 ? i * (i + 3) / 2 : i] = (float)-exponent;
             for (int way = 0; way < 3; way++) {
                 run_infer(&q, ways[way], 32, q.p, NULL, NULL);
                 double difference = largest_difference(q.p, mean_p, q.T * q.n);
@@ -393,11 +415,13 @@ static void test_fc_without_correlations_is_mf(void **state) {
     shake(mf, 0.4f);
     vm_router_params(fc);
     for (int which = 0; which <= VM_MEAN_BIAS; which++) {
-        memcpy(fc->layers[1].params[which].value, mf->layers[1].params[which].value, vm_param_size(&mf->layers[1].params[which]) * sizeof(float));
+        memcpy(fc->layers[1].params[which].value, mf->layers[1].params[which].value,
+               vm_param_size(&mf->layers[1].params[which]) * sizeof(float));
     }
     for (int i = 0; i < 10; i++) {
         int row = i * (i + 3) / 2;
-        memcpy(fc->layers[1].params[VM_SCALE_WEIGHT].value + row * 8, mf->layers[1].params[VM_SCALE_WEIGHT].value + i * 8, 8 * sizeof(float));
+        memcpy(fc->layers[1].params[VM_SCALE_WEIGHT].value + row * 8,
+               mf->layers[1].params[VM_SCALE_WEIGHT].value + i * 8, 8 * sizeof(float));
         fc->layers[1].params[VM_SCALE_BIAS].value[row] = mf->layers[1].params[VM_SCALE_BIAS].value[i];
     }
     problem a = make_problem(fc, 30, 1), b = make_problem(mf, 30, 1);
@@ -410,7 +434,8 @@ static void test_fc_without_correlations_is_mf(void **state) {
         run_infer(&a, way, 6, a.p, trace[0], projected[0]);
         run_infer(&b, way, 6, b.p, trace[1], projected[1]);
         assert_true(largest_difference(a.p, b.p, 300) < 1e-6);
-        assert_true(largest_difference(trace[0], trace[1], 30) < 1e-5 && largest_difference(projected[0], projected[1], 30) < 1e-5);
+        assert_true(largest_difference(trace[0], trace[1], 30) < 1e-5 &&
+                    largest_difference(projected[0], projected[1], 30) < 1e-5);
         assert_true(trace[0][0] > projected[0][0] && projected[0][0] > 0);
     }
     free_problem(&a);
@@ -444,7 +469,8 @@ static void test_inference_is_the_mathematics(void **state) {
             assert_close(projected[t], total - all / N, 1e-5, "trace_projected", (size_t)t);
             for (int k = 0; k < N; k++) {
                 double inverse = 0;
-                for (int i = 0; i < N; i++) inverse += exp(-(m[k] - m[i]) / sqrt(1 + acos(-1) / 8 * (S[k][k] + S[i][i] - 2 * S[k][i])));
+                for (int i = 0; i < N; i++)
+                    inverse += exp(-(m[k] - m[i]) / sqrt(1 + acos(-1) / 8 * (S[k][k] + S[i][i] - 2 * S[k][i])));
                 sum += p[k] = 1 / inverse;
             }
             double fixed[N];
@@ -464,7 +490,8 @@ static void test_inference_is_the_mathematics(void **state) {
             }
             for (int k = 0; k < N; k++) {
                 assert_close(closed[t * N + k], p[k] / sum, 1e-5, "closed", (size_t)k);
-                assert_true(fabs(closed[t * N + k] - mc[k]) < 0.03); /* an approximation: docs/METHOD.md has its error */
+                assert_true(fabs(closed[t * N + k] - mc[k]) <
+                            0.03); /* an approximation: docs/METHOD.md has its error */
                 assert_true(fabs(tilted[t * N + k] - mc[k]) < 0.005);
                 assert_true(fabs(sampled[t * N + k] - mc[k]) < 0.01);
             }
@@ -560,7 +587,8 @@ static void test_threads_change_nothing(void **state) {
         assert_same(a.du, b.du, 131 * 40);
         assert_same(a.dlogits, b.dlogits, 131 * 24);
         for (int which = 0; which < one->params_per_layer; which++) {
-            assert_same(one->layers[1].params[which].grad, many->layers[1].params[which].grad, (int)vm_param_size(&one->layers[1].params[which]));
+            assert_same(one->layers[1].params[which].grad, many->layers[1].params[which].grad,
+                        (int)vm_param_size(&one->layers[1].params[which]));
         }
         for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
             float trace[2][131], projected[2][131];
@@ -575,7 +603,8 @@ static void test_threads_change_nothing(void **state) {
     }
 }
 
-/* N = 64: more tokens than one chunk holds; each token alone gives the same bits, before and after the panels are packed for good. */
+/* N = 64: more tokens than one chunk holds; each token alone gives the same bits, before and after the panels are
+ * packed for good. */
 static void test_batches_change_nothing(void **state) {
     (void)state;
     enum { T = 1100, N = 64, D = 8 };
@@ -612,8 +641,10 @@ static void test_batches_change_nothing(void **state) {
     for (int t = 0; t < T; t += 100) {
         vm_route route = q.route;
         route.n_tokens = 100, route.u += t * D, route.logits += t * N, route.tokens += t;
-        assert_int_equal(vm_router_backward(r, q.pool, &route, q.p + t * N, q.saved + (size_t)t * vm_router_saved_floats(r), q.weights + t * N,
-                                            KL_WEIGHT, du + t * D, dlogits + t * N), VMOER_OK);
+        assert_int_equal(vm_router_backward(r, q.pool, &route, q.p + t * N,
+                                            q.saved + (size_t)t * vm_router_saved_floats(r), q.weights + t * N,
+                                            KL_WEIGHT, du + t * D, dlogits + t * N),
+                         VMOER_OK);
     }
     for (size_t i = 0; i < 4 * D; i++) assert_close(trunk->grad[i], sum[i], 1e-4, "trunk.weight", i);
     assert_same(du, q.du, T * D);
@@ -644,11 +675,11 @@ static void expect_refused(const vm_router_config *config, const char *key) {
 static void test_config_limits(void **state) {
     (void)state;
     const vm_router_config good = make_config("vglr-fc", 8, 8, 4);
-#define REFUSED(key, change)                                                                                                                \
-    do {                                                                                                                                    \
-        vm_router_config bad = good;                                                                                                        \
-        change;                                                                                                                             \
-        expect_refused(&bad, key);                                                                                                          \
+#define REFUSED(key, change)         \
+    do {                             \
+        vm_router_config bad = good; \
+        change;                      \
+        expect_refused(&bad, key);   \
     } while (0)
     REFUSED("kind", strcpy(bad.kind, "vglr"));
     REFUSED("kind", memset(bad.kind, 'x', sizeof bad.kind));
@@ -683,12 +714,14 @@ static void test_call_errors(void **state) {
     problem q = make_problem(r, 4, 1);
     vm_route bad = q.route;
     bad.layer = 3;
-    expect_status(vm_router_infer(r, NULL, &bad, VM_INFERENCE_MEAN, 0, q.p, NULL, NULL), VMOER_ERROR_ARGUMENT, "layer 3");
+    expect_status(vm_router_infer(r, NULL, &bad, VM_INFERENCE_MEAN, 0, q.p, NULL, NULL), VMOER_ERROR_ARGUMENT,
+                  "layer 3");
     expect_status(vm_router_forward(r, NULL, &bad, q.p, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "layer 3");
     bad = q.route;
     bad.sign = 0;
     expect_status(vm_router_forward(r, NULL, &bad, q.p, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "sign");
-    expect_status(vm_router_infer(r, NULL, &q.route, VM_INFERENCE_SAMPLE, 0, q.p, NULL, NULL), VMOER_ERROR_ARGUMENT, "samples");
+    expect_status(vm_router_infer(r, NULL, &q.route, VM_INFERENCE_SAMPLE, 0, q.p, NULL, NULL), VMOER_ERROR_ARGUMENT,
+                  "samples");
     q.logits[2 * 6 + 3] = NAN;
     for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
         expect_status(vm_router_infer(r, NULL, &q.route, way, 4, q.p, NULL, NULL), VMOER_ERROR_NUMERIC, "token 2");
@@ -706,7 +739,8 @@ static void test_what_a_router_says_of_itself(void **state) {
     assert_true(vm_router_has_covariance(r));
     vm_param_list list = vm_router_params(r);
     assert_int_equal(list.count, 12);
-    const char *const names[6] = {"trunk.weight", "trunk.bias", "mean.weight", "mean.bias", "scale.weight", "scale.bias"};
+    const char *const names[6] = {"trunk.weight", "trunk.bias",   "mean.weight",
+                                  "mean.bias",    "scale.weight", "scale.bias"};
     const int shapes[6][2] = {{4, 8}, {1, 4}, {6, 4}, {1, 6}, {21, 4}, {1, 21}};
     for (int i = 0; i < 12; i++) {
         char name[64];

@@ -1,4 +1,5 @@
-/* test_router_file.c: a router on disk: what is written reads back bit for bit, and what is not a router is refused by the name of its fault. */
+/* test_router_file.c: a router on disk: what is written reads back bit for bit, and what is not a router is refused by
+ * the name of its fault. */
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/status.h"
@@ -36,7 +37,8 @@ static int remove_folder(void **state) {
 }
 
 static vm_router_file make_info(void) {
-    vm_router_file info = {.base_name = "tiny \"model\" \xc3\xa4", .adapter_name = "", .training = "{\"steps\": 3, \"beta\": 0.01}"};
+    vm_router_file info = {
+        .base_name = "tiny \"model\" \xc3\xa4", .adapter_name = "", .training = "{\"steps\": 3, \"beta\": 0.01}"};
     strcpy(info.base, BASE);
     return info;
 }
@@ -55,8 +57,15 @@ static void test_round_trip(void **state) {
     (void)state;
     static const char *const kinds[] = {"vglr-fc", "vglr-mf", "residual", "temperature"};
     for (int kind = 0; kind < 4; kind++) {
-        vm_router_config config = {.n_layers = kind == 3 ? 0 : 3, .layers = {0, 7, 511}, .n_experts = 5, .dim = 6, .width = 4, .prior_scale = 0.1f,
-                                   .initial_scale = 0.3f, .seed = UINT64_MAX, .temperature = 1.1};
+        vm_router_config config = {.n_layers = kind == 3 ? 0 : 3,
+                                   .layers = {0, 7, 511},
+                                   .n_experts = 5,
+                                   .dim = 6,
+                                   .width = 4,
+                                   .prior_scale = 0.1f,
+                                   .initial_scale = 0.3f,
+                                   .seed = UINT64_MAX,
+                                   .temperature = 1.1};
         strcpy(config.kind, kinds[kind]);
         vm_router *r, *back;
         assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
@@ -74,7 +83,8 @@ static void test_round_trip(void **state) {
 
         const vm_router_config *c = vm_router_get_config(back);
         assert_string_equal(c->kind, kinds[kind]);
-        assert_true(c->temperature == 1.0 / 3 && c->prior_scale == 0.1f && c->initial_scale == 0.3f && c->seed == UINT64_MAX);
+        assert_true(c->temperature == 1.0 / 3 && c->prior_scale == 0.1f && c->initial_scale == 0.3f &&
+                    c->seed == UINT64_MAX);
         assert_true(c->n_experts == 5 && c->dim == 6 && c->width == 4 && c->n_layers == config.n_layers);
         for (int i = 0; i < c->n_layers; i++) assert_int_equal(c->layers[i], config.layers[i]);
         assert_string_equal(info_back.base, info.base);
@@ -86,7 +96,8 @@ static void test_round_trip(void **state) {
         assert_int_equal(list.count, list_back.count);
         for (size_t i = 0; i < list.count; i++) {
             assert_string_equal(list.items[i]->name, list_back.items[i]->name);
-            assert_memory_equal(list.items[i]->value, list_back.items[i]->value, vm_param_size(list.items[i]) * sizeof(float));
+            assert_memory_equal(list.items[i]->value, list_back.items[i]->value,
+                                vm_param_size(list.items[i]) * sizeof(float));
         }
         assert_int_equal(vm_router_save(back, &info_back, second_path), VMOER_OK);
         assert_same_file(path, second_path);
@@ -98,8 +109,15 @@ static void test_round_trip(void **state) {
 /* A loaded router computes with the loaded values (its panels are packed after they are read). */
 static void test_a_loaded_router_infers_the_same(void **state) {
     (void)state;
-    vm_router_config config = {.kind = "vglr-fc", .n_layers = 1, .layers = {3}, .n_experts = 4, .dim = 6, .width = 4, .prior_scale = 1,
-                               .initial_scale = 0.3f, .temperature = 1};
+    vm_router_config config = {.kind = "vglr-fc",
+                               .n_layers = 1,
+                               .layers = {3},
+                               .n_experts = 4,
+                               .dim = 6,
+                               .width = 4,
+                               .prior_scale = 1,
+                               .initial_scale = 0.3f,
+                               .temperature = 1};
     vm_router *r, *back;
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
     vm_param_list list = vm_router_params(r);
@@ -124,24 +142,36 @@ static void test_a_loaded_router_infers_the_same(void **state) {
 /* ---- faulty files, made of a good one with one thing changed ---- */
 
 typedef struct file_case {
-    const char *key, *value;  /* metadata key to set; value NULL: leave it out */
-    const char *tensor;       /* tensor to change, or NULL */
-    const char *dtype;        /* its type */
-    int64_t rows, cols;       /* its shape; rows 0: leave it out */
-    float first;              /* its first value */
-    const char *says;         /* must be in the error */
+    const char *key, *value; /* metadata key to set; value NULL: leave it out */
+    const char *tensor;      /* tensor to change, or NULL */
+    const char *dtype;       /* its type */
+    int64_t rows, cols;      /* its shape; rows 0: leave it out */
+    float first;             /* its first value */
+    const char *says;        /* must be in the error */
 } file_case;
 
 static void write_case(const file_case *c) {
-    static const char *const metadata[][2] = {
-        {"format", "vmoer-router"}, {"version", "1"}, {"kind", "vglr-mf"}, {"layers", "[2]"}, {"n_experts", "3"}, {"dim", "4"},
-        {"width", "2"}, {"prior_scale", "1"}, {"initial_scale", "0.25"}, {"seed", "0"}, {"temperature", "1"}, {"base", NULL},
-        {"adapter", ""}, {"base_name", "m"}, {"adapter_name", ""}, {"training", "{}"}};
+    static const char *const metadata[][2] = {{"format", "vmoer-router"},
+                                              {"version", "1"},
+                                              {"kind", "vglr-mf"},
+                                              {"layers", "[2]"},
+                                              {"n_experts", "3"},
+                                              {"dim", "4"},
+                                              {"width", "2"},
+                                              {"prior_scale", "1"},
+                                              {"initial_scale", "0.25"},
+                                              {"seed", "0"},
+                                              {"temperature", "1"},
+                                              {"base", NULL},
+                                              {"adapter", ""},
+                                              {"base_name", "m"},
+                                              {"adapter_name", ""},
+                                              {"training", "{}"}};
     static const struct {
         const char *name;
         int64_t rows, cols;
-    } tensors[] = {{"layers.2.trunk.weight", 2, 4}, {"layers.2.trunk.bias", 1, 2}, {"layers.2.mean.weight", 3, 2},
-                   {"layers.2.mean.bias", 1, 3}, {"layers.2.scale.weight", 3, 2}, {"layers.2.scale.bias", 1, 3}};
+    } tensors[] = {{"layers.2.trunk.weight", 2, 4}, {"layers.2.trunk.bias", 1, 2},   {"layers.2.mean.weight", 3, 2},
+                   {"layers.2.mean.bias", 1, 3},    {"layers.2.scale.weight", 3, 2}, {"layers.2.scale.bias", 1, 3}};
     vm_st_writer *w = vm_st_writer_create();
     for (size_t i = 0; i < sizeof metadata / sizeof *metadata; i++) {
         bool chosen = c->key && strcmp(c->key, metadata[i][0]) == 0;
@@ -150,13 +180,16 @@ static void write_case(const file_case *c) {
     }
     bool known = false;
     for (size_t i = 0; i <= sizeof tensors / sizeof *tensors; i++) {
-        bool extra = i == sizeof tensors / sizeof *tensors, chosen = !extra && c->tensor && strcmp(c->tensor, tensors[i].name) == 0;
+        bool extra = i == sizeof tensors / sizeof *tensors,
+             chosen = !extra && c->tensor && strcmp(c->tensor, tensors[i].name) == 0;
         if (extra && (known || !c->tensor)) break;
         known |= chosen;
         float values[16] = {chosen || extra ? c->first : 0};
         int64_t shape[2] = {chosen || extra ? c->rows : tensors[i].rows, chosen || extra ? c->cols : tensors[i].cols};
         if (shape[0] == 0) continue;
-        assert_int_equal(vm_st_writer_f32(w, extra ? c->tensor : tensors[i].name, chosen && c->dtype ? c->dtype : "F32", 2, shape, values), VMOER_OK);
+        assert_int_equal(vm_st_writer_f32(w, extra ? c->tensor : tensors[i].name, chosen && c->dtype ? c->dtype : "F32",
+                                          2, shape, values),
+                         VMOER_OK);
     }
     assert_int_equal(vm_st_writer_save(w, path), VMOER_OK);
     vm_st_writer_free(w);
@@ -170,8 +203,9 @@ static void test_faulty_files(void **state) {
     assert_int_equal(vm_router_load(path, NULL, &r), VMOER_OK);
     vm_router_free(r);
 
-    static const char *const keys[] = {"format", "version", "kind", "layers", "n_experts", "dim", "width", "prior_scale", "initial_scale",
-                                       "seed", "temperature", "base", "adapter", "base_name", "adapter_name", "training"};
+    static const char *const keys[] = {"format",  "version",     "kind",          "layers",  "n_experts",   "dim",
+                                       "width",   "prior_scale", "initial_scale", "seed",    "temperature", "base",
+                                       "adapter", "base_name",   "adapter_name",  "training"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         file_case missing = {.key = keys[i], .says = keys[i]};
         write_case(&missing);
@@ -255,7 +289,8 @@ static void test_faulty_files(void **state) {
         write_case(&cases[i]);
         if (vm_router_load(path, NULL, &r) == VMOER_OK) fail_msg("case %zu (%s) was taken", i, cases[i].says);
         assert_null(r);
-        if (!strstr(vm_error_text(), cases[i].says)) fail_msg("case %zu: \"%s\" does not say %s", i, vm_error_text(), cases[i].says);
+        if (!strstr(vm_error_text(), cases[i].says))
+            fail_msg("case %zu: \"%s\" does not say %s", i, vm_error_text(), cases[i].says);
     }
     assert_int_not_equal(vm_router_load("/nonexistent/router", NULL, &r), VMOER_OK);
     assert_null(r);
@@ -283,8 +318,15 @@ static void test_truncated_files(void **state) {
 
 static void test_saving_refuses(void **state) {
     (void)state;
-    vm_router_config config = {.kind = "residual", .n_layers = 1, .layers = {3}, .n_experts = 4, .dim = 6, .width = 4, .prior_scale = 1,
-                               .initial_scale = 0.3f, .temperature = 1};
+    vm_router_config config = {.kind = "residual",
+                               .n_layers = 1,
+                               .layers = {3},
+                               .n_experts = 4,
+                               .dim = 6,
+                               .width = 4,
+                               .prior_scale = 1,
+                               .initial_scale = 0.3f,
+                               .temperature = 1};
     vm_router *r;
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
     vm_router_file info = make_info();
@@ -309,8 +351,9 @@ static void test_saving_refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_a_loaded_router_infers_the_same), cmocka_unit_test(test_faulty_files),
-        cmocka_unit_test(test_truncated_files), cmocka_unit_test(test_saving_refuses),
+        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_a_loaded_router_infers_the_same),
+        cmocka_unit_test(test_faulty_files),   cmocka_unit_test(test_truncated_files),
+        cmocka_unit_test(test_saving_refuses),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -1,5 +1,5 @@
-/* test_router_fit.c: the dense layer against its formula in double; a fitted router that finds the experts with the long outputs, with the same bits on any
- * number of threads. */
+/* test_router_fit.c: the dense layer against its formula in double; a fitted router that finds the experts with the
+ * long outputs, with the same bits on any number of threads. */
 #include "base/rng.h"
 #include "base/status.h"
 #include "train/router_fit.h"
@@ -15,15 +15,16 @@
 
 enum { D = 24, EXPERTS = 8, WIDTH = 6, SHARED = 12, F = SHARED + EXPERTS * WIDTH, TOP_K = 3, TOKENS = 900 };
 
-#define OK(expr)                                                        \
-    do {                                                                \
+#define OK(expr)                                                            \
+    do {                                                                    \
         if ((expr) != VMOER_OK) fail_msg("%s: %s", #expr, vm_error_text()); \
     } while (0)
 
 static float gate[F * D], up[F * D], down[D * F], u[TOKENS * D];
 static vm_dense_ffn dense = {gate, up, down};
 
-/* A layer in which expert e answers to direction e of the input: a token is loud in a few directions. Shared neurons answer to all. */
+/* A layer in which expert e answers to direction e of the input: a token is loud in a few directions. Shared neurons
+ * answer to all. */
 static int make_layer(void **state) {
     (void)state;
     vm_rng rng = vm_rng_start(11, VM_RNG_INIT, 0);
@@ -39,7 +40,8 @@ static int make_layer(void **state) {
         for (int d = 0; d < D; d++) u[t * D + d] = 0.5f * vm_rng_normal(&rng) - (d < EXPERTS ? 1.0f : 0);
         for (int k = 0; k < TOP_K; k++) u[t * D + (int)vm_rng_below(&rng, EXPERTS)] = 2.5f;
     }
-    /* Every 25th token is the first of its sequence: one direction of the input, which one neuron makes a thousand times as loud as anything else. */
+    /* Every 25th token is the first of its sequence: one direction of the input, which one neuron makes a thousand
+     * times as loud as anything else. */
     for (int t = 0; t < TOKENS; t += 25) {
         for (int d = 0; d < D; d++) u[t * D + d] *= 0.1f;
         u[t * D + D - 1] = 5;
@@ -60,7 +62,8 @@ static vm_recipe *make_recipe(void) {
 static double silu(double z) { return z / (1 + exp(-z)); }
 
 /* out[D] += weight * the neurons [first, first + n) of these weights, for one token. */
-static void neurons(const float *g, const float *p, const float *w, int first, int n, const float *x, double weight, double *out) {
+static void neurons(const float *g, const float *p, const float *w, int first, int n, const float *x, double weight,
+                    double *out) {
     for (int i = first; i < first + n; i++) {
         double a = 0, b = 0;
         for (int d = 0; d < D; d++) a += (double)g[i * D + d] * (double)x[d], b += (double)p[i * D + d] * (double)x[d];
@@ -87,7 +90,8 @@ static void test_dense(void **state) {
     OK(vm_dense_ffn_run(&dense, NULL, F, D, TOKENS, u, out, NULL));
 }
 
-/* How much of what the best choice of K experts would catch the router's K catch (0 by chance), and the logits' standard deviation over the experts. */
+/* How much of what the best choice of K experts would catch the router's K catch (0 by chance), and the logits'
+ * standard deviation over the experts. */
 static double caught(const float *router, double *spread) {
     double got = 0, best = 0, chance = 0;
     *spread = 0;
@@ -141,6 +145,7 @@ static void test_threads(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dense), cmocka_unit_test(test_router), cmocka_unit_test(test_threads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dense), cmocka_unit_test(test_router),
+                                       cmocka_unit_test(test_threads)};
     return cmocka_run_group_tests(tests, make_layer, NULL);
 }

@@ -1,5 +1,6 @@
-/* test_router_golden.c: the routers against PyTorch's double precision (tools/golden_router.py): forward, KL, gradients, the closed form,
- * signals, E softmax by a million draws; and the draws themselves against their Python twin. */
+/* test_router_golden.c: the routers against PyTorch's double precision (tools/golden_router.py): forward, KL,
+ * gradients, the closed form, signals, E softmax by a million draws; and the draws themselves against their Python
+ * twin. */
 #include "base/rng.h"
 #include "base/status.h"
 #include "io/safetensors.h"
@@ -49,10 +50,17 @@ static vm_safetensors *open_golden(const char *name) {
     return st;
 }
 
-static const char *const names[VM_ROUTER_LAYER_PARAMS] = {"trunk.weight", "trunk.bias", "mean.weight", "mean.bias", "scale.weight", "scale.bias"};
+static const char *const names[VM_ROUTER_LAYER_PARAMS] = {"trunk.weight", "trunk.bias",   "mean.weight",
+                                                          "mean.bias",    "scale.weight", "scale.bias"};
 
 static vm_router *make_router(const vm_safetensors *st, const char *prefix, bool full, int n, float s0) {
-    vm_router_config config = {.n_layers = 1, .n_experts = n, .dim = DIM, .width = WIDTH, .prior_scale = s0, .initial_scale = 0.3f, .temperature = 1};
+    vm_router_config config = {.n_layers = 1,
+                               .n_experts = n,
+                               .dim = DIM,
+                               .width = WIDTH,
+                               .prior_scale = s0,
+                               .initial_scale = 0.3f,
+                               .temperature = 1};
     strcpy(config.kind, full ? "vglr-fc" : "vglr-mf");
     vm_router *r;
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
@@ -64,12 +72,15 @@ static vm_router *make_router(const vm_safetensors *st, const char *prefix, bool
     return r;
 }
 
-static void check_training(const vm_safetensors *st, const char *prefix, const char *prior, vm_router *r, const vm_route *route, int n) {
-    const float *eps = values(st, prefix, "eps", (size_t)(TOKENS * n)), *weights = values(st, prefix, "weights", (size_t)(TOKENS * n));
+static void check_training(const vm_safetensors *st, const char *prefix, const char *prior, vm_router *r,
+                           const vm_route *route, int n) {
+    const float *eps = values(st, prefix, "eps", (size_t)(TOKENS * n)),
+                *weights = values(st, prefix, "weights", (size_t)(TOKENS * n));
     float p[TOKENS * 24], kl[TOKENS], du[TOKENS * DIM] = {0}, dlogits[TOKENS * 24];
     float *saved = calloc(TOKENS * vm_router_saved_floats(r), sizeof *saved);
     assert_int_equal(vm_router_forward_with(r, NULL, route, eps, p, saved, kl), VMOER_OK);
-    assert_int_equal(vm_router_backward_with(r, NULL, route, eps, p, saved, weights, BETA / TOKENS, du, dlogits), VMOER_OK);
+    assert_int_equal(vm_router_backward_with(r, NULL, route, eps, p, saved, weights, BETA / TOKENS, du, dlogits),
+                     VMOER_OK);
     char name[64];
     assert_all_close(p, values(st, prefix, "p", (size_t)(TOKENS * n)), (size_t)(TOKENS * n), 2e-6, "p");
     snprintf(name, sizeof name, "%s%s.", prefix, prior);
@@ -81,14 +92,16 @@ static void check_training(const vm_safetensors *st, const char *prefix, const c
     strcat(name, "grad.");
     for (int i = 0; i < VM_ROUTER_LAYER_PARAMS; i++) {
         const vm_param *param = vm_router_params(r).items[i];
-        assert_all_close(param->grad, values(st, name, names[i], vm_param_size(param)), vm_param_size(param), 5e-6, names[i]);
+        assert_all_close(param->grad, values(st, name, names[i], vm_param_size(param)), vm_param_size(param), 5e-6,
+                         names[i]);
     }
     assert_all_close(du, values(st, name, "u", TOKENS * DIM), TOKENS * DIM, 5e-6, "du");
     assert_all_close(dlogits, values(st, name, "logits", (size_t)(TOKENS * n)), (size_t)(TOKENS * n), 5e-6, "dlogits");
     free(saved);
 }
 
-static void check_inference(const vm_safetensors *st, const char *prefix, const vm_router *r, const vm_route *route, int n) {
+static void check_inference(const vm_safetensors *st, const char *prefix, const vm_router *r, const vm_route *route,
+                            int n) {
     float p[TOKENS * 24], trace[TOKENS], projected[TOKENS];
     size_t size = (size_t)(TOKENS * n);
     assert_int_equal(vm_router_infer(r, NULL, route, VM_INFERENCE_MEAN, 0, p, trace, projected), VMOER_OK);
@@ -115,8 +128,11 @@ static void test_golden_router(void **state) {
             char prefix[16];
             snprintf(prefix, sizeof prefix, "%s%d.", full ? "fc" : "mf", n);
             vm_router *r = make_router(st, prefix, full, n, small_prior ? 0.5f : 1.0f);
-            vm_route route = {.n_tokens = TOKENS, .u = values(st, prefix, "u", TOKENS * DIM), .logits = values(st, prefix, "logits", (size_t)(TOKENS * n)),
-                              .tokens = keys, .sign = 1};
+            vm_route route = {.n_tokens = TOKENS,
+                              .u = values(st, prefix, "u", TOKENS * DIM),
+                              .logits = values(st, prefix, "logits", (size_t)(TOKENS * n)),
+                              .tokens = keys,
+                              .sign = 1};
             check_training(st, prefix, small_prior ? "s05" : "s1", r, &route, n);
             check_inference(st, prefix, r, &route, n);
             vm_router_free(r);
@@ -141,8 +157,12 @@ static void test_golden_draws(void **state) {
             vm_token_key key = {.item = (uint32_t)atoi(vm_safetensors_metadata(st, "item")),
                                 .part = (uint16_t)((const int32_t *)(const void *)part->data)[t],
                                 .position = (uint16_t)((const int32_t *)(const void *)position->data)[t]};
-            vm_route route = {.layer = layer, .n_tokens = 1, .tokens = &key, .seed = (uint64_t)atoi(vm_safetensors_metadata(st, "seed")),
-                              .step = (uint64_t)atoi(vm_safetensors_metadata(st, "step")), .sign = 1};
+            vm_route route = {.layer = layer,
+                              .n_tokens = 1,
+                              .tokens = &key,
+                              .seed = (uint64_t)atoi(vm_safetensors_metadata(st, "seed")),
+                              .step = (uint64_t)atoi(vm_safetensors_metadata(st, "step")),
+                              .sign = 1};
             float got[64];
             vm_router_draw(&route, 0, n, got);
             assert_all_close(got, (const float *)(const void *)eps->data + t * n, (size_t)n, 3e-6, name);

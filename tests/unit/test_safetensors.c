@@ -36,9 +36,7 @@ int posix_memalign(void **out, size_t alignment, size_t size) {
     return 0;
 }
 
-static void *json_memory(size_t size) {
-    return allowed() ? malloc(size) : NULL;
-}
+static void *json_memory(size_t size) { return allowed() ? malloc(size) : NULL; }
 
 /* ---- crafting ---- */
 
@@ -81,11 +79,10 @@ static vmoer_status open_exact(const uint8_t *from, size_t size) {
     return status;
 }
 
-static const char valid_header[] =
-    "{\"__metadata__\":{\"format\":\"pt\"},"
-    "\"b\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[6,14]},"
-    "\"a\":{\"dtype\":\"BF16\",\"shape\":[3],\"data_offsets\":[0,6]},"
-    "\"e\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[14,14]}}  ";
+static const char valid_header[] = "{\"__metadata__\":{\"format\":\"pt\"},"
+                                   "\"b\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[6,14]},"
+                                   "\"a\":{\"dtype\":\"BF16\",\"shape\":[3],\"data_offsets\":[0,6]},"
+                                   "\"e\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[14,14]}}  ";
 
 /* ---- reading ---- */
 
@@ -127,7 +124,8 @@ static void reads_the_file_of_the_reference(void **state) {
     vm_safetensors *st;
     assert_int_equal(vm_safetensors_open(path, &st), VMOER_OK);
     assert_int_equal(vm_safetensors_count(st), 6);
-    assert_string_equal(vm_safetensors_metadata(st, "note"), "Gr\xc3\xbc\xc3\x9f" "e");
+    assert_string_equal(vm_safetensors_metadata(st, "note"), "Gr\xc3\xbc\xc3\x9f"
+                                                             "e");
     float values[6];
     assert_int_equal(vm_safetensors_read_f32(st, "f32", 2, (int64_t[]){2, 3}, values), VMOER_OK);
     assert_memory_equal(values, ((float[]){1, 2, 3, -4, 5.5f, 0.1f}), sizeof values);
@@ -177,8 +175,10 @@ static void refuses_crafted_headers(void **state) {
         {"{\"__metadata__\":{\"a\":1}}", 0, VMOER_ERROR_FORMAT, "\"a\" is not a string"},
         {"{\"__metadata__\":{},\"__metadata__\":{}}", 0, VMOER_ERROR_FORMAT, "duplicate"},
         {"{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},"
-         "\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, VMOER_ERROR_FORMAT, "duplicate"},
-        {"{\"t\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, VMOER_ERROR_FORMAT, "duplicate"},
+         "\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}",
+         0, VMOER_ERROR_FORMAT, "duplicate"},
+        {"{\"t\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, VMOER_ERROR_FORMAT,
+         "duplicate"},
         {"{\"t\":1}", 0, VMOER_ERROR_FORMAT, "tensor \"t\": no dtype or no shape"},
         {"{\"t\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, VMOER_ERROR_FORMAT, "data_offsets are not two"},
         {"{\"t\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, VMOER_ERROR_FORMAT, "no shape"},
@@ -213,11 +213,14 @@ static void refuses_crafted_headers(void **state) {
         {T("F32", "[1]", "[0,4]"), 8, VMOER_ERROR_FORMAT, "4 bytes follow the last tensor"},
         {"{}", 1, VMOER_ERROR_FORMAT, "1 bytes follow the last tensor"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
-         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}}", 6, VMOER_ERROR_FORMAT, "tensor \"b\" starts at data offset 2"},
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}}",
+         6, VMOER_ERROR_FORMAT, "tensor \"b\" starts at data offset 2"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
-         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, VMOER_ERROR_FORMAT, "starts at data offset 0"},
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
+         4, VMOER_ERROR_FORMAT, "starts at data offset 0"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
-         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[6,10]}}", 10, VMOER_ERROR_FORMAT, "tensor \"b\" starts at data offset 6"},
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[6,10]}}",
+         10, VMOER_ERROR_FORMAT, "tensor \"b\" starts at data offset 6"},
     };
     bytes b;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -225,7 +228,8 @@ static void refuses_crafted_headers(void **state) {
         vmoer_status status = open_exact(b.data, b.size);
         if (status != bad[i].status || !strstr(vm_error_text(), bad[i].text) ||
             strncmp(vm_error_text(), "test.safetensors: ", 18) != 0)
-            fail_msg("case %zu: status %d, wanted %d and \"%s\": %s", i, status, bad[i].status, bad[i].text, vm_error_text());
+            fail_msg("case %zu: status %d, wanted %d and \"%s\": %s", i, status, bad[i].status, bad[i].text,
+                     vm_error_text());
     }
     craft(&b, T("F4", "[4]", "[0,2]"), 2);
     assert_int_equal(open_exact(b.data, b.size), VMOER_OK);
@@ -263,8 +267,10 @@ static void truncated_or_changed_anywhere_is_never_a_crash(void **state) {
         uint8_t original = b.data[at];
         for (size_t i = 0; i < sizeof values; i++) {
             b.data[at] = values[i];
-            if (open_exact(b.data, b.size) == VMOER_OK) accepted++;
-            else refused++;
+            if (open_exact(b.data, b.size) == VMOER_OK)
+                accepted++;
+            else
+                refused++;
         }
         b.data[at] = original;
     }

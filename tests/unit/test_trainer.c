@@ -1,5 +1,6 @@
-/* test_trainer.c: short trainings of tiny-moe on made-up questions, LoRA and a variational router: the loss falls; stopped, killed and resumed, on one thread or
- * two, with or without a memory bound, the result has the same bytes; what cannot be trained is refused. */
+/* test_trainer.c: short trainings of tiny-moe on made-up questions, LoRA and a variational router: the loss falls;
+ * stopped, killed and resumed, on one thread or two, with or without a memory bound, the result has the same bytes;
+ * what cannot be trained is refused. */
 #include "base/file.h"
 #include "model_fixture.h"
 #include "train/lora.h"
@@ -29,7 +30,8 @@ static const char *write_questions(void) {
     return path;
 }
 
-/* contrary: the held-out part says that the choice after the right one is right, so that what is learnt makes it worse. */
+/* contrary: the held-out part says that the choice after the right one is right, so that what is learnt makes it worse.
+ */
 static void load_questions(const vm_model *m, bool contrary, vm_examples *train, vm_examples *heldout) {
     const char *path = write_questions();
     vm_tokenizer *tokenizer;
@@ -52,18 +54,18 @@ static void load_questions(const vm_model *m, bool contrary, vm_examples *train,
 
 typedef struct training {
     /* How it runs. */
-    bool router;         /* a vglr-fc router instead of LoRA */
+    bool router; /* a vglr-fc router instead of LoRA */
     int threads;
     size_t memory;
     vmoer_train_params params;
-    int stop_at;         /* step at which the progress callback asks to stop; 0: never */
-    bool killed;         /* by SIGKILL instead */
-    bool contrary;       /* see load_questions */
+    int stop_at;   /* step at which the progress callback asks to stop; 0: never */
+    bool killed;   /* by SIGKILL instead */
+    bool contrary; /* see load_questions */
     /* What came of it. */
     vm_model *m;
     vm_router *bayes;
     int saves;
-    int first_step;      /* the first one done in this process */
+    int first_step; /* the first one done in this process */
     json_t *record;
 } training;
 
@@ -90,8 +92,16 @@ static int progress(void *user, const char *stage, uint64_t done, uint64_t total
 }
 
 static training plan(const char *folder) {
-    return (training){.threads = 1, .params = {.output_path = scratch_path(folder), .seed = 3, .steps = STEPS, .batch_size = BATCH, .learning_rate = 4e-3,
-                                               .warmup = 0.1, .weight_decay = 0.01, .clip = 1, .evaluate_every = 5}};
+    return (training){.threads = 1,
+                      .params = {.output_path = scratch_path(folder),
+                                 .seed = 3,
+                                 .steps = STEPS,
+                                 .batch_size = BATCH,
+                                 .learning_rate = 4e-3,
+                                 .warmup = 0.1,
+                                 .weight_decay = 0.01,
+                                 .clip = 1,
+                                 .evaluate_every = 5}};
 }
 
 static vmoer_status train(training *t) {
@@ -100,12 +110,28 @@ static vmoer_status train(training *t) {
     OK(vm_pool_create(t->threads, &pool));
     OK(vm_model_load(golden_path("tiny-moe.gguf"), &(vm_model_options){.backward_from = 0}, pool, &t->m));
     load_questions(t->m, t->contrary, &examples, &heldout);
-    vm_train_job job = {.params = &t->params, .stage = "test", .model = t->m, .pool = pool, .train = &examples, .heldout = &heldout, .save = save, .context = t,
-                        .objective = {.format = VM_FORMAT_CLOZE, .draws = 1, .seed = t->params.seed, .memory = t->memory}};
+    vm_train_job job = {
+        .params = &t->params,
+        .stage = "test",
+        .model = t->m,
+        .pool = pool,
+        .train = &examples,
+        .heldout = &heldout,
+        .save = save,
+        .context = t,
+        .objective = {.format = VM_FORMAT_CLOZE, .draws = 1, .seed = t->params.seed, .memory = t->memory}};
     OK(vm_pass_create(t->m, pool, &job.objective.pass));
     if (t->router) {
-        vm_router_config config = {.kind = "vglr-fc", .n_layers = 2, .layers = {0, 1}, .n_experts = 8, .dim = 32, .width = 8, .prior_scale = 1,
-                                   .initial_scale = 0.3f, .seed = 4, .temperature = 1};
+        vm_router_config config = {.kind = "vglr-fc",
+                                   .n_layers = 2,
+                                   .layers = {0, 1},
+                                   .n_experts = 8,
+                                   .dim = 32,
+                                   .width = 8,
+                                   .prior_scale = 1,
+                                   .initial_scale = 0.3f,
+                                   .seed = 4,
+                                   .temperature = 1};
         OK(vm_router_create(&config, &t->bayes));
         job.trained = vm_router_params(t->bayes);
         job.objective.router = job.predict.router = t->bayes;
@@ -144,7 +170,8 @@ static void remove_folder(const char *path) {
 /* SHA-256 of what a training wrote. */
 static void result_of(const training *t, char hex[65]) {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", t->params.output_path, t->router ? "router.safetensors" : "adapter_model.safetensors");
+    snprintf(path, sizeof path, "%s/%s", t->params.output_path,
+             t->router ? "router.safetensors" : "adapter_model.safetensors");
     OK(vm_sha256_file(path, hex));
 }
 
@@ -167,10 +194,12 @@ static double look(const json_t *record, size_t i, const char *key) {
 
 /* ---- tests ---- */
 
-/* The record counts the trained tensors by their names, all layers and experts together: of LoRA of two layers and eight experts, or a router of two
- * layers, one kind is looked up. */
+/* The record counts the trained tensors by their names, all layers and experts together: of LoRA of two layers and
+ * eight experts, or a router of two layers, one kind is looked up. */
 static void check_trainable(const json_t *record, bool router) {
-    const char *name = router ? "layers.*.scale.weight" : "model.layers.*.block_sparse_moe.experts.down_proj.*.lora_A.weight", *kind;
+    const char *name = router ? "layers.*.scale.weight"
+                              : "model.layers.*.block_sparse_moe.experts.down_proj.*.lora_A.weight",
+               *kind;
     json_t *kinds = json_object_get(record, "trainable"), *sums;
     json_int_t tensors = 0, parameters = 0;
     json_object_foreach(kinds, kind, sums) {
@@ -195,12 +224,16 @@ static void test_learns(void **state) {
         assert_int_equal(t.saves, 1);
         double first = look(t.record, 0, "nll"), last = look(t.record, looks - 1, "nll");
         /* LoRA learns them by heart; a router can only choose among experts that never saw them. */
-        if (!(last < (router ? 0.99 : 0.5) * first)) fail_msg("router %d: held-out NLL %g, then %g", router, first, last);
-        if (!router) assert_true(look(t.record, looks - 1, "ce") < 0.5 * look(t.record, 0, "ce") && look(t.record, looks - 1, "acc") == 1);
+        if (!(last < (router ? 0.99 : 0.5) * first))
+            fail_msg("router %d: held-out NLL %g, then %g", router, first, last);
+        if (!router)
+            assert_true(look(t.record, looks - 1, "ce") < 0.5 * look(t.record, 0, "ce") &&
+                        look(t.record, looks - 1, "acc") == 1);
         for (size_t i = 0; i < looks; i++) {
             assert_float_equal(look(t.record, i, "step"), 5 * (double)(i + 1), 0);
             assert_float_equal(look(t.record, i, "epoch"), 5 * (double)(i + 1) / STEPS_PER_EPOCH, 1e-12);
-            assert_float_equal(look(t.record, i, "loss"), look(t.record, i, "ce") + (router ? 0.05 : 0) * look(t.record, i, "kl"), 1e-12);
+            assert_float_equal(look(t.record, i, "loss"),
+                               look(t.record, i, "ce") + (router ? 0.05 : 0) * look(t.record, i, "kl"), 1e-12);
             assert_true((look(t.record, i, "kl") > 0) == router);
         }
         check_trainable(t.record, router);
@@ -216,8 +249,10 @@ static void test_same_bytes(void **state) {
         for (int way = 0; way < 2; way++) { /* two threads; layers computed again */
             training t = plan("other");
             t.router = router;
-            if (way == 0) t.threads = 2;
-            else t.memory = 1;
+            if (way == 0)
+                t.threads = 2;
+            else
+                t.memory = 1;
             OK(train(&t));
             result_of(&t, hex);
             assert_string_equal(hex, expected);
@@ -331,7 +366,8 @@ static void test_keep_best(void **state) {
     vm_examples train_part, heldout;
     json_t *again;
     OK(vm_adapter_open(t.params.output_path, &adapter));
-    OK(vm_model_load(golden_path("tiny-moe.gguf"), &(vm_model_options){.backward_from = -1, .adapter = adapter}, NULL, &m));
+    OK(vm_model_load(golden_path("tiny-moe.gguf"), &(vm_model_options){.backward_from = -1, .adapter = adapter}, NULL,
+                     &m));
     load_questions(m, true, &train_part, &heldout);
     vm_train_job job = {.heldout = &heldout, .objective = {.format = VM_FORMAT_CLOZE}};
     OK(vm_pass_create(m, NULL, &job.objective.pass));
@@ -360,8 +396,12 @@ static void test_epochs(void **state) {
 
 static void test_refused(void **state) {
     (void)state;
-    static const struct { int batch_size, epochs, steps; const char *says; } cases[] = {
-        {0, 1, 0, "batch size 0"}, {5000, 1, 0, "batch size 5000"}, {4, 0, 0, "epochs and steps are 0"}, {4, -1, 0, "nothing to do"}, {4, 0, -5, "nothing to do"},
+    static const struct {
+        int batch_size, epochs, steps;
+        const char *says;
+    } cases[] = {
+        {0, 1, 0, "batch size 0"},   {5000, 1, 0, "batch size 5000"}, {4, 0, 0, "epochs and steps are 0"},
+        {4, -1, 0, "nothing to do"}, {4, 0, -5, "nothing to do"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         training t = plan("refused");
@@ -392,8 +432,9 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_learns),         cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_stopped), cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_checkpoint_there), cmocka_unit_test(test_keep_best),  cmocka_unit_test(test_epochs),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_learns), cmocka_unit_test(test_same_bytes),       cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_killed), cmocka_unit_test(test_checkpoint_there), cmocka_unit_test(test_keep_best),
+        cmocka_unit_test(test_epochs), cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
