@@ -274,6 +274,37 @@ const char *vm_safetensors_metadata(const vm_safetensors *st, const char *key) {
     return json_string_value(json_object_get(st->metadata, key));
 }
 
+vmoer_status vm_safetensors_text(const vm_safetensors *st, const char *key, char *out, size_t size) {
+    const char *text = vm_safetensors_metadata(st, key);
+    if (!text) return vm_error(VMOER_ERROR_FORMAT, "%s: missing from the metadata", key);
+    size_t length = strlen(text);
+    if (length >= size) return vm_error(VMOER_ERROR_LIMIT, "%s: longer than %zu bytes", key, size - 1);
+    memcpy(out, text, length + 1);
+    return VMOER_OK;
+}
+
+vmoer_status vm_safetensors_u64(const vm_safetensors *st, const char *key, uint64_t max, uint64_t *out) {
+    char text[32];
+    VM_TRY(vm_safetensors_text(st, key, text, sizeof text));
+    uint64_t value = 0;
+    bool ok = text[0] != '\0';
+    for (const char *c = text; ok && *c; c++) {
+        ok = *c >= '0' && *c <= '9' && !__builtin_mul_overflow(value, (uint64_t)10, &value) &&
+             !__builtin_add_overflow(value, (uint64_t)(*c - '0'), &value);
+    }
+    if (!ok) return vm_error(VMOER_ERROR_FORMAT, "%s: \"%s\" is not a whole number", key, text);
+    if (value > max) return vm_error(VMOER_ERROR_LIMIT, "%s: %s is above %llu", key, text, (unsigned long long)max);
+    *out = value;
+    return VMOER_OK;
+}
+
+vmoer_status vm_safetensors_int(const vm_safetensors *st, const char *key, int max, int *out) {
+    uint64_t value;
+    VM_TRY(vm_safetensors_u64(st, key, (uint64_t)max, &value));
+    *out = (int)value;
+    return VMOER_OK;
+}
+
 vmoer_status vm_safetensors_read_f32(const vm_safetensors *st, const char *name, int n_dims, const int64_t *shape,
                                      float *dst) {
     const vm_st_tensor *t = vm_safetensors_find(st, name);
@@ -340,6 +371,12 @@ vmoer_status vm_st_writer_metadata(vm_st_writer *w, const char *key, const char 
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "safetensors writer: metadata \"%.80s\" cannot be stored: not UTF-8 or no memory", key);
     return VMOER_OK;
+}
+
+vmoer_status vm_st_writer_integer(vm_st_writer *w, const char *key, uint64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%llu", (unsigned long long)value);
+    return vm_st_writer_metadata(w, key, text);
 }
 
 /* Puts the tensor into the header and makes room for its data, which the caller fills. */

@@ -24,6 +24,10 @@ size_t vm_safetensors_count(const vm_safetensors *st);
 const vm_st_tensor *vm_safetensors_at(const vm_safetensors *st, size_t index);
 const vm_st_tensor *vm_safetensors_find(const vm_safetensors *st, const char *name); /* NULL if absent */
 const char *vm_safetensors_metadata(const vm_safetensors *st, const char *key);      /* NULL if absent */
+/* The same, required: as text in out[size], as a whole number of digits alone up to max. */
+vmoer_status vm_safetensors_text(const vm_safetensors *st, const char *key, char *out, size_t size);
+vmoer_status vm_safetensors_u64(const vm_safetensors *st, const char *key, uint64_t max, uint64_t *out);
+vmoer_status vm_safetensors_int(const vm_safetensors *st, const char *key, int max, int *out);
 /* Finds a tensor, requires the shape, converts F32/F16/BF16 to f32 in dst[prod(shape)]. */
 vmoer_status vm_safetensors_read_f32(const vm_safetensors *st, const char *name, int n_dims, const int64_t *shape, float *dst);
 
@@ -31,6 +35,7 @@ typedef struct vm_st_writer vm_st_writer;
 vm_st_writer *vm_st_writer_create(void);
 void vm_st_writer_free(vm_st_writer *w);
 vmoer_status vm_st_writer_metadata(vm_st_writer *w, const char *key, const char *value);
+vmoer_status vm_st_writer_integer(vm_st_writer *w, const char *key, uint64_t value); /* metadata too */
 /* dtype "F32", "F16" or "BF16" from f32 values (copied), or any other dtype name from raw bytes of `element` size with vm_st_writer_raw. */
 vmoer_status vm_st_writer_f32(vm_st_writer *w, const char *name, const char *dtype, int n_dims, const int64_t *shape, const float *values);
 vmoer_status vm_st_writer_raw(vm_st_writer *w, const char *name, const char *dtype, size_t element, int n_dims, const int64_t *shape, const void *data);

@@ -29,12 +29,6 @@ static vmoer_status put_number(vm_st_writer *w, const char *key, double value) {
     return status;
 }
 
-static vmoer_status put_integer(vm_st_writer *w, const char *key, uint64_t value) {
-    char text[32];
-    snprintf(text, sizeof text, "%llu", (unsigned long long)value);
-    return vm_st_writer_metadata(w, key, text);
-}
-
 static vmoer_status put_layers(vm_st_writer *w, const vm_router_config *c) {
     char text[8 * VM_ROUTER_MAX_LAYERS + 3];
     size_t used = (size_t)snprintf(text, sizeof text, "[");
@@ -72,12 +66,12 @@ static vmoer_status put_metadata(vm_st_writer *w, const vm_router_config *c, con
     VM_TRY(vm_st_writer_metadata(w, "version", format_version));
     VM_TRY(vm_st_writer_metadata(w, "kind", c->kind));
     VM_TRY(put_layers(w, c));
-    VM_TRY(put_integer(w, "n_experts", (uint64_t)c->n_experts));
-    VM_TRY(put_integer(w, "dim", (uint64_t)c->dim));
-    VM_TRY(put_integer(w, "width", (uint64_t)c->width));
+    VM_TRY(vm_st_writer_integer(w, "n_experts", (uint64_t)c->n_experts));
+    VM_TRY(vm_st_writer_integer(w, "dim", (uint64_t)c->dim));
+    VM_TRY(vm_st_writer_integer(w, "width", (uint64_t)c->width));
     VM_TRY(put_number(w, "prior_scale", c->prior_scale));
     VM_TRY(put_number(w, "initial_scale", c->initial_scale));
-    VM_TRY(put_integer(w, "seed", c->seed));
+    VM_TRY(vm_st_writer_integer(w, "seed", c->seed));
     VM_TRY(put_number(w, "temperature", c->temperature));
     VM_TRY(vm_st_writer_metadata(w, "base", info->base));
     VM_TRY(vm_st_writer_metadata(w, "adapter", info->adapter));
@@ -116,41 +110,9 @@ done:
 
 /* ---- reading ---- */
 
-static vmoer_status get_text(const vm_safetensors *st, const char *key, char *out, size_t size) {
-    const char *text = vm_safetensors_metadata(st, key);
-    if (!text) return vm_error(VMOER_ERROR_FORMAT, "%s: missing from the metadata", key);
-    size_t length = strlen(text);
-    if (length >= size) return vm_error(VMOER_ERROR_LIMIT, "%s: longer than %zu bytes", key, size - 1);
-    memcpy(out, text, length + 1);
-    return VMOER_OK;
-}
-
-/* Digits only. */
-static vmoer_status get_u64(const vm_safetensors *st, const char *key, uint64_t max, uint64_t *out) {
-    char text[32];
-    VM_TRY(get_text(st, key, text, sizeof text));
-    uint64_t value = 0;
-    bool ok = text[0] != '\0';
-    for (const char *c = text; ok && *c; c++) {
-        ok = *c >= '0' && *c <= '9' && !__builtin_mul_overflow(value, (uint64_t)10, &value) &&
-             !__builtin_add_overflow(value, (uint64_t)(*c - '0'), &value);
-    }
-    if (!ok) return vm_error(VMOER_ERROR_FORMAT, "%s: \"%s\" is not a whole number", key, text);
-    if (value > max) return vm_error(VMOER_ERROR_LIMIT, "%s: %s is above %llu", key, text, (unsigned long long)max);
-    *out = value;
-    return VMOER_OK;
-}
-
-static vmoer_status get_int(const vm_safetensors *st, const char *key, int max, int *out) {
-    uint64_t value;
-    VM_TRY(get_u64(st, key, (uint64_t)max, &value));
-    *out = (int)value;
-    return VMOER_OK;
-}
-
 static vmoer_status get_number(const vm_safetensors *st, const char *key, double *out) {
     char text[64], array[68];
-    VM_TRY(get_text(st, key, text, sizeof text));
+    VM_TRY(vm_safetensors_text(st, key, text, sizeof text));
     int length = snprintf(array, sizeof array, "[%s]", text);
     json_t *json;
     VM_TRY(vm_json_parse(array, (size_t)length, key, &json));
@@ -199,26 +161,26 @@ static vmoer_status get_layers(const vm_safetensors *st, vm_router_config *c) {
 
 static vmoer_status get_metadata(const vm_safetensors *st, vm_router_config *c, vm_router_file *info) {
     char text[32];
-    VM_TRY(get_text(st, "format", text, sizeof text));
+    VM_TRY(vm_safetensors_text(st, "format", text, sizeof text));
     if (strcmp(text, format_name) != 0)
         return vm_error(VMOER_ERROR_FORMAT, "format: \"%s\" is not \"%s\"", text, format_name);
-    VM_TRY(get_text(st, "version", text, sizeof text));
+    VM_TRY(vm_safetensors_text(st, "version", text, sizeof text));
     if (strcmp(text, format_version) != 0)
         return vm_error(VMOER_ERROR_UNSUPPORTED, "version: \"%s\", this build reads \"%s\"", text, format_version);
-    VM_TRY(get_text(st, "kind", c->kind, sizeof c->kind));
+    VM_TRY(vm_safetensors_text(st, "kind", c->kind, sizeof c->kind));
     VM_TRY(get_layers(st, c));
-    VM_TRY(get_int(st, "n_experts", VM_ROUTER_MAX_EXPERTS, &c->n_experts));
-    VM_TRY(get_int(st, "dim", VM_ROUTER_MAX_DIM, &c->dim));
-    VM_TRY(get_int(st, "width", VM_ROUTER_MAX_WIDTH, &c->width));
+    VM_TRY(vm_safetensors_int(st, "n_experts", VM_ROUTER_MAX_EXPERTS, &c->n_experts));
+    VM_TRY(vm_safetensors_int(st, "dim", VM_ROUTER_MAX_DIM, &c->dim));
+    VM_TRY(vm_safetensors_int(st, "width", VM_ROUTER_MAX_WIDTH, &c->width));
     VM_TRY(get_float(st, "prior_scale", &c->prior_scale));
     VM_TRY(get_float(st, "initial_scale", &c->initial_scale));
-    VM_TRY(get_u64(st, "seed", UINT64_MAX, &c->seed));
+    VM_TRY(vm_safetensors_u64(st, "seed", UINT64_MAX, &c->seed));
     VM_TRY(get_number(st, "temperature", &c->temperature));
-    VM_TRY(get_text(st, "base", info->base, sizeof info->base));
-    VM_TRY(get_text(st, "adapter", info->adapter, sizeof info->adapter));
-    VM_TRY(get_text(st, "base_name", info->base_name, sizeof info->base_name));
-    VM_TRY(get_text(st, "adapter_name", info->adapter_name, sizeof info->adapter_name));
-    VM_TRY(get_text(st, "training", info->training, sizeof info->training));
+    VM_TRY(vm_safetensors_text(st, "base", info->base, sizeof info->base));
+    VM_TRY(vm_safetensors_text(st, "adapter", info->adapter, sizeof info->adapter));
+    VM_TRY(vm_safetensors_text(st, "base_name", info->base_name, sizeof info->base_name));
+    VM_TRY(vm_safetensors_text(st, "adapter_name", info->adapter_name, sizeof info->adapter_name));
+    VM_TRY(vm_safetensors_text(st, "training", info->training, sizeof info->training));
     return check_info(info);
 }
 

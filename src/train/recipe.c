@@ -9,7 +9,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -67,12 +66,6 @@ vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_wid
 
 /* ---- file ---- */
 
-static vmoer_status put_meta_int(vm_st_writer *w, const char *key, int value) {
-    char text[16];
-    snprintf(text, sizeof text, "%d", value);
-    return vm_st_writer_metadata(w, key, text);
-}
-
 static vmoer_status check_finite(const char *name, const float *values, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (!isfinite(values[i]))
@@ -86,12 +79,12 @@ static vmoer_status write_recipe(vm_recipe *r, const vm_model *distilled, vm_st_
     VM_TRY(vm_st_writer_metadata(w, "base", r->base));
     VM_TRY(vm_st_writer_metadata(w, "base_name", r->base_name));
     VM_TRY(vm_st_writer_metadata(w, "training", r->training));
-    VM_TRY(put_meta_int(w, "layers", r->n_layers));
-    VM_TRY(put_meta_int(w, "dim", r->dim));
-    VM_TRY(put_meta_int(w, "width", r->width));
-    VM_TRY(put_meta_int(w, "experts", r->experts));
-    VM_TRY(put_meta_int(w, "expert_width", r->expert_width));
-    VM_TRY(put_meta_int(w, "top_k", r->top_k));
+    VM_TRY(vm_st_writer_integer(w, "layers", (uint64_t)r->n_layers));
+    VM_TRY(vm_st_writer_integer(w, "dim", (uint64_t)r->dim));
+    VM_TRY(vm_st_writer_integer(w, "width", (uint64_t)r->width));
+    VM_TRY(vm_st_writer_integer(w, "experts", (uint64_t)r->experts));
+    VM_TRY(vm_st_writer_integer(w, "expert_width", (uint64_t)r->expert_width));
+    VM_TRY(vm_st_writer_integer(w, "top_k", (uint64_t)r->top_k));
     for (int l = 0; l < r->n_layers; l++) {
         char name[64];
         float *router = r->layers[l].router;
@@ -113,22 +106,6 @@ vmoer_status vm_recipe_save(vm_recipe *r, const vm_model *distilled, const char 
     vmoer_status status = write_recipe(r, distilled, w, path);
     vm_st_writer_free(w);
     return status;
-}
-
-static vmoer_status get_meta(const vm_safetensors *st, const char *key, const char **out) {
-    *out = vm_safetensors_metadata(st, key);
-    return *out ? VMOER_OK : vm_error(VMOER_ERROR_FORMAT, "__metadata__.%s: missing", key);
-}
-
-static vmoer_status get_meta_int(const vm_safetensors *st, const char *key, int *out) {
-    const char *text;
-    char *end;
-    VM_TRY(get_meta(st, key, &text));
-    long value = strtol(text, &end, 10);
-    if (*end || end == text || value < 0 || value > (1 << 24))
-        return vm_error(VMOER_ERROR_FORMAT, "__metadata__.%s: '%.32s' is not a count", key, text);
-    *out = (int)value;
-    return VMOER_OK;
 }
 
 static vmoer_status check_layer(const vm_safetensors *st, int layer, const vm_recipe *r) {
@@ -164,26 +141,24 @@ static vmoer_status read_order(const vm_safetensors *st, int layer, const vm_rec
 }
 
 static vmoer_status read_recipe(const vm_safetensors *st, vm_recipe *r) {
-    const char *text;
-    VM_TRY(get_meta(st, "format", &text));
+    enum { LARGEST = 1 << 24 };
+    char text[32];
+    VM_TRY(vm_safetensors_text(st, "format", text, sizeof text));
     if (strcmp(text, "vmoer-recipe") != 0)
-        return vm_error(VMOER_ERROR_FORMAT, "__metadata__.format: '%.32s' is not vmoer-recipe", text);
-    VM_TRY(get_meta(st, "version", &text));
+        return vm_error(VMOER_ERROR_FORMAT, "format: \"%s\" is not vmoer-recipe", text);
+    VM_TRY(vm_safetensors_text(st, "version", text, sizeof text));
     if (strcmp(text, "1") != 0)
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "__metadata__.version: '%.32s', 1 is supported", text);
-    VM_TRY(get_meta(st, "base", &text));
-    if (strlen(text) != 64) return vm_error(VMOER_ERROR_FORMAT, "__metadata__.base: not a fingerprint");
-    memcpy(r->base, text, 64);
-    VM_TRY(get_meta(st, "base_name", &text));
-    vm_copy_text(r->base_name, sizeof r->base_name, text);
-    VM_TRY(get_meta(st, "training", &text));
-    vm_copy_text(r->training, sizeof r->training, text);
-    VM_TRY(get_meta_int(st, "layers", &r->n_layers));
-    VM_TRY(get_meta_int(st, "dim", &r->dim));
-    VM_TRY(get_meta_int(st, "width", &r->width));
-    VM_TRY(get_meta_int(st, "experts", &r->experts));
-    VM_TRY(get_meta_int(st, "expert_width", &r->expert_width));
-    VM_TRY(get_meta_int(st, "top_k", &r->top_k));
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "version: \"%s\", 1 is supported", text);
+    VM_TRY(vm_safetensors_text(st, "base", r->base, sizeof r->base));
+    if (strlen(r->base) != sizeof r->base - 1) return vm_error(VMOER_ERROR_FORMAT, "base: not a fingerprint");
+    VM_TRY(vm_safetensors_text(st, "base_name", r->base_name, sizeof r->base_name));
+    VM_TRY(vm_safetensors_text(st, "training", r->training, sizeof r->training));
+    VM_TRY(vm_safetensors_int(st, "layers", LARGEST, &r->n_layers));
+    VM_TRY(vm_safetensors_int(st, "dim", LARGEST, &r->dim));
+    VM_TRY(vm_safetensors_int(st, "width", LARGEST, &r->width));
+    VM_TRY(vm_safetensors_int(st, "experts", LARGEST, &r->experts));
+    VM_TRY(vm_safetensors_int(st, "expert_width", LARGEST, &r->expert_width));
+    VM_TRY(vm_safetensors_int(st, "top_k", LARGEST, &r->top_k));
     VM_TRY(check_shape(r));
     r->shared_width = r->width - r->experts * r->expert_width;
     /* Before anything is allocated by these numbers: the file must be as large as they say. */
