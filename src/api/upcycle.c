@@ -18,14 +18,14 @@
 vmoer_upcycle_params vmoer_upcycle_params_default(void) {
     vmoer_upcycle_params p = {.train = vm_train_params_default(),
                               .experts = 32,
-                              .shared = 2,
-                              .top_k = 12,
+                              .shared = 0,
+                              .top_k = 16,
                               .tokens = 2048,
                               .spread = 0.02,
                               .targets = "attention,experts",
                               .rank = 2};
     p.train.batch_size = 32;
-    p.train.learning_rate = 1e-3;
+    p.train.learning_rate = 3e-3;
     return p;
 }
 
