@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# table.sh VMOER MODEL ASSETS OUT: the first table of docs/EXPERIMENTS.md. Two MAP adapters (as published: a fixed number of epochs, the last
+# table.sh VMOER MODEL ASSETS OUT: the table of docs/EXPERIMENTS.md. Two MAP adapters (as published: a fixed number of epochs, the last
 # checkpoint; NLL-stopped: the lowest held-out NLL) x five routers. Every stage is a folder of OUT; a stage that was stopped goes on.
 # Hyper-parameters were chosen on the held-out part (docs/PREREGISTRATION.md); test sets are read by the eval stages alone.
 set -euo pipefail
@@ -10,10 +10,10 @@ OOD_TASKS=arc_easy,arc_challenge,medmcqa,mmlu_professional_law
 OOD_SAMPLE=250
 LAYERS=${LAYERS:-auto}
 PRIOR_SCALE=${PRIOR_SCALE:-1}
-BETA=${BETA:-0.01}
-INITIAL_SCALE=${INITIAL_SCALE:-0.2}
+BETA=${BETA:-0.1}
+INITIAL_SCALE=${INITIAL_SCALE:-0.5}
 LEARNING_RATE=${LEARNING_RATE:-1e-3}
-STEPS=${STEPS:-264}
+STEPS=${STEPS:-132}
 TRAIN_ON=${TRAIN_ON:-train}
 
 # evaluate MAP NAME LABEL ARGS...

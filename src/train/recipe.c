@@ -147,8 +147,7 @@ static vmoer_status read_recipe(const vm_safetensors *st, vm_recipe *r) {
     if (strcmp(text, "vmoer-recipe") != 0)
         return vm_error(VMOER_ERROR_FORMAT, "format: \"%s\" is not vmoer-recipe", text);
     VM_TRY(vm_safetensors_text(st, "version", text, sizeof text));
-    if (strcmp(text, "1") != 0)
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "version: \"%s\", 1 is supported", text);
+    if (strcmp(text, "1") != 0) return vm_error(VMOER_ERROR_UNSUPPORTED, "version: \"%s\", 1 is supported", text);
     VM_TRY(vm_safetensors_text(st, "base", r->base, sizeof r->base));
     if (strlen(r->base) != sizeof r->base - 1) return vm_error(VMOER_ERROR_FORMAT, "base: not a fingerprint");
     VM_TRY(vm_safetensors_text(st, "base_name", r->base_name, sizeof r->base_name));
@@ -299,8 +298,9 @@ static vmoer_status put_keys(const vm_recipe *r, const vm_config *c, const vm_gg
     VM_TRY(vm_gguf_writer_u32(g, "granitemoe.attention.head_count_kv", (uint32_t)c->n_kv_heads));
     VM_TRY(vm_gguf_writer_f32(g, "granitemoe.attention.layer_norm_rms_epsilon", c->rms_eps));
     VM_TRY(vm_gguf_writer_f32(g, "granitemoe.attention.scale", c->attention_scale));
-    VM_TRY(vm_gguf_writer_f32(g, "granitemoe.embedding_scale", 1.0f));
-    VM_TRY(vm_gguf_writer_f32(g, "granitemoe.residual_scale", 1.0f));
+    /* embedding_scale and residual_scale are 1, which is what leaving them out means. llama.cpp makes a graph node of
+     * each that is there, and with many experts a token its graph has none to spare (0.3.36: 16 of 32 without shared
+     * ones). */
     VM_TRY(vm_gguf_writer_f32(g, "granitemoe.logit_scale", 1.0f));
     VM_TRY(vm_gguf_writer_f32(g, "granitemoe.rope.freq_base", c->rope_base));
     VM_TRY(vm_gguf_writer_u32(g, "granitemoe.rope.dimension_count", (uint32_t)c->head_dim));

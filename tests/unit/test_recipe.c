@@ -224,8 +224,8 @@ static void test_all_experts(void **state) {
 }
 
 /* The bytes are the same on every machine: whatever compiler and kernels made this test, the files are these. */
-static const char built_sha256[] = "7a0b8fe386b06ec94163aaff30a1ed4f6bf0bb6f72d42715f8de830b46f443ff",
-                  recovered_sha256[] = "5fab7898b5af5e6a18f7e525da032fbe0f7ad4cd34cba20f0bf48e0937fff7e4";
+static const char built_sha256[] = "5a9b112806bfa82bd9f601caa124b177ae45198649088651a9b7a8b2a81665e0",
+                  recovered_sha256[] = "9ee7d1881c3ec0930fdd9c456cd2c47f72a9099d17d511cc5c082476b7053cc6";
 
 static void assert_built(const vm_recipe *r, const char *kernels, const char *sha256) {
     const char *path = scratch_path("built.gguf"), *split = scratch_path("built.gguf.split");
@@ -476,9 +476,7 @@ static const change plain_cases[] = {
     {.says = "layers: \"\" is not a whole number", .meta = "layers", .value = ""},
     {.says = "layers: \"3x\" is not a whole number", .meta = "layers", .value = "3x"},
     {.says = "layers: \"-3\" is not a whole number", .meta = "layers", .value = "-3"},
-    {.says = "width: \"99999999999999999999\" is not a whole number",
-     .meta = "width",
-     .value = "99999999999999999999"},
+    {.says = "width: \"99999999999999999999\" is not a whole number", .meta = "width", .value = "99999999999999999999"},
     {.says = "recipe: 0 layers", .meta = "layers", .value = "0"},
     {.says = "recipe: 513 layers", .meta = "layers", .value = "513"},
     {.says = "blk.3.order: missing", .meta = "layers", .value = "4"},
