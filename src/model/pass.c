@@ -373,6 +373,16 @@ static vmoer_status target_ranges(vm_pass *p, const int32_t **out) {
     return VMOER_OK;
 }
 
+/* dx[T, D] += gradient through the last norm of the asked rows [first, first + n), whose dnormed[n, D] is given. */
+static void final_norm_backward(vm_pass *p, const float *x, int first, int n, const float *dnormed, float *dx) {
+    size_t d = (size_t)p->m->config.dim;
+    for (size_t i = 0; i < (size_t)n; i++) {
+        size_t r = (size_t)first + i, token = (size_t)p->batch->rows[r];
+        vm_kernels_get()->rmsnorm_backward(x + token * d, p->m->final_norm.value, p->inv_final[r], dnormed + i * d,
+                                           dx + token * d, p->m->final_norm.grad, (int)d);
+    }
+}
+
 /* ---- distillation: the teacher's distribution in place of targets ---- */
 
 typedef struct teach_job {
@@ -449,11 +459,7 @@ static vmoer_status head_teach(vm_pass *p, const float *x, float *dx) {
         for (int i = 0; i < n; i++) p->divergence += divergence[i];
         if (!dx) continue;
         VM_TRY(vm_linear_backward(p->pool, p->scratch, &call, 1));
-        for (size_t i = 0; i < (size_t)n; i++) {
-            size_t r = (size_t)first + i, token = (size_t)b->rows[r];
-            vm_kernels_get()->rmsnorm_backward(x + token * d, p->m->final_norm.value, p->inv_final[r], dnormed + i * d,
-                                               dx + token * d, p->m->final_norm.grad, (int)d);
-        }
+        final_norm_backward(p, x, first, n, dnormed, dx);
     }
     vm_arena_reset(p->scratch);
     return VMOER_OK;
@@ -512,11 +518,7 @@ static vmoer_status head_backward(vm_pass *p, const float *x, const float *d_log
         j.first_row = first;
         vm_pool_run(p->pool, n, head_task, &j);
         VM_TRY(vm_linear_backward(p->pool, p->scratch, &call, 1));
-        for (size_t i = 0; i < (size_t)n; i++) {
-            size_t r = (size_t)first + i, token = (size_t)b->rows[r];
-            vm_kernels_get()->rmsnorm_backward(x + token * d, p->m->final_norm.value, p->inv_final[r], dnormed + i * d,
-                                               dx + token * d, p->m->final_norm.grad, (int)d);
-        }
+        final_norm_backward(p, x, first, n, dnormed, dx);
     }
     vm_arena_reset(p->scratch);
     return VMOER_OK;
