@@ -24,7 +24,7 @@ mutant ece-bin-edge src/eval/metrics.c 'confidence > (double)(b + 1) / VM_ECE_BI
 mutant auroc-ties-lost src/eval/ood.c 'above_id - id[i] * .5' 'above_id - id[i] * 1.'
 mutant adamw-bias-correction src/train/optimizer.c '(float)(rate / s->correction1)' '(float)rate'
 mutant distillation-gradient-sign src/model/pass.c '(zs[v] - t[v])' '(t[v] - zs[v])'
-mutant teacher-logits-undivided src/model/pass.c 'zt[v] / j->teacher_scale - zs[v]' 'zt[v] / j->scale - zs[v]'
+mutant teacher-logits-undivided src/model/pass.c 'zt[v] /= j->teacher_scale' 'zt[v] /= j->scale'
 mutant distillation-mean-over-questions src/train/objective.c '1.0 / ((double)all * o->draws), arena' '1.0 / ((double)n * o->draws), arena'
 mutant neurons-of-down-unmoved src/train/recipe.c 'dense[d * F + (size_t)order[i]]' 'dense[d * F + i]'
 mutant changed-tensor-copied src/train/export.c 'memcmp(row, value, cols * sizeof *row) != 0' 'row[0] != value[0]'

@@ -53,9 +53,13 @@ vmoer_status vm_training_check_rates(double learning_rate, double router_learnin
 /* Multipliers of the learning rate, [trained->count], the caller's (vm_free); NULL where there is one rate for all. */
 vmoer_status vm_training_rates(const vm_param_list *trained, double learning_rate, double router_learning_rate,
                                float **out);
+/* That vm_training_memory can be asked. */
+vmoer_status vm_training_check_memory(const vmoer_train_params *p);
 size_t vm_training_memory(const vmoer_train_params *p); /* bytes for kept activations */
 /* The settings that decide a training's result, as JSON: what a checkpoint is compared by. */
 json_t *vm_training_config(const vm_training *t);
+/* Of them those of the loop: steps, rates, schedule, arithmetic. */
+json_t *vm_training_loop_config(const vmoer_train_params *p);
 vmoer_train_params vm_train_params_default(void);
 enum { VM_TRAINING_TEXT = 4096 };
 /* The settings as one line for the metadata of a file; VMOER_ERROR_LIMIT where they are too many for it. */

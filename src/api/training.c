@@ -23,12 +23,19 @@ vmoer_train_params vm_train_params_default(void) {
                                 .memory_gib = 2.0};
 }
 
+vmoer_status vm_training_check_memory(const vmoer_train_params *p) {
+    return p->memory_gib >= 0 && p->memory_gib < 1e6
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_ARGUMENT, "--memory_gib %g, must be 0 (no bound) to a million", p->memory_gib);
+}
+
 static vmoer_status open_training(const vmoer_train_params *p, int backward_from, bool train_all, bool swap,
                                   vm_training *t) {
     if (!p->model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
     if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
     VM_TRY(vm_train_check_folder(p));
     VM_TRY(vm_api_check_questions(&p->questions));
+    VM_TRY(vm_training_check_memory(p));
     vm_adapter *adapter = NULL;
     VM_TRY(vm_pool_create(p->threads, &t->pool));
     if (p->adapter) {
@@ -72,15 +79,21 @@ void vm_training_close(vm_training *t) {
 
 size_t vm_training_memory(const vmoer_train_params *p) { return (size_t)(p->memory_gib * 1073741824.0); }
 
+json_t *vm_training_loop_config(const vmoer_train_params *p) {
+    return json_pack("{s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:i, s:s}", "epochs", p->epochs, "steps", p->steps,
+                     "batch_size", p->batch_size, "learning_rate", p->learning_rate, "warmup", p->warmup,
+                     "weight_decay", p->weight_decay, "clip", p->clip, "evaluate_every", p->evaluate_every, "compute",
+                     vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32");
+}
+
 json_t *vm_training_config(const vm_training *t) {
     const vmoer_train_params *p = t->params;
-    json_t *config =
-        json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:i, s:b, s:s, s:i}", "base",
-                  t->model->fingerprint, "adapter", t->adapter_fingerprint, "tasks", p->questions.tasks, "seed",
-                  (json_int_t)p->seed, "epochs", p->epochs, "steps", p->steps, "batch_size", p->batch_size,
-                  "learning_rate", p->learning_rate, "warmup", p->warmup, "weight_decay", p->weight_decay, "clip",
-                  p->clip, "evaluate_every", p->evaluate_every, "keep_best", p->keep_best, "compute",
-                  vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32", "limit", p->questions.limit);
+    json_t *config = vm_training_loop_config(p);
+    json_t *own = json_pack("{s:s, s:s, s:s, s:I, s:b, s:i}", "base", t->model->fingerprint, "adapter",
+                            t->adapter_fingerprint, "tasks", p->questions.tasks, "seed", (json_int_t)p->seed,
+                            "keep_best", p->keep_best, "limit", p->questions.limit);
+    json_object_update(config, own);
+    json_decref(own);
     vm_api_put_cuts(config, &p->questions);
     return config;
 }

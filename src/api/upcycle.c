@@ -241,17 +241,14 @@ static json_t *config_of(const upcycle *c) {
         json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:i, s:I, s:s}", "base", c->dense->fingerprint, "experts", p->experts,
                   "shared", p->shared, "top_k", p->top_k, "tokens", c->n_tokens, "spread", p->spread, "rank", p->rank,
                   "seed", (json_int_t)t->seed, "tasks", t->questions.tasks);
-    json_t *distillation =
-        p->rank ? json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:i, s:s}", "targets", p->targets, "epochs",
-                            t->epochs, "steps", t->steps, "batch_size", t->batch_size, "learning_rate",
-                            t->learning_rate, "router_learning_rate", p->router_learning_rate, "warmup", t->warmup,
-                            "weight_decay", t->weight_decay, "clip", t->clip, "evaluate_every", t->evaluate_every,
-                            "compute", vm_api_compute(t->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32")
-                : json_object();
     if (t->questions.limit) json_object_set_new(config, "limit", json_integer(t->questions.limit));
     vm_api_put_cuts(config, &t->questions);
-    json_object_update(config, distillation);
-    json_decref(distillation);
+    if (!p->rank) return config;
+    json_t *loop = vm_training_loop_config(t);
+    json_object_update(config, loop);
+    json_decref(loop);
+    json_object_set_new(config, "targets", json_string(p->targets));
+    json_object_set_new(config, "router_learning_rate", json_real(p->router_learning_rate));
     return config;
 }
 
@@ -399,6 +396,7 @@ static vmoer_status check_distillation(const vmoer_upcycle_params *p) {
     char dir[4096];
     VM_TRY(loop_params(p, dir, &loop));
     VM_TRY(vm_train_check(&loop));
+    VM_TRY(vm_training_check_memory(&loop));
     VM_TRY(vm_train_check_folder(&loop));
     VM_TRY(vm_training_check_rates(loop.learning_rate, p->router_learning_rate));
     VM_TRY(vm_lora_check(p->targets, p->rank, 2.0 * p->rank));

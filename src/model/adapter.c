@@ -342,11 +342,12 @@ static vmoer_status open_within(vm_adapter *a, const char *path) {
     return vm_sha256_file(path, a->fingerprint);
 }
 
-vmoer_status vm_adapter_open_within(const char *path, vm_adapter **out) {
+/* An adapter without a configuration is none. */
+static vmoer_status open_by(vmoer_status (*fill)(vm_adapter *a, const char *path), const char *path, vm_adapter **out) {
     *out = NULL;
     vm_adapter *a = vm_calloc(1, sizeof *a);
     if (!a) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", path);
-    vmoer_status status = open_within(a, path);
+    vmoer_status status = fill(a, path);
     if (status == VMOER_OK && a->config)
         *out = a;
     else
@@ -354,17 +355,9 @@ vmoer_status vm_adapter_open_within(const char *path, vm_adapter **out) {
     return status;
 }
 
-vmoer_status vm_adapter_open(const char *dir, vm_adapter **out) {
-    *out = NULL;
-    vm_adapter *a = vm_calloc(1, sizeof *a);
-    if (!a) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", dir);
-    vmoer_status status = open_files(a, dir);
-    if (status == VMOER_OK)
-        *out = a;
-    else
-        vm_adapter_free(a);
-    return status;
-}
+vmoer_status vm_adapter_open(const char *dir, vm_adapter **out) { return open_by(open_files, dir, out); }
+
+vmoer_status vm_adapter_open_within(const char *path, vm_adapter **out) { return open_by(open_within, path, out); }
 
 void vm_adapter_free(vm_adapter *a) {
     if (!a) return;

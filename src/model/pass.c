@@ -331,6 +331,21 @@ typedef struct head_job {
     int first_row;
 } head_job;
 
+/* The head's product of the asked rows [first, first + n): logits[n, V], where backward finds their gradient;
+ * dnormed[n, D] or NULL. */
+static vm_linear_call head_call(const vm_pass *p, int first, int n, float *logits, float *dnormed) {
+    size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
+    return (vm_linear_call){.l = &p->m->head,
+                            .m = n,
+                            .x = p->normed + (size_t)first * d,
+                            .ldx = d,
+                            .y = logits,
+                            .dy = logits,
+                            .ldy = V,
+                            .dx = dnormed,
+                            .lddx = d};
+}
+
 static void head_task(void *context, int task, int worker) {
     (void)worker;
     const head_job *j = context;
@@ -386,10 +401,10 @@ static void final_norm_backward(vm_pass *p, const float *x, int first, int n, co
 /* ---- distillation: the teacher's distribution in place of targets ---- */
 
 typedef struct teach_job {
-    const float *teacher; /* [rows, V] logits of the teacher */
-    float *logits;        /* [rows, V] logits; becomes the gradient of weight * KL by the logits before logit_scale */
-    float **work;         /* [workers] of [V] */
-    double *divergence;   /* [rows] */
+    float *teacher;     /* [rows, V] logits of the teacher; divided by their scale */
+    float *logits;      /* [rows, V] logits; becomes the gradient of weight * KL by the logits before logit_scale */
+    float **work;       /* [workers] of [V] */
+    double *divergence; /* [rows] */
     float weight, scale, teacher_scale;
     int n_vocab;
 } teach_job;
@@ -399,14 +414,13 @@ static void teach_task(void *context, int task, int worker) {
     const teach_job *j = context;
     const vm_kernels *k = vm_kernels_get();
     size_t V = (size_t)j->n_vocab;
-    const float *zt = j->teacher + (size_t)task * V;
-    float *zs = j->logits + (size_t)task * V, *t = j->work[worker];
-    for (size_t v = 0; v < V; v++) t[v] = zt[v] / j->teacher_scale;
+    float *zt = j->teacher + (size_t)task * V, *zs = j->logits + (size_t)task * V, *t = j->work[worker];
+    for (size_t v = 0; v < V; v++) t[v] = zt[v] /= j->teacher_scale;
     for (size_t v = 0; v < V; v++) zs[v] /= j->scale;
     double lse_t = (double)k->logsumexp(t, j->n_vocab), lse_s = (double)k->logsumexp(zs, j->n_vocab);
     k->softmax(t, j->n_vocab);
     double mean = 0;
-    for (size_t v = 0; v < V; v++) mean += (double)t[v] * (double)(zt[v] / j->teacher_scale - zs[v]);
+    for (size_t v = 0; v < V; v++) mean += (double)t[v] * (double)(zt[v] - zs[v]);
     j->divergence[task] = mean - lse_t + lse_s;
     k->softmax(zs, j->n_vocab);
     for (size_t v = 0; v < V; v++) zs[v] = j->weight / j->scale * (zs[v] - t[v]);
@@ -416,7 +430,7 @@ static void teach_task(void *context, int task, int worker) {
 static vmoer_status head_teach(vm_pass *p, const float *x, float *dx) {
     const vm_batch *b = p->batch;
     const vm_pass *teacher = p->options.teacher;
-    size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab, dt = (size_t)teacher->m->config.dim;
+    size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
     int workers = vm_pool_threads(p->pool);
     bool ok = true;
     float *block = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
@@ -438,21 +452,8 @@ static vmoer_status head_teach(vm_pass *p, const float *x, float *dx) {
     p->divergence = 0;
     for (int first = 0; first < b->n_rows; first += HEAD_ROWS) {
         int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
-        vm_linear_call call = {.l = &p->m->head,
-                               .m = n,
-                               .x = p->normed + (size_t)first * d,
-                               .ldx = d,
-                               .y = block,
-                               .ldy = V,
-                               .dy = block,
-                               .dx = dnormed,
-                               .lddx = d};
-        vm_linear_call other = {.l = &teacher->m->head,
-                                .m = n,
-                                .x = teacher->normed + (size_t)first * dt,
-                                .ldx = dt,
-                                .y = wanted,
-                                .ldy = V};
+        vm_linear_call call = head_call(p, first, n, block, dnormed);
+        vm_linear_call other = head_call(teacher, first, n, wanted, NULL);
         VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
         VM_TRY(vm_linear_forward(p->pool, p->scratch, &other, 1));
         vm_pool_run(p->pool, n, teach_task, &j);
@@ -482,8 +483,7 @@ static vmoer_status head_forward(vm_pass *p, const float *x, float *log_probabil
     for (int first = 0; asked && first < b->n_rows; first += HEAD_ROWS) {
         int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
         float *out = logits ? logits + (size_t)first * V : block;
-        vm_linear_call call = {
-            .l = &p->m->head, .m = n, .x = p->normed + (size_t)first * d, .ldx = d, .y = out, .ldy = V};
+        vm_linear_call call = head_call(p, first, n, out, NULL);
         VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
         j.logits = out;
         j.first_row = first;
@@ -505,15 +505,7 @@ static vmoer_status head_backward(vm_pass *p, const float *x, const float *d_log
     VM_TRY(target_ranges(p, &j.first_target));
     for (int first = 0; first < b->n_rows; first += HEAD_ROWS) {
         int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
-        vm_linear_call call = {.l = &p->m->head,
-                               .m = n,
-                               .x = p->normed + (size_t)first * d,
-                               .ldx = d,
-                               .y = block,
-                               .ldy = V,
-                               .dy = block,
-                               .dx = dnormed,
-                               .lddx = d};
+        vm_linear_call call = head_call(p, first, n, block, dnormed);
         VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
         j.first_row = first;
         vm_pool_run(p->pool, n, head_task, &j);

@@ -209,8 +209,6 @@ vmoer_status vm_train_check(const vmoer_train_params *t) {
     if (!(t->learning_rate >= 0 && isfinite(t->learning_rate)) || !(t->warmup >= 0 && t->warmup <= 1))
         return vm_error(VMOER_ERROR_ARGUMENT, "learning rate %g, must be 0 or more; warmup %g, must be 0 to 1",
                         t->learning_rate, t->warmup);
-    if (!(t->memory_gib >= 0 && t->memory_gib < 1e6))
-        return vm_error(VMOER_ERROR_ARGUMENT, "--memory_gib %g, must be 0 (no bound) to a million", t->memory_gib);
     return VMOER_OK;
 }
 

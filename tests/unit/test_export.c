@@ -91,6 +91,12 @@ static void write_mixed(const char *path) {
     vm_gguf_free(g);
 }
 
+static void assert_same_shape(const vm_gguf_tensor *t, const vm_gguf_tensor *was) {
+    assert_string_equal(t->name, was->name);
+    assert_int_equal(t->n_dims, was->n_dims);
+    assert_memory_equal(t->ne, was->ne, sizeof t->ne);
+}
+
 /* Exports m; every tensor is copied as its file has it but for `changed` (NULL: none), which is of `type` now. */
 static void check_copied(const vm_model *m, const char *path, const char *changed, vm_dtype type) {
     vm_gguf *g;
@@ -99,9 +105,7 @@ static void check_copied(const vm_model *m, const char *path, const char *change
     assert_int_equal(vm_gguf_tensor_count(g), vm_gguf_tensor_count(m->file));
     for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
         const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i), *was = vm_gguf_tensor_at(m->file, i);
-        assert_string_equal(t->name, was->name);
-        assert_int_equal(t->n_dims, was->n_dims);
-        assert_memory_equal(t->ne, was->ne, sizeof t->ne);
+        assert_same_shape(t, was);
         bool other = changed && strcmp(t->name, changed) == 0,
              same = t->size == was->size && memcmp(t->data, was->data, t->size) == 0;
         if (t->type != (other ? type : was->type) || same == other)
@@ -181,9 +185,7 @@ static void test_file(void **state) {
     assert_int_equal(vm_gguf_tensor_count(g), vm_gguf_tensor_count(m->file));
     for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
         const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i), *was = vm_gguf_tensor_at(m->file, i);
-        assert_string_equal(t->name, was->name);
-        assert_int_equal(t->n_dims, was->n_dims);
-        assert_memory_equal(t->ne, was->ne, sizeof t->ne);
+        assert_same_shape(t, was);
         bool full = strstr(t->name, "norm") || strstr(t->name, "ffn_gate_inp");
         assert_int_equal(t->type, full ? VM_F32 : VM_BF16);
     }

@@ -106,11 +106,8 @@ static void test_round_trip(void **state) {
     }
 }
 
-/* A loaded router computes with the loaded values (its panels are packed after they are read). */
-static void test_a_loaded_router_infers_the_same(void **state) {
-    (void)state;
-    vm_router_config config = {.kind = "vglr-fc",
-                               .n_layers = 1,
+static vm_router_config one_layer(const char *kind) {
+    vm_router_config config = {.n_layers = 1,
                                .layers = {3},
                                .n_experts = 4,
                                .dim = 6,
@@ -118,6 +115,14 @@ static void test_a_loaded_router_infers_the_same(void **state) {
                                .prior_scale = 1,
                                .initial_scale = 0.3f,
                                .temperature = 1};
+    snprintf(config.kind, sizeof config.kind, "%s", kind);
+    return config;
+}
+
+/* A loaded router computes with the loaded values (its panels are packed after they are read). */
+static void test_a_loaded_router_infers_the_same(void **state) {
+    (void)state;
+    vm_router_config config = one_layer("vglr-fc");
     vm_router *r, *back;
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
     vm_param_list list = vm_router_params(r);
@@ -318,15 +323,7 @@ static void test_truncated_files(void **state) {
 
 static void test_saving_refuses(void **state) {
     (void)state;
-    vm_router_config config = {.kind = "residual",
-                               .n_layers = 1,
-                               .layers = {3},
-                               .n_experts = 4,
-                               .dim = 6,
-                               .width = 4,
-                               .prior_scale = 1,
-                               .initial_scale = 0.3f,
-                               .temperature = 1};
+    vm_router_config config = one_layer("residual");
     vm_router *r;
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
     vm_router_file info = make_info();
