@@ -22,15 +22,22 @@ void vm_ffn_clear(vm_ffn *f) {
     memset(f, 0, sizeof *f);
 }
 
+/* One pass that keeps the best so far in order. A NaN ranks with the lowest before it: nothing later of that value or
+ * below passes it, which makes the order of any input total. */
 void vm_top_k(const float *p, int n, int k, int32_t *chosen) {
-    for (int i = 0; i < k; i++) {
-        int best = -1;
-        for (int e = 0; e < n; e++) {
-            bool taken = false;
-            for (int j = 0; j < i; j++) taken |= chosen[j] == e;
-            if (!taken && (best < 0 || p[e] > p[best])) best = e;
+    float value[VM_TOP_K_MAX]; /* of chosen */
+    int held = 0;
+    for (int e = 0; e < n; e++) {
+        float x = isnan(p[e]) ? (held > 0 ? value[held - 1] : INFINITY) : p[e];
+        if (held == k && !(x > value[k - 1])) continue;
+        if (held < k) held++;
+        int at = held - 1;
+        for (; at > 0 && x > value[at - 1]; at--) {
+            value[at] = value[at - 1];
+            chosen[at] = chosen[at - 1];
         }
-        chosen[i] = best;
+        value[at] = x;
+        chosen[at] = e;
     }
 }
 
@@ -114,7 +121,7 @@ static void softmax_rows(void *context, size_t begin, size_t end, int worker) {
 
 /* K experts of a token at random: the largest of N uniform draws that depend on who the token is alone. */
 static void draw_random(const vm_ffn_route *route, const vm_token_key *key, int n, int k, int32_t *chosen) {
-    float draws[4096 + 4];
+    float draws[VM_TOP_K_MAX + 4];
     for (int e = 0; e < n; e += 4) {
         uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)route->layer,
                                (uint32_t)e / 4},

@@ -67,7 +67,8 @@ vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_a
 vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route, const vm_ffn_acts *acts,
                              const float *dy, float kl_weight, float *du);
 
-/* The K largest of p[N], falling, ties to the lower index: chosen[K]. */
+/* The K largest of p[N], falling, ties to the lower index: chosen[K]. 1 <= K <= N <= VM_TOP_K_MAX. */
+enum { VM_TOP_K_MAX = 4096 };
 void vm_top_k(const float *p, int n, int k, int32_t *chosen);
 
 #endif

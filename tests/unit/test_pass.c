@@ -333,21 +333,6 @@ static void test_antithetic(void **state) {
 
 /* ---- choosing experts ---- */
 
-static void test_top_k(void **state) {
-    (void)state;
-    static const float p[] = {0.1f, 0.3f, 0.1f, 0.3f, 0.2f};
-    static const int32_t expected[] = {1, 3, 4, 0, 2};
-    int32_t chosen[5];
-    for (int k = 1; k <= 5; k++) {
-        vm_top_k(p, 5, k, chosen);
-        assert_memory_equal(chosen, expected, (size_t)k * sizeof *chosen);
-    }
-    static const float equal[64];
-    int32_t many[64];
-    vm_top_k(equal, 64, 64, many);
-    for (int i = 0; i < 64; i++) assert_int_equal(many[i], i);
-}
-
 static const int32_t *chosen_of(bench *b, const question_run *r, vm_routing routing, uint64_t seed) {
     OK(vm_pass_forward(b->pass, &r->q.batch,
                        &(vm_pass_options){.routing = routing, .seed = seed, .sign = 1, .facts = true},
@@ -721,7 +706,6 @@ int main(void) {
         cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_router_at_rest),
         cmocka_unit_test(test_antithetic),
-        cmocka_unit_test(test_top_k),
         cmocka_unit_test(test_random_routing),
         cmocka_unit_test(test_oracle_routing),
         cmocka_unit_test(test_divergence),
