@@ -23,21 +23,10 @@ enum {
 };
 #define SPLIT_WORK 500000.0 /* multiply-adds that outweigh the start of a task */
 
-/* Words of depth k: of a panel, and of a packed row of A (which is always padded to whole blocks). */
-static size_t panel_depth(vm_compute type, int k) {
-    return type == VM_COMPUTE_BF16 ? ((size_t)k + 31) / 32 * 16 : (size_t)k;
-}
-
-static size_t row_stride(vm_compute type, int k) {
-    size_t words = (panel_depth(type, k) + 15) / 16 * 16;
-    /* Rows a multiple of 1 KiB apart would share a few sets of the first-level cache. */
-    return words % 256 == 0 ? words + 16 : words;
-}
-
 static int panel_count(int n) { return (n + PANEL - 1) / PANEL; }
 
 size_t vm_panel_bytes(vm_compute type, int k, int n) {
-    return (size_t)panel_count(n) * panel_depth(type, k) * PANEL * sizeof(uint32_t);
+    return (size_t)panel_count(n) * vm_gemm_depth(type, k) * PANEL * sizeof(uint32_t);
 }
 
 /* ---- packing ---- */
@@ -176,7 +165,7 @@ void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, 
     panel_pack p = {.kernels = vm_kernels_get()->gemm,
                     .source = {type, k, src, n_stride, k_stride, NULL, k_index},
                     .words = dst->data,
-                    .panel_words = panel_depth(type, k) * PANEL,
+                    .panel_words = vm_gemm_depth(type, k) * PANEL,
                     .n = n};
     int tasks = (panel_count(n) + PANELS_PER_PACK_TASK - 1) / PANELS_PER_PACK_TASK;
     vm_pool_run((double)k * n < SPLIT_WORK / 8 ? NULL : pool, tasks, panel_pack_task, &p);
@@ -260,7 +249,7 @@ static void gemm_task(void *context, int task, int worker) {
     int block = (task - p->first_task) / p->groups, group = (task - p->first_task) % p->groups;
     int first_row = block * p->block_rows, rows = at_most(job->m - first_row, p->block_rows);
     int first_panel = group * p->group_panels;
-    size_t stride = row_stride(b->type, b->k), panel_words = panel_depth(b->type, b->k) * PANEL;
+    size_t stride = vm_gemm_row_stride(b->type, b->k), panel_words = vm_gemm_depth(b->type, b->k) * PANEL;
 
     uint32_t *a = NULL;
     if (b->k > 0) {
@@ -281,9 +270,10 @@ static void gemm_task(void *context, int task, int worker) {
     }
     vm_gemm_block product = {.m = rows,
                              .n = at_most(b->n - first_panel * PANEL, p->group_panels * PANEL),
-                             .words = (int)panel_depth(b->type, b->k),
+                             .words = (int)vm_gemm_depth(b->type, b->k),
                              .a = a,
                              .a_stride = stride,
+                             .a_tiles = run->kernels->a_tiles[b->type],
                              .b = b->k > 0 ? (const uint32_t *)b->data + (size_t)first_panel * panel_words : NULL,
                              .panel_words = panel_words,
                              .c = job->c + (size_t)first_row * job->ldc + (size_t)first_panel * PANEL,
@@ -300,7 +290,7 @@ static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static plan make_plan(const vm_gemm_job *job, int tile_rows, double share, int first_task) {
     plan p = {.first_task = first_task, .block_rows = 1, .group_panels = 1, .groups = 1};
     if (job->m <= 0 || job->b->n <= 0) return p;
-    size_t row_bytes = row_stride(job->b->type, job->b->k) * sizeof(uint32_t);
+    size_t row_bytes = vm_gemm_row_stride(job->b->type, job->b->k) * sizeof(uint32_t);
     int most = row_bytes ? at_most((int)(BLOCK_BYTES / row_bytes), BLOCK_ROWS) : BLOCK_ROWS;
     most = most / tile_rows * tile_rows;
     if (most < tile_rows) most = tile_rows;

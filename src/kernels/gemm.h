@@ -16,6 +16,18 @@ enum {
     VM_GEMM_BLOCK_ROWS = 256 /* most rows of a block */
 };
 
+/* Words of depth k: of a panel, and of a packed row of A. */
+static inline size_t vm_gemm_depth(vm_compute type, int k) {
+    return type == VM_COMPUTE_BF16 ? ((size_t)k + 31) / 32 * 16 : (size_t)k;
+}
+
+/* Words from one packed row of A to the next, padded to whole blocks. */
+static inline size_t vm_gemm_row_stride(vm_compute type, int k) {
+    size_t words = (vm_gemm_depth(type, k) + 15) / 16 * 16;
+    /* Rows a multiple of 1 KiB apart would share a few sets of the first-level cache. */
+    return words % 256 == 0 ? words + 16 : words;
+}
+
 /* One block of up to 16 x 16 words to pack. A line is a run of consecutive source elements:
  * along k (line j is column j of B) or across k (line l is the slice of all rows of A, or columns of B, at depth l). */
 typedef struct vm_pack_block {
@@ -36,15 +48,23 @@ typedef struct vm_gemm_block {
     int m, n, words;   /* m <= VM_GEMM_BLOCK_ROWS */
     const uint32_t *a; /* [m, 16-padded][a_stride], plain or as tiles */
     size_t a_stride;   /* words, >= words rounded up to 16 */
+    bool a_tiles;
     const uint32_t *b; /* [panels][panel_words] */
     size_t panel_words;
     float *c; /* [m, n], row length ldc */
     size_t ldc;
+    const int32_t *c_index; /* [m] row i of the product goes to c[c_index[i]]; NULL: c[i] */
+    const float *scale;     /* [m] row i of A B is multiplied by it before it is added or stored; NULL: 1 */
     bool accumulate;
 } vm_gemm_block;
 
+/* Where row i of a block's product goes, at column j. */
+static inline float *vm_gemm_row(const vm_gemm_block *g, int i, int j) {
+    return g->c + (size_t)(g->c_index ? g->c_index[i] : i) * g->ldc + j;
+}
+
 typedef struct vm_gemm_kernels {
-    bool a_tiles[2]; /* by vm_compute: A is wanted as tiles */
+    bool a_tiles[2]; /* by vm_compute: A may come as tiles, and is faster so */
     int rows[2];     /* rows of one register tile; row blocks are cut at multiples of it */
     void (*pack)(const vm_pack_block *block);
     /* n elements of a row of A to groups of 16 words, `step` words from group to group, the last one zero-padded.

@@ -44,6 +44,37 @@ typedef struct vm_gemm_job {
  * Scratch for packing A is the pool-independent thread-local scratch of gemm.c, bounded by (256 rows x k) a thread. */
 vmoer_status vm_gemm(vm_pool *pool, const vm_gemm_job *jobs, int n_jobs);
 
+/* ---- the same product on the calling thread, its left-hand rows packed by hand: for chains of products that stay in cache ---- */
+
+/* Rows [m, k] of a left-hand matrix, rounded once however many products read them. */
+typedef struct vm_rows {
+    vm_compute type;
+    int k;
+    size_t stride;   /* 32-bit words from row to row */
+    uint32_t *words; /* vm_rows_bytes(type, m, k) bytes, 64-byte aligned, owned by whoever made the rows */
+} vm_rows;
+size_t vm_rows_bytes(vm_compute type, int m, int k);
+vm_rows vm_rows_at(vm_compute type, int k, void *memory); /* nothing in them yet */
+/* Rows [first, first + m) from x[m, k], row stride ldx; rounded to nearest even for BF16. */
+void vm_rows_set(const vm_rows *r, int first, int m, const float *x, size_t ldx);
+/* Row first + i is row index[i] of `from`, i in [0, m). */
+void vm_rows_gather(const vm_rows *r, int first, int m, const vm_rows *from, const int32_t *index);
+
+/* C[m, columns] = (accumulate ? C : 0) + scale (A B), A the rows [first, first + m), B the columns [column, column + columns) of a panel with A's k
+ * and type. An element has the bits vm_gemm gives it. */
+typedef struct vm_product {
+    const vm_rows *a;
+    int first, m;
+    const vm_panel *b;
+    int column, columns;    /* column: a multiple of 16 */
+    float *c;               /* element (0, 0) of the product */
+    size_t ldc;
+    const int32_t *c_index; /* [m] row i goes to c[c_index[i]], each to its own; NULL: c[i] */
+    const float *scale;     /* [m]; NULL: 1 */
+    bool accumulate;
+} vm_product;
+void vm_multiply(const vm_product *p);
+
 /* ---- the rest of the table ---- */
 typedef struct vm_kernels {
     const char *name; /* "ref", "avx2", "avx512", "amx" */

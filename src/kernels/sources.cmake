@@ -4,6 +4,7 @@ set(kernels ${CMAKE_CURRENT_SOURCE_DIR}/src/kernels)
 set(VM_KERNEL_SOURCES
     ${kernels}/kernels.c
     ${kernels}/gemm.c
+    ${kernels}/rows.c
     ${kernels}/ref/gemm_ref.c
     ${kernels}/ref/elementwise_ref.c)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")

@@ -3,6 +3,7 @@
 
 #include "base/rng.h"
 #include "base/status.h"
+#include "model/experts.h"
 
 #include <math.h>
 #include <string.h>
@@ -83,29 +84,6 @@ static void swiglu_backward_rows(void *context, size_t begin, size_t end, int wo
     }
 }
 
-/* y_t += sum_k g_k output of the k-th chosen expert, k rising: the same sum whatever the batch. */
-static void combine_rows(void *context, size_t begin, size_t end, int worker) {
-    (void)worker;
-    const rows_job *j = context;
-    const vm_kernels *kernels = vm_kernels_get();
-    size_t d = (size_t)j->f->dim, K = (size_t)j->f->top_k;
-    for (size_t t = begin; t < end; t++)
-        for (size_t k = 0; k < K; k++)
-            kernels->axpy(j->acts->gates[t * K + k], j->outputs + (size_t)j->acts->row_of[t * K + k] * d,
-                          j->out + t * d, (int)d);
-}
-
-/* du_t += sum_k of the rows' input gradients, same order. */
-static void gather_rows(void *context, size_t begin, size_t end, int worker) {
-    (void)worker;
-    const rows_job *j = context;
-    const vm_kernels *kernels = vm_kernels_get();
-    size_t d = (size_t)j->f->dim, K = (size_t)j->f->top_k;
-    for (size_t t = begin; t < end; t++)
-        for (size_t k = 0; k < K; k++)
-            kernels->axpy(1.0f, j->outputs + (size_t)j->acts->row_of[t * K + k] * d, j->out + t * d, (int)d);
-}
-
 /* ---- choosing experts ---- */
 
 static void softmax_rows(void *context, size_t begin, size_t end, int worker) {
@@ -153,21 +131,6 @@ static void choose_rows(void *context, size_t begin, size_t end, int worker) {
     }
 }
 
-/* Rows grouped by expert, tokens rising within an expert. */
-static void group_by_expert(const vm_ffn *f, int n_tokens, vm_ffn_acts *a) {
-    int K = f->top_k;
-    memset(a->begin, 0, ((size_t)f->n_experts + 1) * sizeof *a->begin);
-    for (int i = 0; i < n_tokens * K; i++) a->begin[a->chosen[i] + 1]++;
-    for (int e = 0; e < f->n_experts; e++) a->begin[e + 1] += a->begin[e];
-    for (int i = 0; i < n_tokens * K; i++) {
-        int32_t row = a->begin[a->chosen[i]]++;
-        a->row_token[row] = i / K;
-        a->row_of[i] = row;
-    }
-    memmove(a->begin + 1, a->begin, (size_t)f->n_experts * sizeof *a->begin);
-    a->begin[0] = 0;
-}
-
 /* y[T, D] of one SwiGLU block of width w; hidden [T, 2 w], active [T, w] and LoRA's t_in, t_out are left behind. */
 static vmoer_status run_block(const vm_linear *in, const vm_linear *out, vm_pool *pool, vm_arena *scratch, int n_tokens,
                               const float *u, float *hidden, float *active, float *t_in, float *t_out, float *y) {
@@ -179,50 +142,6 @@ static vmoer_status run_block(const vm_linear *in, const vm_linear *out, vm_pool
     rows_job j = {.width = out->in, .hidden = hidden, .out = active};
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, swiglu_rows, &j);
     return vm_linear_forward(pool, scratch, &second, 1);
-}
-
-static vm_linear_call *expert_calls(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, const vm_linear *experts,
-                                    float *t) {
-    vm_linear_call *calls = vm_arena_alloc(scratch, (size_t)f->n_experts, sizeof *calls);
-    size_t rank = (size_t)vm_linear_rank(&experts[0]);
-    for (int e = 0; calls && e < f->n_experts; e++)
-        calls[e] =
-            (vm_linear_call){.l = &experts[e], .m = a->begin[e + 1] - a->begin[e], .t = t + (size_t)a->begin[e] * rank};
-    return calls;
-}
-
-/* The experts' outputs [T K, D] of the chosen rows, and what backward needs. */
-static vmoer_status run_experts(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int rows, vm_ffn_acts *a,
-                                float *outputs) {
-    size_t w = (size_t)f->width, d = (size_t)f->dim;
-    vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in),
-                   *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
-    if (!in || !out) return no_memory();
-    for (int e = 0; e < f->n_experts; e++) {
-        size_t first = (size_t)a->begin[e];
-        in[e].x = a->u, in[e].ldx = d, in[e].index = a->row_token + first, in[e].y = a->hidden + first * 2 * w,
-        in[e].ldy = 2 * w;
-        out[e].x = a->active + first * w, out[e].ldx = w, out[e].y = outputs + first * d, out[e].ldy = d;
-    }
-    VM_TRY(vm_linear_forward(pool, scratch, in, f->n_experts));
-    rows_job j = {.width = f->width, .hidden = a->hidden, .out = a->active};
-    vm_pool_run_range(pool, (size_t)rows, ROWS_A_TASK, swiglu_rows, &j);
-    return vm_linear_forward(pool, scratch, out, f->n_experts);
-}
-
-static vmoer_status rows_alloc(const vm_ffn *f, vm_arena *arena, int n_tokens, vm_ffn_acts *a) {
-    size_t T = (size_t)n_tokens, K = (size_t)f->top_k, N = (size_t)f->n_experts, w = (size_t)f->width;
-    bool ok = true;
-    a->chosen = ints(arena, T * K, &ok);
-    a->gates = vm_arena_floats(arena, T, K, &ok);
-    a->begin = ints(arena, N + 1, &ok);
-    a->row_token = ints(arena, T * K, &ok);
-    a->row_of = ints(arena, T * K, &ok);
-    a->hidden = vm_arena_floats(arena, T * K, 2 * w, &ok);
-    a->active = vm_arena_floats(arena, T * K, w, &ok);
-    a->t_in = vm_arena_floats(arena, T * K, (size_t)vm_linear_rank(&f->expert_in[0]), &ok);
-    a->t_out = vm_arena_floats(arena, T * K, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
-    return ok ? VMOER_OK : no_memory();
 }
 
 /* norms[T, N]: the squared norm of every expert's output, for ORACLE. One expert after the other: the memory is one's.
@@ -263,6 +182,8 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
     a->logits = vm_arena_floats(keep, T, N, &ok);
     a->p = vm_arena_floats(keep, T, N, &ok);
     a->t_router = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->router), &ok);
+    a->chosen = ints(keep, T * (size_t)f->top_k, &ok);
+    a->gates = vm_arena_floats(keep, T, (size_t)f->top_k, &ok);
     if (!ok) return no_memory();
     vm_linear_call call = {
         .l = &f->router, .m = n_tokens, .x = a->u, .ldx = (size_t)f->dim, .y = a->logits, .ldy = N, .t = a->t_router};
@@ -294,7 +215,6 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
     }
     j.outputs = norms;
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, choose_rows, &j);
-    group_by_expert(f, n_tokens, a);
     return VMOER_OK;
 }
 
@@ -316,41 +236,26 @@ vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_a
     }
     if (f->n_experts == 0) return VMOER_OK;
 
-    VM_TRY(rows_alloc(f, keep, n_tokens, a));
     VM_TRY(route_tokens(f, pool, keep, scratch, n_tokens, route, a));
-    float *outputs = vm_arena_floats(scratch, T * (size_t)f->top_k, D, &ok);
-    if (!ok) return no_memory();
-    VM_TRY(run_experts(f, pool, scratch, n_tokens * f->top_k, a, outputs));
-    rows_job j = {.f = f, .acts = a, .outputs = outputs, .out = y};
-    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, combine_rows, &j);
-    return VMOER_OK;
+    return vm_experts_forward(f, pool, route->training ? keep : NULL, scratch, n_tokens, a, y);
 }
 
 /* ---- backward ---- */
 
-/* From dactive[T K, width] of g = 1: dg = <dactive, active>, then dactive *= g; and through the gate to dp[T, N]. */
+/* Through the gates: dgate[T, K] to dp[T, N]. */
 static void gate_backward_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
     const vm_ffn *f = j->f;
-    const vm_ffn_acts *a = j->acts;
-    const vm_kernels *kernels = vm_kernels_get();
-    size_t n = (size_t)f->n_experts, K = (size_t)f->top_k, w = (size_t)f->width;
+    size_t n = (size_t)f->n_experts, K = (size_t)f->top_k;
     for (size_t t = begin; t < end; t++) {
-        const float *p = a->p + t * n;
-        float *dp = j->dp + t * n, *dg = j->dgate + t * K, sum = 0, mean = 0;
+        const float *p = j->acts->p + t * n, *dg = j->dgate + t * K;
+        const int32_t *chosen = j->acts->chosen + t * K;
+        float *dp = j->dp + t * n, sum = 0, mean = 0;
         memset(dp, 0, n * sizeof *dp);
-        for (size_t k = 0; k < K; k++) {
-            size_t row = (size_t)a->row_of[t * K + k];
-            float *dactive = j->out + row * w;
-            dg[k] = kernels->dot(dactive, a->active + row * w, f->width);
-            for (size_t i = 0; i < w; i++) dactive[i] *= a->gates[t * K + k];
-            sum += p[a->chosen[t * K + k]];
-            mean += dg[k] * p[a->chosen[t * K + k]];
-        }
+        for (size_t k = 0; k < K; k++) sum += p[chosen[k]], mean += dg[k] * p[chosen[k]];
         mean /= sum; /* sum_k dg_k p_k / sum_k p_k */
-        for (size_t k = 0; k < K; k++)
-            dp[a->chosen[t * K + k]] = f->scale * (f->renormalise ? (dg[k] - mean) / sum : dg[k]);
+        for (size_t k = 0; k < K; k++) dp[chosen[k]] = f->scale * (f->renormalise ? (dg[k] - mean) / sum : dg[k]);
     }
 }
 
@@ -399,8 +304,7 @@ static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *sc
 
 vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route,
                              const vm_ffn_acts *a, const float *dy, float kl_weight, float *du) {
-    size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts, K = (size_t)f->top_k,
-           w = (size_t)f->width;
+    size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts;
     if (f->shared_width)
         VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
     else
@@ -408,45 +312,12 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
     if (f->n_experts == 0) return VMOER_OK;
 
     bool ok = true;
-    float *dactive = vm_arena_floats(scratch, T * K, w, &ok), *dhidden = vm_arena_floats(scratch, T * K, 2 * w, &ok),
-          *dx = vm_arena_floats(scratch, T * K, D, &ok);
-    float *dp = vm_arena_floats(scratch, T, N, &ok), *dgate = vm_arena_floats(scratch, T, K, &ok), *dlogits = dp;
-    vm_linear_call *in = expert_calls(f, scratch, a, f->expert_in, a->t_in),
-                   *out = expert_calls(f, scratch, a, f->expert_out, a->t_out);
-    if (!ok || !in || !out) return no_memory();
-    /* dactive is taken for g = 1 (<dactive, active> is the gate's gradient), and the output matrices' own gradients
-     * take g from their other side: with g active for active and g t for t. */
-    const float *active = a->active;
-    if (vm_linear_trainable(&f->expert_out[0])) {
-        size_t rank = (size_t)vm_linear_rank(&f->expert_out[0]);
-        float *scaled = vm_arena_floats(scratch, T * K, w, &ok), *t = vm_arena_floats(scratch, T * K, rank, &ok);
-        if (!ok) return no_memory();
-        for (size_t i = 0; i < T * K; i++) {
-            size_t row = (size_t)a->row_of[i];
-            for (size_t c = 0; c < w; c++) scaled[row * w + c] = a->gates[i] * a->active[row * w + c];
-            for (size_t c = 0; c < rank; c++) t[row * rank + c] = a->gates[i] * a->t_out[row * rank + c];
-        }
-        active = scaled;
-        for (int e = 0; e < f->n_experts; e++) out[e].t = t + (size_t)a->begin[e] * rank;
-    }
-    for (int e = 0; e < f->n_experts; e++) {
-        size_t first = (size_t)a->begin[e];
-        out[e].x = active + first * w, out[e].ldx = w, out[e].dy = dy, out[e].dy_index = a->row_token + first,
-        out[e].ldy = D;
-        out[e].dx = dactive + first * w, out[e].lddx = w;
-        in[e].x = a->u, in[e].ldx = D, in[e].index = a->row_token + first, in[e].dy = dhidden + first * 2 * w,
-        in[e].ldy = 2 * w;
-        in[e].dx = dx + first * D, in[e].lddx = D;
-    }
-    VM_TRY(vm_linear_backward(pool, scratch, out, f->n_experts));
-    rows_job j = {.f = f, .acts = a, .route = route, .out = dactive, .dp = dp, .dgate = dgate};
+    float *dp = vm_arena_floats(scratch, T, N, &ok), *dgate = vm_arena_floats(scratch, T, (size_t)f->top_k, &ok),
+          *dlogits = dp;
+    if (!ok) return no_memory();
+    VM_TRY(vm_experts_backward(f, pool, scratch, n_tokens, a, dy, dgate, du));
+    rows_job j = {.f = f, .acts = a, .dp = dp, .dgate = dgate};
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, gate_backward_rows, &j);
-
-    rows_job s = {.width = f->width, .hidden = a->hidden, .dactive = dactive, .dhidden = dhidden};
-    vm_pool_run_range(pool, T * K, ROWS_A_TASK, swiglu_backward_rows, &s);
-    VM_TRY(vm_linear_backward(pool, scratch, in, f->n_experts));
-    rows_job g = {.f = f, .acts = a, .outputs = dx, .out = du};
-    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, gather_rows, &g);
 
     if (route->router) {
         vm_route r = router_call(route, n_tokens, a);

@@ -48,10 +48,10 @@ typedef struct vm_ffn_acts {
     float *logits, *p;        /* [T, N] */
     int32_t *chosen;          /* [T, K], by falling p */
     float *gates;             /* [T, K] */
-    int32_t *begin;           /* [N + 1]: rows of expert e are [begin[e], begin[e + 1]) */
-    int32_t *row_token;       /* [T K]: token of a row */
+    int32_t *begin;           /* [N + 1]: rows of expert e are [begin[e], begin[e + 1]); this and the next five: training only */
+    int32_t *row_token;       /* [T K]: token of a row, rising within an expert */
     int32_t *row_of;          /* [T, K]: row of a token's k-th choice */
-    float *hidden, *active;   /* [T K, 2 width], [T K, width]: gate and up, and SwiGLU of them */
+    float *hidden;            /* [T K, 2 width]: gate and up */
     float *t_in, *t_out;      /* LoRA intermediates of the experts, by row */
     float *shared_hidden, *shared_active; /* [T, 2 shared_width], [T, shared_width] */
     float *t_shared_in, *t_shared_out, *t_router;

@@ -31,45 +31,61 @@ static const struct {
 /* What is done beside the products. */
 typedef struct aside {
     /* Sums on their way to C */
+    const vm_gemm_block *g;
     const float *side; /* [rows][SIDE] */
-    float *c;          /* [rows, columns] */
-    size_t ldc;
-    int rows;            /* left */
+    int row, end;      /* of the block: the next one, and where they end */
+    int column;
     __mmask16 low, high; /* columns */
-    bool accumulate;
     int rows_per_step;
     /* Panels on their way to the cache */
     const uint32_t *fetch, *fetch_end;
     int fetch_per_step; /* lines */
 } aside;
 
-static inline void carry_row(aside *s) {
-    __m512 x = _mm512_load_ps(s->side), y = _mm512_maskz_load_ps(s->high, s->side + TILE);
-    if (s->accumulate) {
-        x = _mm512_add_ps(_mm512_maskz_loadu_ps(s->low, s->c), x);
-        y = _mm512_add_ps(_mm512_maskz_loadu_ps(s->high, s->c + TILE), y);
+/* The next `count` rows, fewer at the end. What the loop needs is in locals: C's stores might alias *s. */
+static inline void carry(aside *s, int count) {
+    const int end = s->end - s->row < count ? s->end : s->row + count;
+    const size_t ldc = s->g->ldc;
+    const int32_t *index = s->g->c_index;
+    const float *scale = s->g->scale, *side = s->side;
+    const bool accumulate = s->g->accumulate;
+    const __mmask16 low = s->low, high = s->high;
+    float *base = s->g->c + s->column;
+    for (int row = s->row; row < end; row++, side += SIDE) {
+        float *c = base + (size_t)(index ? index[row] : row) * ldc;
+        __m512 x = _mm512_load_ps(side), y = _mm512_maskz_load_ps(high, side + TILE);
+        if (scale) {
+            __m512 factor = _mm512_set1_ps(scale[row]);
+            x = _mm512_mul_ps(factor, x);
+            y = _mm512_mul_ps(factor, y);
+        }
+        if (accumulate) {
+            x = _mm512_add_ps(_mm512_maskz_loadu_ps(low, c), x);
+            y = _mm512_add_ps(_mm512_maskz_loadu_ps(high, c + TILE), y);
+        }
+        _mm512_mask_storeu_ps(c, low, x);
+        _mm512_mask_storeu_ps(c + TILE, high, y);
     }
-    _mm512_mask_storeu_ps(s->c, s->low, x);
-    _mm512_mask_storeu_ps(s->c + TILE, s->high, y);
-    s->side += SIDE;
-    s->c += s->ldc;
-    s->rows--;
+    s->row = end;
+    s->side = side;
 }
 
 static inline void step_aside(aside *s) {
-    for (int i = 0; i < s->rows_per_step && s->rows > 0; i++) carry_row(s);
+    carry(s, s->rows_per_step);
     for (int i = 0; i < s->fetch_per_step && s->fetch < s->fetch_end; i++, s->fetch += LINE_WORDS)
         _mm_prefetch((const char *)s->fetch, _MM_HINT_T1);
 }
 
 /* The products of `steps` pairs of tiles along k added to the sums of 32 (or 16, if one is false) rows and columns in
- * side; first: there are none yet. a and b: the first tiles of two strips, whose tiles along k follow each other. B is
- * read again for every strip of A and stays in the first-level cache; A passes by it, hence the streaming load. Tiles:
- * 0..3 sums (row-major), 4 and 5 A, 6 and 7 B. */
+ * side; first: there are none yet. a and b: the first tiles of two strips; A's rows and its tiles along k lie as the
+ * block says. B is read again for every strip of A and stays in the first-level cache; A passes by it, hence the
+ * streaming load. Tiles: 0..3 sums (row-major), 4 and 5 A, 6 and 7 B. */
 #define SUMS(name, rows2, columns2)                                                                                    \
     static void name(const vm_gemm_block *g, const uint32_t *a, const uint32_t *b, int steps, bool first, float *side, \
                      aside *s) {                                                                                       \
         const uint32_t *a2 = a + TILE * g->a_stride, *b2 = b + g->panel_words;                                         \
+        const long a_row = g->a_tiles ? TILE_BYTES : (long)(g->a_stride * sizeof *a),                                  \
+                   a_step = g->a_tiles ? TILE_WORDS : TILE;                                                            \
         const long row = SIDE * sizeof(float);                                                                         \
         if (first) {                                                                                                   \
             _tile_zero(0);                                                                                             \
@@ -84,19 +100,19 @@ static inline void step_aside(aside *s) {
         }                                                                                                              \
         for (int i = 0; i < steps; i++) {                                                                              \
             _tile_loadd(6, b, TILE_BYTES);                                                                             \
-            _tile_stream_loadd(4, a, TILE_BYTES);                                                                      \
+            _tile_stream_loadd(4, a, a_row);                                                                           \
             _tile_dpbf16ps(0, 4, 6);                                                                                   \
             if (columns2) {                                                                                            \
                 _tile_loadd(7, b2, TILE_BYTES);                                                                        \
                 _tile_dpbf16ps(1, 4, 7);                                                                               \
             }                                                                                                          \
             if (rows2) {                                                                                               \
-                _tile_stream_loadd(5, a2, TILE_BYTES);                                                                 \
+                _tile_stream_loadd(5, a2, a_row);                                                                      \
                 _tile_dpbf16ps(2, 5, 6);                                                                               \
                 if (columns2) _tile_dpbf16ps(3, 5, 7);                                                                 \
             }                                                                                                          \
             step_aside(s);                                                                                             \
-            a += TILE_WORDS, a2 += TILE_WORDS, b += TILE_WORDS, b2 += TILE_WORDS;                                      \
+            a += a_step, a2 += a_step, b += TILE_WORDS, b2 += TILE_WORDS;                                              \
         }                                                                                                              \
         _tile_stored(0, side, row);                                                                                    \
         if (columns2) _tile_stored(1, side + TILE, row);                                                               \
@@ -119,8 +135,7 @@ void vm_gemm_bf16_amx(const vm_gemm_block *g) {
     int strips = ceil_div(g->m, SIDE), panels = ceil_div(g->n, TILE), all_steps = g->words / TILE;
     int passes = all_steps > 0 ? ceil_div(all_steps, PASS_STEPS) : 1, pass_steps = ceil_div(all_steps, passes);
     const uint32_t *end = g->b + (size_t)panels * g->panel_words;
-    aside s = {
-        .ldc = g->ldc, .accumulate = g->accumulate, .rows_per_step = pass_steps > 0 ? ceil_div(SIDE, pass_steps) : 0};
+    aside s = {.g = g, .rows_per_step = pass_steps > 0 ? ceil_div(SIDE, pass_steps) : 0};
     int fetch = all_steps > 0 ? ceil_div((int)(2 * g->panel_words / LINE_WORDS), strips * all_steps) : 0;
     s.fetch_per_step = fetch < MAX_FETCH ? fetch : MAX_FETCH;
     int turn = 0;
@@ -133,7 +148,8 @@ void vm_gemm_bf16_amx(const vm_gemm_block *g) {
             int step = pass * pass_steps, steps = all_steps - step < pass_steps ? all_steps - step : pass_steps;
             for (int strip = 0; strip < strips; strip++) {
                 int i = strip * SIDE, rows = g->m - i < SIDE ? g->m - i : SIDE;
-                const uint32_t *a_step = g->a + (size_t)i * g->a_stride + (size_t)step * TILE_WORDS;
+                const uint32_t *a_step =
+                    g->a + (size_t)i * g->a_stride + (size_t)step * (g->a_tiles ? TILE_WORDS : TILE);
                 const uint32_t *b_step = b + (size_t)step * TILE_WORDS;
                 /* A side is written at the end of a pass, when the one before it has gone to C. With one pass two take
                  * turns. */
@@ -148,15 +164,16 @@ void vm_gemm_bf16_amx(const vm_gemm_block *g) {
                 else
                     sums_16_16(g, a_step, b_step, steps, pass == 0, side, &s);
                 if (pass < passes - 1) continue;
-                while (s.rows > 0) carry_row(&s);
+                carry(&s, SIDE);
                 s.side = side;
-                s.c = g->c + (size_t)i * g->ldc + j;
-                s.rows = rows;
+                s.row = i;
+                s.end = i + rows;
+                s.column = j;
                 s.low = first(columns);
                 s.high = first(columns - TILE);
             }
         }
     }
-    while (s.rows > 0) carry_row(&s);
+    carry(&s, SIDE);
     _tile_release();
 }

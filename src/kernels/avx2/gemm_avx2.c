@@ -116,10 +116,9 @@ typedef struct tile {
     const uint32_t *a; /* [rows][a_stride] */
     size_t a_stride;
     const uint32_t *b; /* [words][16] */
-    float *c;          /* [rows][ldc] */
-    size_t ldc;
-    int columns; /* 1..16 */
-    bool accumulate;
+    const vm_gemm_block *g;
+    int row, column; /* of the block, where the tile begins */
+    int columns;     /* 1..16 */
 } tile;
 
 static inline __m256 low_half(__m256i words) { return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16)); }
@@ -153,14 +152,17 @@ static inline __attribute__((always_inline)) void tile_multiply(const tile *t, c
         b += VM_GEMM_PANEL;
     }
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const vm_gemm_block *g = t->g;
     VM_UNROLL
     for (int i = 0; i < rows; i++) {
+        float *row = vm_gemm_row(g, t->row + i, t->column);
         VM_UNROLL
         for (int h = 0; h < 2; h++) {
-            float *c = t->c + (size_t)i * t->ldc + 8 * h;
+            float *c = row + 8 * h;
             __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(t->columns - 8 * h), lane);
             __m256 value = sum[i][h];
-            if (t->accumulate) value = _mm256_add_ps(_mm256_maskload_ps(c, mask), value);
+            if (g->scale) value = _mm256_mul_ps(_mm256_set1_ps(g->scale[t->row + i]), value);
+            if (g->accumulate) value = _mm256_add_ps(_mm256_maskload_ps(c, mask), value);
             _mm256_maskstore_ps(c, mask, value);
         }
     }
@@ -189,12 +191,12 @@ static void multiply(const vm_gemm_block *g, const tile_fn *tiles) {
         tile t = {.words = g->words,
                   .a_stride = g->a_stride,
                   .b = g->b + (size_t)(j / VM_GEMM_PANEL) * g->panel_words,
-                  .ldc = g->ldc,
-                  .columns = g->n - j < VM_GEMM_PANEL ? g->n - j : VM_GEMM_PANEL,
-                  .accumulate = g->accumulate};
+                  .g = g,
+                  .column = j,
+                  .columns = g->n - j < VM_GEMM_PANEL ? g->n - j : VM_GEMM_PANEL};
         for (int i = 0; i < g->m; i += TILE_ROWS) {
             t.a = g->a + (size_t)i * g->a_stride;
-            t.c = g->c + (size_t)i * g->ldc + j;
+            t.row = i;
             tiles[g->m - i < TILE_ROWS ? g->m - i : TILE_ROWS](&t);
         }
     }

@@ -9,10 +9,9 @@ typedef struct tile {
     size_t a_stride;
     const uint32_t *b; /* [panels][panel_words] */
     size_t panel_words;
-    float *c; /* [rows][ldc] */
-    size_t ldc;
-    __mmask16 last; /* columns of the last panel */
-    bool accumulate;
+    const vm_gemm_block *g;
+    int row, column; /* of the block, where the tile begins */
+    __mmask16 last;  /* columns of the last panel */
 } tile;
 
 static inline __attribute__((always_inline)) void tile_multiply(const tile *t, const int rows, const int panels) {
@@ -37,14 +36,17 @@ static inline __attribute__((always_inline)) void tile_multiply(const tile *t, c
         a++;
         b += VM_GEMM_PANEL;
     }
+    const vm_gemm_block *g = t->g;
     VM_UNROLL
     for (int i = 0; i < rows; i++) {
+        float *row = vm_gemm_row(g, t->row + i, t->column);
         VM_UNROLL
         for (int p = 0; p < panels; p++) {
-            float *c = t->c + (size_t)i * t->ldc + p * VM_GEMM_PANEL;
+            float *c = row + p * VM_GEMM_PANEL;
             __mmask16 mask = p == panels - 1 ? t->last : 0xffff;
             __m512 value = sum[i][p];
-            if (t->accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), value);
+            if (g->scale) value = _mm512_mul_ps(_mm512_set1_ps(g->scale[t->row + i]), value);
+            if (g->accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), value);
             _mm512_mask_storeu_ps(c, mask, value);
         }
     }
@@ -93,14 +95,14 @@ static void multiply(const vm_gemm_block *g) {
                   .a_stride = g->a_stride,
                   .b = g->b + (size_t)(j / VM_GEMM_PANEL) * g->panel_words,
                   .panel_words = g->panel_words,
-                  .ldc = g->ldc,
-                  .last = in_last >= VM_GEMM_PANEL ? 0xffff : (__mmask16)((1u << in_last) - 1),
-                  .accumulate = g->accumulate};
+                  .g = g,
+                  .column = j,
+                  .last = in_last >= VM_GEMM_PANEL ? 0xffff : (__mmask16)((1u << in_last) - 1)};
         int i = 0;
         for (int s = 0; s < strips; s++) {
             int rows = (g->m - i + strips - s - 1) / (strips - s);
             t.a = g->a + (size_t)i * g->a_stride;
-            t.c = g->c + (size_t)i * g->ldc + j;
+            t.row = i;
             tiles[rows][panels - 1](&t);
             i += rows;
         }

@@ -48,8 +48,11 @@ static void pack_row(vm_compute type, const float *x, int n, uint32_t *dst, size
 }
 
 static void store(const vm_gemm_block *g, int i, int j, const float sum[VM_GEMM_PANEL]) {
-    float *c = g->c + (size_t)i * g->ldc + j;
-    for (int x = 0; x < VM_GEMM_PANEL && j + x < g->n; x++) c[x] = g->accumulate ? c[x] + sum[x] : sum[x];
+    float *c = vm_gemm_row(g, i, j), scale = g->scale ? g->scale[i] : 1.0f;
+    for (int x = 0; x < VM_GEMM_PANEL && j + x < g->n; x++) {
+        float value = scale * sum[x];
+        c[x] = g->accumulate ? c[x] + value : value;
+    }
 }
 
 static void multiply_f32(const vm_gemm_block *g) {

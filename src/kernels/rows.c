@@ -1,0 +1,54 @@
+/* rows.c: left-hand rows packed by hand, and products of them on the calling thread; see kernels.h. */
+#include "kernels/gemm.h"
+
+#include <string.h>
+
+enum { PANEL = VM_GEMM_PANEL };
+
+size_t vm_rows_bytes(vm_compute type, int m, int k) {
+    /* Kernels load whole strips of two tiles: what lies past the last row is read, never used. */
+    return ((size_t)m + 2 * PANEL) * vm_gemm_row_stride(type, k) * sizeof(uint32_t);
+}
+
+vm_rows vm_rows_at(vm_compute type, int k, void *memory) {
+    return (vm_rows){.type = type, .k = k, .stride = vm_gemm_row_stride(type, k), .words = memory};
+}
+
+void vm_rows_set(const vm_rows *r, int first, int m, const float *x, size_t ldx) {
+    const vm_gemm_kernels *kernels = vm_kernels_get()->gemm;
+    for (int i = 0; i < m; i++)
+        kernels->pack_row(r->type, x + (size_t)i * ldx, r->k, r->words + (size_t)(first + i) * r->stride, PANEL, NULL);
+}
+
+void vm_rows_gather(const vm_rows *r, int first, int m, const vm_rows *from, const int32_t *index) {
+    size_t words = (vm_gemm_depth(r->type, r->k) + PANEL - 1) / PANEL * PANEL;
+    for (int i = 0; i < m; i++) {
+        /* Rows may be anywhere: the hardware cannot guess the next one. */
+        const uint32_t *next = from->words + (size_t)index[i + 1 < m ? i + 1 : i] * from->stride;
+        for (size_t w = 0; w < words; w += PANEL) __builtin_prefetch(next + w);
+        memcpy(r->words + (size_t)(first + i) * r->stride, from->words + (size_t)index[i] * from->stride,
+               words * sizeof *next);
+    }
+}
+
+void vm_multiply(const vm_product *p) {
+    const vm_gemm_kernels *kernels = vm_kernels_get()->gemm;
+    vm_compute type = p->b->type;
+    size_t panel_words = vm_gemm_depth(type, p->b->k) * PANEL;
+    for (int done = 0; done < p->m; done += VM_GEMM_BLOCK_ROWS) {
+        size_t skip = p->c_index ? 0 : (size_t)done * p->ldc;
+        vm_gemm_block block = {.m = p->m - done < VM_GEMM_BLOCK_ROWS ? p->m - done : VM_GEMM_BLOCK_ROWS,
+                               .n = p->columns,
+                               .words = (int)vm_gemm_depth(type, p->b->k),
+                               .a = p->a->words + (size_t)(p->first + done) * p->a->stride,
+                               .a_stride = p->a->stride,
+                               .b = (const uint32_t *)p->b->data + (size_t)(p->column / PANEL) * panel_words,
+                               .panel_words = panel_words,
+                               .c = p->c + skip,
+                               .ldc = p->ldc,
+                               .c_index = p->c_index ? p->c_index + done : NULL,
+                               .scale = p->scale ? p->scale + done : NULL,
+                               .accumulate = p->accumulate};
+        kernels->multiply[type](&block);
+    }
+}

@@ -1,0 +1,329 @@
+/* experts.c: see experts.h. Forward and backward side by side. */
+#include "model/experts.h"
+
+#include "base/status.h"
+
+#include <string.h>
+
+enum {
+    PANEL = 16,
+    BLOCK_ROWS = 128, /* most rows of a task of the first stage: what lies between its products stays in cache */
+    STRIP_ROWS = 32,
+    SLICES_PER_THREAD = 2 /* column slices of the second stage */
+};
+
+static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the experts of a layer"); }
+
+/* Rows [first, first + rows) of all T K rows, every one of `expert`. */
+typedef struct block {
+    int expert, first, rows;
+} block;
+
+/* One thread's own; BLOCK_ROWS rows each. */
+typedef struct workspace {
+    vm_rows input;         /* of D: the block's rows of the job's input */
+    vm_rows part;          /* of up to 2 w: what a LoRA reads */
+    float *wide, *wide2;   /* of 2 w */
+    float *active, *inner; /* of w */
+    float *middle;         /* of a LoRA's rank */
+} workspace;
+
+typedef struct experts_job {
+    const vm_ffn *f;
+    const vm_ffn_acts *a;
+    bool backward;
+    const float *dy; /* [T, D]; backward */
+    const block *blocks;
+    workspace *work; /* [threads] */
+    vm_rows input;   /* [T, D]: u; backward: dy */
+    vm_rows inner;   /* [T K, w]: SwiGLU; backward [T K, 2 w]: the gradient of gate and up */
+    vm_rows *t;      /* of the second product's LoRA [T K, rank] each: what they read */
+    float *gate;     /* [T K] by row */
+    float *dgate;    /* [T K] by row; backward */
+    float *dhidden;  /* [T K, 2 w]; NULL: nothing in the first matrices is trained */
+    float *scaled;   /* [T K, w] g SwiGLU; NULL: nothing in the second matrices is trained */
+    float *t_scaled; /* [T K, rank sum] g t_out */
+    float *out;      /* [T, D]: y; backward: du */
+    int slice;       /* columns of it a task adds to */
+} experts_job;
+
+/* ---- which rows are whose ---- */
+
+static vmoer_status group(const vm_ffn *f, vm_arena *arena, int n_tokens, vm_ffn_acts *a) {
+    size_t rows = (size_t)n_tokens * (size_t)f->top_k;
+    a->begin = vm_arena_alloc(arena, (size_t)f->n_experts + 1, sizeof *a->begin);
+    a->row_token = vm_arena_alloc(arena, rows + 1, sizeof *a->row_token);
+    a->row_of = vm_arena_alloc(arena, rows + 1, sizeof *a->row_of);
+    if (!a->begin || !a->row_token || !a->row_of) return no_memory();
+    memset(a->begin, 0, ((size_t)f->n_experts + 1) * sizeof *a->begin);
+    for (size_t i = 0; i < rows; i++) a->begin[a->chosen[i] + 1]++;
+    for (int e = 0; e < f->n_experts; e++) a->begin[e + 1] += a->begin[e];
+    for (size_t i = 0; i < rows; i++) {
+        int32_t row = a->begin[a->chosen[i]]++;
+        a->row_token[row] = (int32_t)(i / (size_t)f->top_k);
+        a->row_of[i] = row;
+    }
+    memmove(a->begin + 1, a->begin, (size_t)f->n_experts * sizeof *a->begin);
+    a->begin[0] = 0;
+    return VMOER_OK;
+}
+
+static int rows_of(const vm_ffn_acts *a, int e) { return a->begin[e + 1] - a->begin[e]; }
+
+/* Every expert's rows in blocks of equal height, of whole strips but for the last. */
+static block *make_blocks(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, int *count) {
+    int most = a->begin[f->n_experts] / STRIP_ROWS + f->n_experts;
+    block *blocks = vm_arena_alloc(scratch, (size_t)most, sizeof *blocks);
+    *count = 0;
+    for (int e = 0; blocks && e < f->n_experts; e++) {
+        int rows = rows_of(a, e), parts = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+        int height = parts ? ((rows + parts - 1) / parts + STRIP_ROWS - 1) / STRIP_ROWS * STRIP_ROWS : 0;
+        for (int done = 0; done < rows; done += height)
+            blocks[(*count)++] = (block){e, a->begin[e] + done, rows - done < height ? rows - done : height};
+    }
+    return blocks;
+}
+
+/* ---- what both ways need ---- */
+
+static bool rows_alloc(vm_arena *arena, vm_compute type, size_t m, int k, vm_rows *out) {
+    void *memory = vm_arena_alloc(arena, 1, vm_rows_bytes(type, (int)m, k));
+    *out = vm_rows_at(type, k, memory);
+    return memory != NULL;
+}
+
+static void round_rows(void *context, size_t begin, size_t end, int worker) {
+    (void)worker;
+    const experts_job *j = context;
+    size_t k = (size_t)j->input.k;
+    const float *x = j->backward ? j->dy : j->a->u;
+    vm_rows_set(&j->input, (int)begin, (int)(end - begin), x + begin * k, k);
+}
+
+static vmoer_status start(experts_job *j, vm_pool *pool, vm_arena *scratch, int n_tokens, int *n_blocks) {
+    const vm_ffn *f = j->f;
+    const vm_linear *in = &f->expert_in[0], *out = &f->expert_out[0], *second = j->backward ? in : out;
+    vm_compute type = in->compute;
+    size_t rows = (size_t)j->a->begin[f->n_experts], w = (size_t)f->width;
+    int threads = vm_pool_threads(pool), rank = vm_linear_rank(in) + vm_linear_rank(out);
+    bool ok = (j->blocks = make_blocks(f, scratch, j->a, n_blocks)) != NULL;
+    j->work = vm_arena_alloc(scratch, (size_t)threads, sizeof *j->work);
+    j->t = vm_arena_alloc(scratch, VM_MAX_LORA, sizeof *j->t);
+    j->gate = vm_arena_floats(scratch, rows, 1, &ok);
+    ok = ok && j->work && j->t && rows_alloc(scratch, type, (size_t)n_tokens, f->dim, &j->input) &&
+         rows_alloc(scratch, type, rows, second->in == f->dim ? second->out : second->in, &j->inner);
+    for (int i = 0; ok && i < second->n_lora; i++)
+        ok = rows_alloc(scratch, type, rows, second->lora[i]->rank, &j->t[i]);
+    for (int t = 0; ok && t < threads; t++) {
+        workspace *s = &j->work[t];
+        ok = rows_alloc(scratch, type, BLOCK_ROWS, f->dim, &s->input) &&
+             rows_alloc(scratch, type, BLOCK_ROWS, 2 * f->width > rank ? 2 * f->width : rank, &s->part);
+        s->wide = vm_arena_floats(scratch, BLOCK_ROWS, 2 * w, &ok);
+        s->wide2 = vm_arena_floats(scratch, BLOCK_ROWS, 2 * w, &ok);
+        s->active = vm_arena_floats(scratch, BLOCK_ROWS, w, &ok);
+        s->inner = vm_arena_floats(scratch, BLOCK_ROWS, w, &ok);
+        s->middle = vm_arena_floats(scratch, BLOCK_ROWS, (size_t)rank, &ok);
+    }
+    if (!ok) return no_memory();
+    for (size_t i = 0; i < rows; i++) j->gate[j->a->row_of[i]] = j->a->gates[i];
+    vm_pool_run_range(pool, (size_t)n_tokens, STRIP_ROWS, round_rows, j);
+    return VMOER_OK;
+}
+
+/* t[m, rank] (row stride ldt) = scale * A B: the middle of a LoRA, or its gradient. */
+static void middle(const vm_rows *a, int first, int m, const vm_panel *b, float scale, float *t, size_t ldt) {
+    vm_multiply(&(vm_product){.a = a, .first = first, .m = m, .b = b, .columns = b->n, .c = t, .ldc = ldt});
+    for (int i = 0; i < m; i++)
+        for (int r = 0; r < b->n; r++) t[(size_t)i * ldt + (size_t)r] *= scale;
+}
+
+/* C[m, b->n] += x[m, b->k] B. */
+static void add_product(const workspace *s, int m, const float *x, size_t ldx, const vm_panel *b, float *c,
+                        size_t ldc) {
+    vm_rows part = vm_rows_at(b->type, b->k, s->part.words);
+    vm_rows_set(&part, 0, m, x, ldx);
+    vm_multiply(&(vm_product){.a = &part, .m = m, .b = b, .columns = b->n, .c = c, .ldc = ldc, .accumulate = true});
+}
+
+/* The second stage: some columns of the output, all experts' products added in turn. */
+static void add_slice(void *context, int task, int worker) {
+    (void)worker;
+    const experts_job *j = context;
+    const vm_ffn *f = j->f;
+    int column = task * j->slice, left = f->dim - column;
+    for (int e = 0; e < f->n_experts; e++) {
+        const vm_linear *l = j->backward ? &f->expert_in[e] : &f->expert_out[e];
+        int first = j->a->begin[e];
+        vm_product p = {.a = &j->inner,
+                        .first = first,
+                        .m = rows_of(j->a, e),
+                        .b = j->backward ? &l->backward : &l->forward,
+                        .column = column,
+                        .columns = left < j->slice ? left : j->slice,
+                        .c = j->out + column,
+                        .ldc = (size_t)f->dim,
+                        .c_index = j->a->row_token + first,
+                        .scale = j->backward ? NULL : j->gate + first,
+                        .accumulate = true};
+        vm_multiply(&p);
+        for (int i = 0; i < l->n_lora; i++) { /* each covers all D columns */
+            p.a = &j->t[i];
+            p.b = j->backward ? &l->lora[i]->a_backward : &l->lora[i]->b_forward;
+            vm_multiply(&p);
+        }
+    }
+}
+
+static void run(experts_job *j, vm_pool *pool, int n_blocks, vm_task_fn block_task) {
+    vm_pool_run(pool, n_blocks, block_task, j);
+    if (!j->out) return;
+    int panels = (j->f->dim + PANEL - 1) / PANEL, slices = vm_pool_threads(pool) * SLICES_PER_THREAD;
+    j->slice = (panels + slices - 1) / slices * PANEL;
+    vm_pool_run(pool, (j->f->dim + j->slice - 1) / j->slice, add_slice, j);
+}
+
+/* ---- forward ---- */
+
+static void forward_block(void *context, int task, int worker) {
+    const experts_job *j = context;
+    const vm_ffn_acts *a = j->a;
+    const block *b = &j->blocks[task];
+    const vm_linear *in = &j->f->expert_in[b->expert], *out = &j->f->expert_out[b->expert];
+    workspace *s = &j->work[worker];
+    int m = b->rows, width = j->f->width;
+    size_t first = (size_t)b->first, w = (size_t)width, rank = (size_t)vm_linear_rank(in);
+    float *hidden = a->hidden ? a->hidden + first * 2 * w : s->wide, *t = a->t_in + first * rank;
+    vm_rows_gather(&s->input, 0, m, &j->input, a->row_token + first);
+    vm_multiply(
+        &(vm_product){.a = &s->input, .m = m, .b = &in->forward, .columns = 2 * width, .c = hidden, .ldc = 2 * w});
+    for (int i = 0; i < in->n_lora; t += in->lora[i++]->rank) {
+        const vm_lora *r = in->lora[i];
+        middle(&s->input, 0, m, &r->a_forward, r->scale, t, rank);
+        add_product(s, m, t, rank, &r->b_forward, hidden + r->row, 2 * w);
+    }
+    for (size_t i = 0; i < (size_t)m; i++)
+        vm_kernels_get()->swiglu(hidden + i * 2 * w, hidden + i * 2 * w + w, s->active + i * w, width);
+    vm_rows_set(&j->inner, b->first, m, s->active, w);
+    rank = (size_t)vm_linear_rank(out);
+    t = a->t_out + first * rank;
+    for (int i = 0; i < out->n_lora; t += out->lora[i++]->rank) {
+        middle(&j->inner, b->first, m, &out->lora[i]->a_forward, out->lora[i]->scale, t, rank);
+        vm_rows_set(&j->t[i], b->first, m, t, rank);
+    }
+}
+
+vmoer_status vm_experts_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
+                                vm_ffn_acts *a, float *y) {
+    size_t rows = (size_t)n_tokens * (size_t)f->top_k;
+    vm_arena *arena = keep ? keep : scratch;
+    bool ok = true;
+    VM_TRY(group(f, arena, n_tokens, a));
+    a->hidden = keep ? vm_arena_floats(keep, rows, 2 * (size_t)f->width, &ok) : NULL;
+    a->t_in = vm_arena_floats(arena, rows, (size_t)vm_linear_rank(&f->expert_in[0]), &ok);
+    a->t_out = vm_arena_floats(arena, rows, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
+    if (!ok) return no_memory();
+    experts_job j = {.f = f, .a = a, .out = y};
+    int n_blocks;
+    VM_TRY(start(&j, pool, scratch, n_tokens, &n_blocks));
+    run(&j, pool, n_blocks, forward_block);
+    return VMOER_OK;
+}
+
+/* ---- backward ---- */
+
+/* dactive is taken for g = 1, since <dactive, active> is the gate's gradient, and multiplied by g then. */
+static void backward_block(void *context, int task, int worker) {
+    const experts_job *j = context;
+    const vm_ffn_acts *a = j->a;
+    const vm_kernels *kernels = vm_kernels_get();
+    const block *b = &j->blocks[task];
+    const vm_linear *in = &j->f->expert_in[b->expert], *out = &j->f->expert_out[b->expert];
+    workspace *s = &j->work[worker];
+    int m = b->rows, width = j->f->width;
+    size_t first = (size_t)b->first, w = (size_t)width;
+    vm_rows_gather(&s->input, 0, m, &j->input, a->row_token + first);
+    vm_multiply(&(vm_product){.a = &s->input, .m = m, .b = &out->backward, .columns = width, .c = s->inner, .ldc = w});
+    for (int i = 0; i < out->n_lora; i++) {
+        const vm_lora *r = out->lora[i];
+        middle(&s->input, 0, m, &r->b_backward, r->scale, s->middle, (size_t)r->rank);
+        add_product(s, m, s->middle, (size_t)r->rank, &r->a_backward, s->inner, w);
+    }
+    float *dhidden = j->dhidden ? j->dhidden + first * 2 * w : s->wide2;
+    for (size_t i = 0; i < (size_t)m; i++) {
+        const float *gate = a->hidden + (first + i) * 2 * w;
+        float *active = s->active + i * w, *dactive = s->inner + i * w, *dgate = dhidden + i * 2 * w;
+        float g = j->gate[first + i];
+        kernels->swiglu(gate, gate + w, active, width);
+        j->dgate[first + i] = kernels->dot(dactive, active, width);
+        for (size_t x = 0; x < w; x++) dactive[x] *= g;
+        kernels->swiglu_backward(gate, gate + w, dactive, dgate, dgate + w, width);
+        if (j->scaled)
+            for (size_t x = 0; x < w; x++) j->scaled[(first + i) * w + x] = g * active[x];
+    }
+    size_t rank = (size_t)vm_linear_rank(out);
+    for (size_t i = 0; j->scaled && i < (size_t)m; i++)
+        for (size_t r = 0, at = (first + i) * rank; r < rank; r++, at++)
+            j->t_scaled[at] = j->gate[first + i] * a->t_out[at];
+    if (!j->out) return;
+    vm_rows_set(&j->inner, b->first, m, dhidden, 2 * w);
+    for (int i = 0; i < in->n_lora; i++) {
+        const vm_lora *r = in->lora[i];
+        vm_rows part = vm_rows_at(in->compute, r->rows, s->part.words);
+        vm_rows_set(&part, 0, m, dhidden + r->row, 2 * w);
+        middle(&part, 0, m, &r->b_backward, r->scale, s->middle, (size_t)r->rank);
+        vm_rows_set(&j->t[i], b->first, m, s->middle, (size_t)r->rank);
+    }
+}
+
+/* The gradients of the experts' own parameters. The second matrices' take g from their other side: g SwiGLU for SwiGLU
+ * and g t for t. */
+static vmoer_status parameters(const experts_job *j, vm_pool *pool, vm_arena *scratch, const float *dy) {
+    const vm_ffn *f = j->f;
+    const vm_ffn_acts *a = j->a;
+    size_t w = (size_t)f->width, D = (size_t)f->dim, rank_in = (size_t)vm_linear_rank(&f->expert_in[0]),
+           rank_out = (size_t)vm_linear_rank(&f->expert_out[0]);
+    vm_linear_call *calls = vm_arena_alloc(scratch, 2 * (size_t)f->n_experts, sizeof *calls);
+    if (!calls) return no_memory();
+    int count = 0;
+    for (int e = 0; e < f->n_experts; e++) {
+        size_t first = (size_t)a->begin[e];
+        if (j->scaled)
+            calls[count++] = (vm_linear_call){.l = &f->expert_out[e],
+                                              .m = rows_of(a, e),
+                                              .x = j->scaled + first * w,
+                                              .ldx = w,
+                                              .dy = dy,
+                                              .dy_index = a->row_token + first,
+                                              .ldy = D,
+                                              .t = j->t_scaled + first * rank_out};
+        if (j->dhidden)
+            calls[count++] = (vm_linear_call){.l = &f->expert_in[e],
+                                              .m = rows_of(a, e),
+                                              .x = a->u,
+                                              .ldx = D,
+                                              .index = a->row_token + first,
+                                              .dy = j->dhidden + first * 2 * w,
+                                              .ldy = 2 * w,
+                                              .t = a->t_in + first * rank_in};
+    }
+    return vm_linear_backward(pool, scratch, calls, count);
+}
+
+vmoer_status vm_experts_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_acts *a,
+                                 const float *dy, float *dgate, float *du) {
+    size_t rows = (size_t)a->begin[f->n_experts], w = (size_t)f->width;
+    bool ok = true;
+    experts_job j = {.f = f, .a = a, .backward = true, .dy = dy, .out = du};
+    j.dgate = vm_arena_floats(scratch, rows, 1, &ok);
+    if (vm_linear_trainable(&f->expert_in[0])) j.dhidden = vm_arena_floats(scratch, rows, 2 * w, &ok);
+    if (vm_linear_trainable(&f->expert_out[0])) {
+        j.scaled = vm_arena_floats(scratch, rows, w, &ok);
+        j.t_scaled = vm_arena_floats(scratch, rows, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
+    }
+    if (!ok) return no_memory();
+    int n_blocks;
+    VM_TRY(start(&j, pool, scratch, n_tokens, &n_blocks));
+    run(&j, pool, n_blocks, backward_block);
+    for (size_t i = 0; i < rows; i++) dgate[i] = j.dgate[a->row_of[i]];
+    return j.dhidden || j.scaled ? parameters(&j, pool, scratch, dy) : VMOER_OK;
+}
