@@ -65,7 +65,9 @@ extern const char *const compute_words[], *const inference_words[], *const routi
         {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16", offsetof(M, train.compute),     \
          compute_words, 0},                                                                                                \
         {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(M, train.threads), NULL, 0},                            \
-        {"memory_gib", 0, OPTION_REAL, "X", "bound for kept activations; beyond it layers are computed twice",             \
+        {"memory_gib", 0, OPTION_REAL, "X",                                                                                \
+         "bound for kept activations and, half of it, for calibrate's states below its router; beyond it they are "        \
+         "computed again",                                                                                                 \
          offsetof(M, train.memory_gib), NULL, 0}
 
 /* Shows training.json: what was trained, and the history. */

@@ -158,7 +158,8 @@ typedef struct vmoer_train_params { /* what finetune, calibrate and upcycle shar
     int keep_best;              /* keep the checkpoint with the lowest held-out NLL (else the last) */
     vmoer_compute compute;
     int threads;
-    double memory_gib;          /* bound for kept activations; beyond it layers are recomputed in the backward pass */
+    double memory_gib;          /* bound for kept activations, beyond it layers are recomputed in the backward pass; calibrate: half of it is for the
+                                 * questions' states below its lowest layer, kept from step to step and look to look */
 } vmoer_train_params;
 
 typedef struct vmoer_finetune_params {

@@ -37,7 +37,8 @@ typedef struct calibration {
     const vmoer_calibrate_params *p;
     vm_training *training;
     vm_router *router;
-    json_t *facts; /* {"stability": [...]} with --layers auto, else NULL */
+    vm_states *states; /* below the lowest variational layer all is frozen; NULL where there is none */
+    json_t *facts;     /* {"stability": [...]} with --layers auto, else NULL */
 } calibration;
 
 /* "3,7-9" or "all" -> layers, ascending. */
@@ -162,6 +163,15 @@ static vmoer_status prepare(calibration *c, const vmoer_hooks *hooks) {
     return vm_router_create(&config, &c->router);
 }
 
+/* Half of the memory bound is for the states, half for the activations; 0 stays no bound. */
+static size_t share_of_memory(const vmoer_calibrate_params *p) { return (vm_training_memory(&p->train) + 1) / 2; }
+
+static vmoer_status open_states(calibration *c) {
+    const vm_router_config *r = vm_router_get_config(c->router);
+    if (r->n_layers == 0) return VMOER_OK;
+    return vm_states_create(r->layers[0], r->dim, share_of_memory(c->p), &c->states);
+}
+
 static json_t *config_of(const calibration *c) {
     const vmoer_calibrate_params *p = c->p;
     const vm_router_config *r = vm_router_get_config(c->router);
@@ -194,6 +204,7 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
     vmoer_status status;
     VM_TRY(check_params(p));
     VM_GOTO(prepare(&c, hooks));
+    VM_GOTO(open_states(&c));
     config = config_of(&c);
     VM_GOTO(vm_api_training_text(config, text)); /* the file could not hold it: say so now, not after hours */
     bool covariance = vm_router_has_covariance(c.router), layers = vm_router_get_config(c.router)->n_layers > 0;
@@ -210,14 +221,16 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
                         .context = &c,
                         .predict = {.router = layers ? c.router : NULL,
                                     .inference = covariance ? VM_INFERENCE_TILTED : VM_INFERENCE_MEAN,
-                                    .seed = p->train.seed},
+                                    .seed = p->train.seed,
+                                    .states = c.states},
                         .objective = {.pass = t.pass,
                                       .format = VM_FORMAT_CLOZE,
                                       .router = layers ? c.router : NULL,
                                       .beta = covariance ? p->beta : 0,
                                       .draws = covariance ? p->draws : 1,
                                       .seed = p->train.seed,
-                                      .memory = vm_training_memory(&p->train)}};
+                                      .memory = share_of_memory(p),
+                                      .states = c.states}};
     if (layers)
         VM_GOTO(vm_train_run(&job, hooks, &record));
     else
@@ -226,6 +239,7 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
 done:
     json_decref(config);
     json_decref(c.facts);
+    vm_states_free(c.states);
     vm_router_free(c.router);
     vm_training_close(&t);
     return status;

@@ -1,5 +1,5 @@
 /* pass.c: see pass.h. A layer's forward is written once and used by inference, by training and by recomputation. */
-#include "model/pass.h"
+#include "model/pass_internal.h"
 
 #include "base/status.h"
 
@@ -7,39 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { HEAD_ROWS = 64, TOKENS_A_TASK = 16 };
-
-typedef struct layer_acts {
-    bool filled;
-    float *n1, *inv1; /* [T, D], [T]: attention's normed input and 1 / rms */
-    float *qkv;       /* [T, q + 2 kv], rotated */
-    float *attended;  /* [T, q] */
-    float *h;         /* [T, D]: residual stream between the halves */
-    float *n2, *inv2; /* [T, D], [T] */
-    float *t_qkv, *t_out;
-    vm_ffn_acts ffn;
-} layer_acts;
-
-struct vm_pass {
-    vm_model *m;
-    vm_pool *pool;
-    vm_arena *step;    /* what lives from forward to backward: residual streams, facts */
-    vm_arena *scratch; /* within one layer */
-    vm_arena *shared;  /* activations of the layer at hand, where they are not kept */
-    vm_arena **kept;   /* [n_layers] */
-    layer_acts *acts;  /* [n_layers] */
-    float **x;         /* [n_layers + 1] residual stream entering each layer, [T, D]; inference uses two in turn */
-    const vm_batch *batch;
-    vm_batch copy;
-    vm_pass_options options;
-    bool ready; /* a training forward is complete and no backward has spent it */
-    double kl, divergence;
-    float *inv_final; /* [n_rows] */
-    float *normed;    /* [n_rows, D] */
-    float *lse;       /* [n_rows] */
-    float *gate_entropy, *trace, *trace_projected, *spread, *margin;
-    int32_t *chosen;
-};
+enum { TOKENS_A_TASK = 16 };
 
 void vm_pass_free(vm_pass *p) {
     if (!p) return;
@@ -75,7 +43,7 @@ vmoer_status vm_pass_create(vm_model *m, vm_pool *pool, vm_pass **out) {
     return VMOER_OK;
 }
 
-static vmoer_status no_memory(const vm_pass *p) {
+vmoer_status vm_pass_no_memory(const vm_pass *p) {
     return vm_error(VMOER_ERROR_MEMORY, "no memory for a pass of %d tokens", p->batch->n_tokens);
 }
 
@@ -84,6 +52,7 @@ static vmoer_status no_memory(const vm_pass *p) {
 typedef struct token_job {
     vm_pass *p;
     const float *x, *y, *w, *dy, *inv;
+    const int32_t *index; /* of x's rows; NULL: as they stand */
     float *out, *inv_out;
     float scale;
     int width;
@@ -94,12 +63,14 @@ static void norm_rows(void *context, size_t begin, size_t end, int worker) {
     token_job *j = context;
     size_t d = (size_t)j->width;
     for (size_t t = begin; t < end; t++)
-        j->inv_out[t] =
-            vm_kernels_get()->rmsnorm(j->x + t * d, j->w, j->p->m->config.rms_eps, j->out + t * d, j->width);
+        j->inv_out[t] = vm_kernels_get()->rmsnorm(j->x + (j->index ? (size_t)j->index[t] : t) * d, j->w,
+                                                  j->p->m->config.rms_eps, j->out + t * d, j->width);
 }
 
-static void norm(vm_pass *p, const float *x, const vm_param *w, int rows, float *out, float *inv) {
-    token_job j = {.p = p, .x = x, .w = w->value, .out = out, .inv_out = inv, .width = p->m->config.dim};
+void vm_pass_norm(vm_pass *p, const float *x, const int32_t *index, const vm_param *w, int rows, float *out,
+                  float *inv) {
+    token_job j = {
+        .p = p, .x = x, .index = index, .w = w->value, .out = out, .inv_out = inv, .width = p->m->config.dim};
     vm_pool_run_range(p->pool, (size_t)rows, TOKENS_A_TASK, norm_rows, &j);
 }
 
@@ -184,26 +155,23 @@ static vm_ffn_route route_of(const vm_pass *p, int layer) {
                           .sign = o->sign};
 }
 
-/* x[T, D] -> out[T, D]; fills a from `arena`. */
-static vmoer_status layer_forward(vm_pass *p, int layer, const float *x, vm_arena *arena, layer_acts *a, float *out) {
+/* x[T, D] -> h[T, D], the residual stream between the halves; fills a from `arena`. */
+static vmoer_status attention_forward(vm_pass *p, int layer, const float *x, vm_arena *arena, layer_acts *a, float *h) {
     const vm_config *c = &p->m->config;
     const vm_layer *l = &p->m->layers[layer];
     int T = p->batch->n_tokens;
     size_t t = (size_t)T, d = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim),
            width = q + 2 * (size_t)(c->n_kv_heads * c->head_dim);
     bool ok = true;
-    *a = (layer_acts){.filled = true};
     a->n1 = vm_arena_floats(arena, t, d, &ok), a->inv1 = vm_arena_floats(arena, t, 1, &ok);
     a->qkv = vm_arena_floats(arena, t, width, &ok);
     a->attended = vm_arena_floats(arena, t, q, &ok);
-    a->h = vm_arena_floats(arena, t, d, &ok);
-    a->n2 = vm_arena_floats(arena, t, d, &ok), a->inv2 = vm_arena_floats(arena, t, 1, &ok);
     a->t_qkv = vm_arena_floats(arena, t, (size_t)vm_linear_rank(&l->qkv), &ok);
     a->t_out = vm_arena_floats(arena, t, (size_t)vm_linear_rank(&l->attention_out), &ok);
     float *y = vm_arena_floats(p->scratch, t, d, &ok);
-    if (!ok) return no_memory(p);
+    if (!ok) return vm_pass_no_memory(p);
 
-    norm(p, x, &l->attention_norm, T, a->n1, a->inv1);
+    vm_pass_norm(p, x, NULL, &l->attention_norm, T, a->n1, a->inv1);
     vm_linear_call qkv = {.l = &l->qkv, .m = T, .x = a->n1, .ldx = d, .y = a->qkv, .ldy = width, .t = a->t_qkv};
     VM_TRY(vm_linear_forward(p->pool, p->scratch, &qkv, 1));
     rope(p, a->qkv, 1.0f);
@@ -212,40 +180,88 @@ static vmoer_status layer_forward(vm_pass *p, int layer, const float *x, vm_aren
     vm_linear_call project = {
         .l = &l->attention_out, .m = T, .x = a->attended, .ldx = q, .y = y, .ldy = d, .t = a->t_out};
     VM_TRY(vm_linear_forward(p->pool, p->scratch, &project, 1));
-    add(p, x, c->residual_scale, y, a->h);
-
-    norm(p, a->h, &l->ffn_norm, T, a->n2, a->inv2);
-    vm_ffn_route route = route_of(p, layer);
-    VM_TRY(vm_ffn_forward(&l->ffn, p->pool, arena, p->scratch, T, a->n2, &route, &a->ffn, y));
-    add(p, a->h, c->residual_scale, y, out);
+    add(p, x, c->residual_scale, y, h);
     vm_arena_reset(p->scratch);
     return VMOER_OK;
 }
 
+/* h[T, D] -> out[T, D]; fills a from `arena`. */
+static vmoer_status ffn_forward(vm_pass *p, int layer, const float *h, vm_arena *arena, layer_acts *a, float *out) {
+    const vm_config *c = &p->m->config;
+    const vm_layer *l = &p->m->layers[layer];
+    int T = p->batch->n_tokens;
+    size_t t = (size_t)T, d = (size_t)c->dim;
+    bool ok = true;
+    a->h = h;
+    a->n2 = vm_arena_floats(arena, t, d, &ok), a->inv2 = vm_arena_floats(arena, t, 1, &ok);
+    float *y = vm_arena_floats(p->scratch, t, d, &ok);
+    if (!ok) return vm_pass_no_memory(p);
+
+    vm_pass_norm(p, h, NULL, &l->ffn_norm, T, a->n2, a->inv2);
+    vm_ffn_route route = route_of(p, layer);
+    VM_TRY(vm_ffn_forward(&l->ffn, p->pool, arena, p->scratch, T, a->n2, &route, &a->ffn, y));
+    add(p, h, c->residual_scale, y, out);
+    vm_arena_reset(p->scratch);
+    return VMOER_OK;
+}
+
+/* x[layer] -> out[T, D]; fills a from `arena`, anew. */
+static vmoer_status layer_forward(vm_pass *p, int layer, vm_arena *arena, layer_acts *a, float *out) {
+    const float *h = p->x[layer];
+    *a = (layer_acts){.filled = true};
+    vm_arena_reset(arena);
+    if (layer != p->lowest || !p->half) {
+        bool ok = true;
+        float *between = vm_arena_floats(arena, (size_t)p->batch->n_tokens, (size_t)p->m->config.dim, &ok);
+        if (!ok) return vm_pass_no_memory(p);
+        VM_TRY(attention_forward(p, layer, p->x[layer], arena, a, between));
+        h = between;
+    }
+    return ffn_forward(p, layer, h, arena, a, out);
+}
+
+static bool attention_trained(const vm_layer *l) {
+    return vm_linear_trainable(&l->qkv) || vm_linear_trainable(&l->attention_out) || l->attention_norm.grad ||
+           l->ffn_norm.grad;
+}
+
+static void scale_rows(void *context, size_t begin, size_t end, int worker) {
+    (void)worker;
+    token_job *j = context;
+    size_t d = (size_t)j->width;
+    for (size_t i = begin * d; i < end * d; i++) j->out[i] = j->scale * j->x[i];
+}
+
+/* residual_scale * dx[T, D], in `room` unless the scale is 1. */
+static const float *times_residual_scale(vm_pass *p, const float *dx, float *room) {
+    const vm_config *c = &p->m->config;
+    if (c->residual_scale == 1.0f) return dx;
+    token_job j = {.p = p, .x = dx, .out = room, .scale = c->residual_scale, .width = c->dim};
+    vm_pool_run_range(p->pool, (size_t)p->batch->n_tokens, TOKENS_A_TASK, scale_rows, &j);
+    return room;
+}
+
 /* dx[T, D]: gradient of the residual stream after the layer, turned into the one before it. input: the lower one is
  * wanted at all. */
-static vmoer_status layer_backward(vm_pass *p, int layer, const float *x, layer_acts *a, float kl_weight, bool input,
-                                   float *dx) {
+static vmoer_status layer_backward(vm_pass *p, int layer, layer_acts *a, float kl_weight, bool input, float *dx) {
     const vm_config *c = &p->m->config;
     vm_layer *l = &p->m->layers[layer];
+    const float *x = p->x[layer];
     int T = p->batch->n_tokens;
     size_t t = (size_t)T, d = (size_t)c->dim, q = (size_t)(c->n_heads * c->head_dim),
            width = q + 2 * (size_t)(c->n_kv_heads * c->head_dim);
     bool ok = true;
-    float *dy = vm_arena_floats(p->scratch, t, d, &ok), *dn = vm_arena_floats(p->scratch, t, d, &ok);
-    if (!ok) return no_memory(p);
-    memset(dy, 0, t * d * sizeof *dy);
-    add(p, dy, c->residual_scale, dx, dy);
+    float *room = c->residual_scale == 1.0f ? NULL : vm_arena_floats(p->scratch, t, d, &ok),
+          *dn = vm_arena_floats(p->scratch, t, d, &ok);
+    if (!ok) return vm_pass_no_memory(p);
+    const float *dy = times_residual_scale(p, dx, room);
     vm_ffn_route route = route_of(p, layer);
     VM_TRY(vm_ffn_backward(&l->ffn, p->pool, p->scratch, T, &route, &a->ffn, dy, kl_weight, dn));
-    bool attention_trained = vm_linear_trainable(&l->qkv) || vm_linear_trainable(&l->attention_out) ||
-                             l->attention_norm.grad || l->ffn_norm.grad;
-    if (input || attention_trained) {
+    if (input || attention_trained(l)) {
         float *dattended = vm_arena_floats(p->scratch, t, q, &ok), *dqkv = vm_arena_floats(p->scratch, t, width, &ok);
-        if (!ok) return no_memory(p);
+        if (!ok) return vm_pass_no_memory(p);
         norm_backward(p, a->h, &l->ffn_norm, a->inv2, dn, T, dx);
-        memset(dy, 0, t * d * sizeof *dy);
-        add(p, dy, c->residual_scale, dx, dy);
+        dy = times_residual_scale(p, dx, room);
         vm_linear_call project = {.l = &l->attention_out,
                                   .m = T,
                                   .x = a->attended,
@@ -259,10 +275,18 @@ static vmoer_status layer_backward(vm_pass *p, int layer, const float *x, layer_
         vm_attention attention = attention_of(p);
         VM_TRY(vm_attention_backward(&attention, p->pool, p->scratch, a->qkv, dattended, dqkv));
         rope(p, dqkv, -1.0f);
-        vm_linear_call qkv = {
-            .l = &l->qkv, .m = T, .x = a->n1, .ldx = d, .dy = dqkv, .ldy = width, .t = a->t_qkv, .dx = dn, .lddx = d};
+        bool norm_wanted = input || l->attention_norm.grad;
+        vm_linear_call qkv = {.l = &l->qkv,
+                              .m = T,
+                              .x = a->n1,
+                              .ldx = d,
+                              .dy = dqkv,
+                              .ldy = width,
+                              .t = a->t_qkv,
+                              .dx = norm_wanted ? dn : NULL,
+                              .lddx = d};
         VM_TRY(vm_linear_backward(p->pool, p->scratch, &qkv, 1));
-        norm_backward(p, x, &l->attention_norm, a->inv1, dn, T, dx);
+        if (norm_wanted) norm_backward(p, x, &l->attention_norm, a->inv1, dn, T, dx);
     }
     vm_arena_reset(p->scratch);
     return VMOER_OK;
@@ -280,7 +304,7 @@ static vmoer_status facts_alloc(vm_pass *p) {
     p->spread = vm_arena_floats(p->step, L, T, &ok);
     p->margin = vm_arena_floats(p->step, L, T, &ok);
     p->chosen = vm_arena_alloc(p->step, L * T * (size_t)c->top_k + 1, sizeof *p->chosen);
-    return ok && p->chosen ? VMOER_OK : no_memory(p);
+    return ok && p->chosen ? VMOER_OK : vm_pass_no_memory(p);
 }
 
 static void record_facts(vm_pass *p, int layer, const vm_ffn_acts *a) {
@@ -316,204 +340,6 @@ vm_facts vm_pass_facts(const vm_pass *p) {
                       .spread = p->spread,
                       .margin = p->margin,
                       .chosen = p->chosen};
-}
-
-/* ---- head ---- */
-
-typedef struct head_job {
-    vm_pass *p;
-    const float *logits; /* [rows, V] */
-    float *dlogits;      /* the same memory, or NULL */
-    float *lse, *entropy;
-    const float *d_log_probability;
-    const int32_t *first_target; /* [n_rows + 1] */
-    float *log_probability;
-    int first_row;
-} head_job;
-
-/* The head's product of the asked rows [first, first + n): logits[n, V], where backward finds their gradient;
- * dnormed[n, D] or NULL. */
-static vm_linear_call head_call(const vm_pass *p, int first, int n, float *logits, float *dnormed) {
-    size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
-    return (vm_linear_call){.l = &p->m->head,
-                            .m = n,
-                            .x = p->normed + (size_t)first * d,
-                            .ldx = d,
-                            .y = logits,
-                            .dy = logits,
-                            .ldy = V,
-                            .dx = dnormed,
-                            .lddx = d};
-}
-
-static void head_task(void *context, int task, int worker) {
-    (void)worker;
-    const head_job *j = context;
-    const vm_config *c = &j->p->m->config;
-    const vm_batch *b = j->p->batch;
-    size_t V = (size_t)c->n_vocab, row = (size_t)(j->first_row + task);
-    float *logits = (float *)j->logits + (size_t)task * V;
-    if (c->logit_scale != 1.0f)
-        for (size_t v = 0; v < V; v++) logits[v] /= c->logit_scale;
-    if (!j->dlogits) {
-        float lse = vm_kernels_get()->logsumexp(logits, c->n_vocab);
-        j->lse[row] = lse;
-        for (int i = j->first_target[row]; i < j->first_target[row + 1]; i++)
-            j->log_probability[i] = logits[b->target_id[i]] - lse;
-        if (j->entropy) { /* H = lse - E logit */
-            double mean = 0;
-            for (size_t v = 0; v < V; v++) mean += exp((double)(logits[v] - lse)) * (double)logits[v];
-            j->entropy[row] = (float)((double)lse - mean);
-        }
-        return;
-    }
-    float total = 0;
-    for (int i = j->first_target[row]; i < j->first_target[row + 1]; i++) total += j->d_log_probability[i];
-    vm_kernels_get()->softmax(logits, c->n_vocab);
-    for (size_t v = 0; v < V; v++) logits[v] *= -total / c->logit_scale;
-    for (int i = j->first_target[row]; i < j->first_target[row + 1]; i++)
-        logits[b->target_id[i]] += j->d_log_probability[i] / c->logit_scale;
-}
-
-static vmoer_status target_ranges(vm_pass *p, const int32_t **out) {
-    const vm_batch *b = p->batch;
-    int32_t *first = vm_arena_alloc(p->scratch, (size_t)b->n_rows + 1, sizeof *first);
-    if (!first) return no_memory(p);
-    int i = 0;
-    for (int r = 0; r <= b->n_rows; r++) {
-        while (i < b->n_targets && b->target_row[i] < r) i++;
-        first[r] = i;
-    }
-    *out = first;
-    return VMOER_OK;
-}
-
-/* dx[T, D] += gradient through the last norm of the asked rows [first, first + n), whose dnormed[n, D] is given. */
-static void final_norm_backward(vm_pass *p, const float *x, int first, int n, const float *dnormed, float *dx) {
-    size_t d = (size_t)p->m->config.dim;
-    for (size_t i = 0; i < (size_t)n; i++) {
-        size_t r = (size_t)first + i, token = (size_t)p->batch->rows[r];
-        vm_kernels_get()->rmsnorm_backward(x + token * d, p->m->final_norm.value, p->inv_final[r], dnormed + i * d,
-                                           dx + token * d, p->m->final_norm.grad, (int)d);
-    }
-}
-
-/* ---- distillation: the teacher's distribution in place of targets ---- */
-
-typedef struct teach_job {
-    float *teacher;     /* [rows, V] logits of the teacher; divided by their scale */
-    float *logits;      /* [rows, V] logits; becomes the gradient of weight * KL by the logits before logit_scale */
-    float **work;       /* [workers] of [V] */
-    double *divergence; /* [rows] */
-    float weight, scale, teacher_scale;
-    int n_vocab;
-} teach_job;
-
-/* KL(t || s) = sum t (z_t - z_s) - lse(z_t) + lse(z_s), its gradient by z_s is s - t (Hinton 2015, temperature 1). */
-static void teach_task(void *context, int task, int worker) {
-    const teach_job *j = context;
-    const vm_kernels *k = vm_kernels_get();
-    size_t V = (size_t)j->n_vocab;
-    float *zt = j->teacher + (size_t)task * V, *zs = j->logits + (size_t)task * V, *t = j->work[worker];
-    for (size_t v = 0; v < V; v++) t[v] = zt[v] /= j->teacher_scale;
-    for (size_t v = 0; v < V; v++) zs[v] /= j->scale;
-    double lse_t = (double)k->logsumexp(t, j->n_vocab), lse_s = (double)k->logsumexp(zs, j->n_vocab);
-    k->softmax(t, j->n_vocab);
-    double mean = 0;
-    for (size_t v = 0; v < V; v++) mean += (double)t[v] * (double)(zt[v] - zs[v]);
-    j->divergence[task] = mean - lse_t + lse_s;
-    k->softmax(zs, j->n_vocab);
-    for (size_t v = 0; v < V; v++) zs[v] = j->weight / j->scale * (zs[v] - t[v]);
-}
-
-/* Sums the divergence from the teacher over the asked rows; dx[T, D] += its gradient, where dx is not NULL. */
-static vmoer_status head_teach(vm_pass *p, const float *x, float *dx) {
-    const vm_batch *b = p->batch;
-    const vm_pass *teacher = p->options.teacher;
-    size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
-    int workers = vm_pool_threads(p->pool);
-    bool ok = true;
-    float *block = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
-          *wanted = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
-          *dnormed = vm_arena_floats(p->scratch, HEAD_ROWS, d, &ok),
-          *work = vm_arena_floats(p->scratch, (size_t)workers, V, &ok);
-    float **works = vm_arena_alloc(p->scratch, (size_t)workers, sizeof *works);
-    double *divergence = vm_arena_alloc(p->scratch, HEAD_ROWS, sizeof *divergence);
-    if (!ok || !works || !divergence) return no_memory(p);
-    for (int w = 0; w < workers; w++) works[w] = work + (size_t)w * V;
-    teach_job j = {.teacher = wanted,
-                   .logits = block,
-                   .work = works,
-                   .divergence = divergence,
-                   .weight = p->options.teacher_weight,
-                   .scale = p->m->config.logit_scale,
-                   .teacher_scale = teacher->m->config.logit_scale,
-                   .n_vocab = p->m->config.n_vocab};
-    p->divergence = 0;
-    for (int first = 0; first < b->n_rows; first += HEAD_ROWS) {
-        int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
-        vm_linear_call call = head_call(p, first, n, block, dnormed);
-        vm_linear_call other = head_call(teacher, first, n, wanted, NULL);
-        VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
-        VM_TRY(vm_linear_forward(p->pool, p->scratch, &other, 1));
-        vm_pool_run(p->pool, n, teach_task, &j);
-        for (int i = 0; i < n; i++) p->divergence += divergence[i];
-        if (!dx) continue;
-        VM_TRY(vm_linear_backward(p->pool, p->scratch, &call, 1));
-        final_norm_backward(p, x, first, n, dnormed, dx);
-    }
-    vm_arena_reset(p->scratch);
-    return VMOER_OK;
-}
-
-static vmoer_status head_forward(vm_pass *p, const float *x, float *log_probability, float *entropy, float *logits) {
-    const vm_batch *b = p->batch;
-    size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
-    bool ok = true, asked = b->n_targets > 0 || entropy || logits;
-    float *rows = vm_arena_floats(p->scratch, (size_t)b->n_rows, d, &ok);
-    p->normed = vm_arena_floats(p->step, (size_t)b->n_rows, d, &ok);
-    p->inv_final = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
-    p->lse = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
-    float *block = logits || !asked ? NULL : vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok);
-    head_job j = {.p = p, .lse = p->lse, .entropy = entropy, .log_probability = log_probability};
-    if (!ok) return no_memory(p);
-    VM_TRY(target_ranges(p, &j.first_target));
-    for (size_t r = 0; r < (size_t)b->n_rows; r++) memcpy(rows + r * d, x + (size_t)b->rows[r] * d, d * sizeof *rows);
-    norm(p, rows, &p->m->final_norm, b->n_rows, p->normed, p->inv_final);
-    for (int first = 0; asked && first < b->n_rows; first += HEAD_ROWS) {
-        int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
-        float *out = logits ? logits + (size_t)first * V : block;
-        vm_linear_call call = head_call(p, first, n, out, NULL);
-        VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
-        j.logits = out;
-        j.first_row = first;
-        vm_pool_run(p->pool, n, head_task, &j);
-    }
-    vm_arena_reset(p->scratch);
-    return VMOER_OK;
-}
-
-/* dx[T, D] (zeroed by the caller) += gradient through the head of the asked rows. */
-static vmoer_status head_backward(vm_pass *p, const float *x, const float *d_log_probability, float *dx) {
-    const vm_batch *b = p->batch;
-    size_t d = (size_t)p->m->config.dim, V = (size_t)p->m->config.n_vocab;
-    bool ok = true;
-    float *block = vm_arena_floats(p->scratch, HEAD_ROWS, V, &ok),
-          *dnormed = vm_arena_floats(p->scratch, HEAD_ROWS, d, &ok);
-    head_job j = {.p = p, .d_log_probability = d_log_probability, .logits = block, .dlogits = block};
-    if (!ok) return no_memory(p);
-    VM_TRY(target_ranges(p, &j.first_target));
-    for (int first = 0; first < b->n_rows; first += HEAD_ROWS) {
-        int n = b->n_rows - first < HEAD_ROWS ? b->n_rows - first : HEAD_ROWS;
-        vm_linear_call call = head_call(p, first, n, block, dnormed);
-        VM_TRY(vm_linear_forward(p->pool, p->scratch, &call, 1));
-        j.first_row = first;
-        vm_pool_run(p->pool, n, head_task, &j);
-        VM_TRY(vm_linear_backward(p->pool, p->scratch, &call, 1));
-        final_norm_backward(p, x, first, n, dnormed, dx);
-    }
-    vm_arena_reset(p->scratch);
-    return VMOER_OK;
 }
 
 /* ---- the pass ---- */
@@ -572,51 +398,140 @@ static int lowest_trained(const vm_pass *p) {
     return lowest;
 }
 
+/* Where the pass divides: see lowest and half. */
+static vmoer_status divide(vm_pass *p) {
+    const vm_pass_options *o = &p->options;
+    int n = p->m->config.n_layers;
+    p->lowest = o->training || o->states ? lowest_trained(p) : n;
+    p->half = p->lowest < n && !p->m->embedding_param && !attention_trained(&p->m->layers[p->lowest]);
+    if (o->training && p->lowest == n) return vm_error(VMOER_ERROR_ARGUMENT, "a training pass, but nothing is trained");
+    if (o->training && p->lowest < p->m->backward_from)
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "layer %d is trained, but the model was loaded for gradients from layer %d on", p->lowest,
+                        p->m->backward_from);
+    if (o->states && (!p->half || p->lowest != vm_states_layer(o->states) || o->routing != VM_ROUTING_LEARNED ||
+                      o->facts || o->capture))
+        return vm_error(VMOER_ERROR_ARGUMENT, "states of layer %d, which this pass cannot begin at",
+                        vm_states_layer(o->states));
+    return VMOER_OK;
+}
+
+/* What the rest of the pass and its caller take from a layer just run. */
+static void observe(vm_pass *p, int layer) {
+    const vm_pass_options *o = &p->options;
+    const layer_acts *a = &p->acts[layer];
+    for (size_t t = 0; a->ffn.kl && t < (size_t)p->batch->n_tokens; t++) p->kl += (double)a->ffn.kl[t];
+    if (o->facts && p->m->config.n_experts) record_facts(p, layer, &a->ffn);
+    if (o->capture) o->capture(o->capture_context, layer, p->batch->n_tokens, a->n2);
+}
+
+/* out[T, D]: what enters the lowest layer, or its feed-forward half. Of the activations nothing stays. */
+static vmoer_status run_below(vm_pass *p, float *out) {
+    bool ok = true;
+    float *turns[2] = {out, vm_arena_floats(p->step, (size_t)p->batch->n_tokens, (size_t)p->m->config.dim, &ok)};
+    if (!ok) return vm_pass_no_memory(p);
+    int left = p->lowest + p->half;
+    VM_TRY(embed(p, turns[left & 1]));
+    for (int l = 0; left > 0; l++, left--) {
+        layer_acts *a = &p->acts[l];
+        p->x[l] = turns[left & 1];
+        float *next = turns[(left - 1) & 1];
+        if (l == p->lowest) {
+            vm_arena_reset(p->shared);
+            VM_TRY_IN(attention_forward(p, l, p->x[l], p->shared, a, next), "layer %d", l);
+        } else {
+            VM_TRY_IN(layer_forward(p, l, p->shared, a, next), "layer %d", l);
+            observe(p, l);
+        }
+        a->filled = false;
+    }
+    return VMOER_OK;
+}
+
+/* The same, with the questions whose states are there taken from them, and the others' put there. */
+static vmoer_status take_below(vm_pass *p, float *out) {
+    vm_states *states = p->options.states;
+    const vm_batch *b = &p->copy;
+    size_t T = (size_t)b->n_tokens, d = (size_t)p->m->config.dim, S = (size_t)b->n_segments;
+    bool ok = true;
+    int32_t *ids = vm_arena_alloc(p->step, T, sizeof *ids), *positions = vm_arena_alloc(p->step, T, sizeof *positions),
+            *origin = vm_arena_alloc(p->step, S, sizeof *origin); /* first token of a segment in b */
+    vm_token_key *keys = vm_arena_alloc(p->step, T, sizeof *keys);
+    vm_segment *segments = vm_arena_alloc(p->step, S, sizeof *segments);
+    float *h = vm_arena_floats(p->step, T, d, &ok);
+    if (!ok || !ids || !positions || !origin || !keys || !segments) return vm_pass_no_memory(p);
+    vm_batch missing = {.ids = ids, .positions = positions, .keys = keys, .segments = segments};
+    for (int s = 0, end; s < b->n_segments; s = end) {
+        int first = b->segments[s].start, n = 0, shift = missing.n_segments - s;
+        for (end = s; end < b->n_segments && (end == s || b->segments[end].parent >= 0); end++)
+            n += b->segments[end].length;
+        const float *found = vm_states_find(states, n, b->ids + first, b->keys + first);
+        if (found) {
+            memcpy(out + (size_t)first * d, found, (size_t)n * d * sizeof *out);
+            continue;
+        }
+        int at = missing.n_tokens;
+        memcpy(ids + at, b->ids + first, (size_t)n * sizeof *ids);
+        memcpy(positions + at, b->positions + first, (size_t)n * sizeof *positions);
+        memcpy(keys + at, b->keys + first, (size_t)n * sizeof *keys);
+        for (int g = s; g < end; g++) {
+            vm_segment *own = &segments[missing.n_segments];
+            origin[missing.n_segments++] = b->segments[g].start;
+            *own = b->segments[g];
+            own->start += at - first;
+            if (own->parent >= 0) own->parent += shift;
+        }
+        missing.n_tokens += n;
+    }
+    if (missing.n_tokens == 0) return VMOER_OK;
+    p->batch = &missing;
+    vmoer_status status = run_below(p, h);
+    p->batch = &p->copy;
+    VM_TRY(status);
+    for (int s = 0, end; s < missing.n_segments; s = end) {
+        int first = segments[s].start, n = 0;
+        for (end = s; end < missing.n_segments && (end == s || segments[end].parent >= 0); end++)
+            n += segments[end].length;
+        memcpy(out + (size_t)origin[s] * d, h + (size_t)first * d, (size_t)n * d * sizeof *out);
+        vm_states_put(states, n, ids + first, keys + first, h + (size_t)first * d);
+    }
+    return VMOER_OK;
+}
+
 vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability,
                              float *entropy, float *logits) {
     const vm_config *c = &p->m->config;
     p->ready = false;
     p->options = *options;
     VM_TRY(check_batch(p, batch));
+    VM_TRY(divide(p));
     p->copy = *batch;
     p->batch = &p->copy;
     p->kl = p->divergence = 0;
     vm_arena_reset(p->step);
     vm_arena_reset(p->scratch);
-    size_t T = (size_t)batch->n_tokens, d = (size_t)c->dim;
+    size_t T = (size_t)batch->n_tokens, d = (size_t)c->dim, kept = 0;
     bool ok = true;
-    int lowest = options->training ? lowest_trained(p) : c->n_layers;
-    if (options->training && lowest == c->n_layers)
-        return vm_error(VMOER_ERROR_ARGUMENT, "a training pass, but nothing is trained");
-    if (options->training && lowest < p->m->backward_from)
-        return vm_error(VMOER_ERROR_ARGUMENT,
-                        "layer %d is trained, but the model was loaded for gradients from layer %d on", lowest,
-                        p->m->backward_from);
-    float *turns[2] = {vm_arena_floats(p->step, T, d, &ok), vm_arena_floats(p->step, T, d, &ok)};
     if (options->facts && c->n_experts) VM_TRY(facts_alloc(p));
-    if (!ok) return no_memory(p);
-    p->x[0] = turns[0];
-    VM_TRY(embed(p, p->x[0]));
-    size_t kept = 0;
-    for (int l = 0; l < c->n_layers; l++) {
-        bool trained = l >= lowest;
-        bool keep = trained && (options->memory == 0 || kept < options->memory);
+    float *x = vm_arena_floats(p->step, T, d, &ok);
+    if (!ok) return vm_pass_no_memory(p);
+    VM_TRY(options->states ? take_below(p, x) : run_below(p, x));
+    p->x[p->lowest] = x;
+    for (int l = p->lowest; l < c->n_layers; l++) {
+        bool keep = options->training && (options->memory == 0 || kept < options->memory);
         vm_arena *arena = keep ? p->kept[l] : p->shared;
-        p->x[l + 1] = trained ? vm_arena_floats(p->step, T, d, &ok) : turns[(l + 1) & 1];
-        if (!ok) return no_memory(p);
-        vm_arena_reset(arena);
-        VM_TRY_IN(layer_forward(p, l, p->x[l], arena, &p->acts[l], p->x[l + 1]), "layer %d", l);
-        const vm_ffn_acts *ffn = &p->acts[l].ffn;
-        for (size_t t = 0; ffn->kl && t < T; t++) p->kl += (double)ffn->kl[t];
-        if (options->facts && c->n_experts) record_facts(p, l, ffn);
-        if (options->capture) options->capture(options->capture_context, l, batch->n_tokens, p->acts[l].n2);
+        /* Inference has no use for the stream it came from. */
+        p->x[l + 1] = options->training || l == p->lowest ? vm_arena_floats(p->step, T, d, &ok) : p->x[l - 1];
+        if (!ok) return vm_pass_no_memory(p);
+        VM_TRY_IN(layer_forward(p, l, arena, &p->acts[l], p->x[l + 1]), "layer %d", l);
+        observe(p, l);
         if (keep)
             kept += vm_arena_bytes(arena);
         else
             p->acts[l].filled = false;
     }
-    VM_TRY(head_forward(p, p->x[c->n_layers], log_probability, entropy, logits));
-    if (options->teacher && !options->training) VM_TRY(head_teach(p, p->x[c->n_layers], NULL));
+    VM_TRY(vm_head_forward(p, p->x[c->n_layers], log_probability, entropy, logits));
+    if (options->teacher && !options->training) VM_TRY(vm_head_teach(p, p->x[c->n_layers], NULL));
     p->ready = options->training;
     return VMOER_OK;
 }
@@ -637,18 +552,14 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
     size_t T = (size_t)p->batch->n_tokens, d = (size_t)c->dim;
     bool ok = true;
     float *dx = vm_arena_floats(p->step, T, d, &ok), *unused = vm_arena_floats(p->step, T, d, &ok);
-    if (!ok) return no_memory(p);
+    if (!ok) return vm_pass_no_memory(p);
     memset(dx, 0, T * d * sizeof *dx);
-    VM_TRY(p->options.teacher ? head_teach(p, p->x[c->n_layers], dx)
-                              : head_backward(p, p->x[c->n_layers], d_log_probability, dx));
-    int lowest = lowest_trained(p);
-    for (int l = c->n_layers - 1; l >= lowest; l--) {
-        if (!p->acts[l].filled) {
-            vm_arena_reset(p->shared);
-            VM_TRY_IN(layer_forward(p, l, p->x[l], p->shared, &p->acts[l], unused), "layer %d", l);
-        }
-        bool input = l > lowest || p->m->embedding_param;
-        VM_TRY_IN(layer_backward(p, l, p->x[l], &p->acts[l], kl_weight, input, dx), "layer %d", l);
+    VM_TRY(p->options.teacher ? vm_head_teach(p, p->x[c->n_layers], dx)
+                              : vm_head_backward(p, p->x[c->n_layers], d_log_probability, dx));
+    for (int l = c->n_layers - 1; l >= p->lowest; l--) {
+        if (!p->acts[l].filled) VM_TRY_IN(layer_forward(p, l, p->shared, &p->acts[l], unused), "layer %d", l);
+        bool input = l > p->lowest || p->m->embedding_param;
+        VM_TRY_IN(layer_backward(p, l, &p->acts[l], kl_weight, input, dx), "layer %d", l);
     }
     return embed_backward(p, dx);
 }

@@ -6,6 +6,7 @@
 
 #include "model/attention.h"
 #include "model/model.h"
+#include "model/states.h"
 
 typedef struct vm_batch {
     int n_tokens;               /* T */
@@ -34,6 +35,9 @@ typedef struct vm_pass_options {
      * Targets are not looked at then. Backward adds the gradient of teacher_weight * sum over rows of KL(teacher || this). */
     const struct vm_pass *teacher;
     float teacher_weight;
+    /* What passes over the same questions share: begins at the layer the states are for, which must be the router's lowest, with nothing trained
+     * below its feed-forward half. The batch is made of whole questions (questions.h). The results are the same to the bit. Not with facts or capture. */
+    vm_states *states;
     bool facts;                 /* fill the per-token arrays below */
     /* Sees each layer's feed-forward input u[T, D] while it is there; NULL: nobody looks. */
     void (*capture)(void *context, int layer, int n_tokens, const float *u);

@@ -111,7 +111,8 @@ static vmoer_status step_pass(const vm_objective *o, const vm_examples *e, const
                                .seed = o->seed,
                                .step = step,
                                .sign = draw ? -1.0f : 1.0f,
-                               .memory = o->memory};
+                               .memory = o->memory,
+                               .states = o->states};
     VM_TRY(vm_pass_forward(o->pass, &q.batch, &options, log_probability, NULL, NULL));
     vm_questions_score(&q, log_probability, score);
     cross_entropy(e, items, &q, score, weight, d_score, out);

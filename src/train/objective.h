@@ -23,6 +23,7 @@ typedef struct vm_objective {
     int draws;         /* 1, or 2: a draw and its antithetic partner, averaged */
     uint64_t seed;
     size_t memory;     /* bytes for kept activations; 0: no bound */
+    vm_states *states; /* of steps: what their passes share (pass.h); NULL: none */
 } vm_objective;
 
 typedef struct vm_loss {

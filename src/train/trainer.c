@@ -236,6 +236,8 @@ vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **
     vmoer_status status = VMOER_OK;
     r.steps_per_epoch = (int)((job->train->n + (size_t)t->batch_size - 1) / (size_t)t->batch_size);
     r.total = t->steps > 0 ? (uint64_t)t->steps : (uint64_t)t->epochs * (uint64_t)r.steps_per_epoch;
+    if (r.total <= (uint64_t)r.steps_per_epoch && job->objective.draws == 1)
+        job->objective.states = NULL; /* every question is met once */
     r.history = json_array();
     r.order = vm_calloc(job->train->n, sizeof *r.order);
     if (!r.order || !r.history) {

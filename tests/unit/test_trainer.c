@@ -1,6 +1,6 @@
 /* test_trainer.c: short trainings of tiny-moe on made-up questions, LoRA and a variational router: the loss falls;
- * stopped, killed and resumed, on one thread or two, with or without a memory bound, the result has the same bytes;
- * what cannot be trained is refused. */
+ * stopped, killed and resumed, on one thread or two, with or without a memory bound, with all, some or none of the
+ * questions' states kept from step to step, the result has the same bytes; what cannot be trained is refused. */
 #include "base/file.h"
 #include "model_fixture.h"
 #include "train/lora.h"
@@ -57,6 +57,8 @@ typedef struct training {
     bool router; /* a vglr-fc router instead of LoRA */
     int threads;
     size_t memory;
+    bool states; /* with a router: kept, in at most `states_memory` bytes */
+    size_t states_memory;
     vmoer_train_params params;
     int stop_at;   /* step at which the progress callback asks to stop; 0: never */
     bool killed;   /* by SIGKILL instead */
@@ -65,6 +67,7 @@ typedef struct training {
     vm_model *m;
     vm_router *bayes;
     int saves;
+    size_t states_bytes;
     int first_step; /* the first one done in this process */
     json_t *record;
 } training;
@@ -107,6 +110,7 @@ static training plan(const char *folder) {
 static vmoer_status train(training *t) {
     vm_pool *pool;
     vm_examples examples, heldout;
+    vm_states *states = NULL;
     OK(vm_pool_create(t->threads, &pool));
     OK(vm_model_load(golden_path("tiny-moe.gguf"), &(vm_model_options){.backward_from = 0}, pool, &t->m));
     load_questions(t->m, t->contrary, &examples, &heldout);
@@ -137,6 +141,8 @@ static vmoer_status train(training *t) {
         job.objective.router = job.predict.router = t->bayes;
         job.objective.beta = 0.05, job.objective.draws = 2;
         job.predict.inference = VM_INFERENCE_SAMPLE, job.predict.samples = 4;
+        if (t->states) OK(vm_states_create(0, 32, t->states_memory, &states));
+        job.objective.states = job.predict.states = states;
     } else {
         OK(vm_lora_attach(t->m, "attention,experts,router", 4, 8, t->params.seed, pool));
         OK(vm_model_params(t->m, &job.trained));
@@ -146,6 +152,8 @@ static vmoer_status train(training *t) {
     vmoer_status status = vm_train_run(&job, &hooks, &t->record);
     json_decref(job.config);
     if (!t->router) vm_free(job.trained.items);
+    t->states_bytes = states ? vm_states_bytes(states) : 0;
+    vm_states_free(states);
     vm_router_free(t->bayes);
     vm_pass_free(job.objective.pass);
     vm_examples_free(&examples);
@@ -246,14 +254,19 @@ static void test_same_bytes(void **state) {
     for (int router = 0; router < 2; router++) {
         char expected[65], hex[65];
         training first = reference(router, expected);
-        for (int way = 0; way < 2; way++) { /* two threads; layers computed again */
+        size_t all_states = 0;
+        /* Two threads; layers computed again; all states kept; some of them. */
+        for (int way = 0; way < (router ? 4 : 2); way++) {
             training t = plan("other");
             t.router = router;
-            if (way == 0)
-                t.threads = 2;
-            else
-                t.memory = 1;
+            t.threads = way == 0 ? 2 : 1;
+            t.memory = way == 1;
+            t.states = way >= 2;
+            t.states_memory = all_states / 2;
             OK(train(&t));
+            assert_true((t.states_bytes > 0) == (way >= 2));
+            if (way == 3) assert_true(t.states_bytes <= all_states / 2);
+            all_states = t.states_bytes;
             result_of(&t, hex);
             assert_string_equal(hex, expected);
             assert_true(json_equal(t.record, first.record));
@@ -273,7 +286,8 @@ static void test_stopped(void **state) {
         static const int stops[][3] = {{1, 2, 0}, {13, 27, 0}, {STEPS_PER_EPOCH, STEPS, 0}};
         for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
             training t = plan("stopped");
-            t.router = router;
+            t.router = t.states =
+                router; /* what stopped had states, what goes on has none of them, the reference never had */
             for (int k = 0; k < 3; k++) {
                 t.params.resume = k > 0;
                 t.first_step = 0;
