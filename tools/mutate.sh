@@ -14,7 +14,7 @@ mutant kl-without-half src/router/vglr.c 'return 0.5 * sum;' 'return sum;'
 mutant kl-mean-gradient src/router/vglr.c 'ddmu[i] = dl[i] + w * dmu[i];' 'ddmu[i] = dl[i] - w * dmu[i];'
 mutant covariance-off-diagonal-dropped src/router/vglr.c 'l[i] += full ? c->kernels->dot(L + triangle(i), eps, i + 1) : L[i] * eps[i];' \
     'l[i] += L[diagonal(i, full)] * eps[i];'
-mutant common-mode-kept src/router/vglr.c 'squares - common / n' 'squares'
+mutant common-mode-kept src/kernels/strips.inc 'vec_sub(squares, vec_div(common, vec_set((float)g->n)))' 'squares'
 mutant gate-not-renormalised src/model/ffn.c 'f->renormalise ? p[chosen[k]] / sum : p[chosen[k]]' 'p[chosen[k]]'
 mutant rope-turns-back src/model/pass.c 'rope(p, a->qkv, 1.0f);' 'rope(p, a->qkv, -1.0f);'
 mutant norm-epsilon-sign src/kernels/elementwise.inc 'dot(x, x, n) / (float)n + eps' 'dot(x, x, n) / (float)n - eps'

@@ -75,6 +75,26 @@ typedef struct vm_product {
 } vm_product;
 void vm_multiply(const vm_product *p);
 
+/* ---- strips: 16 tokens side by side, arrays [rows][16], one token a lane; lanes never meet ---- */
+enum {
+    VM_STRIP = 16,
+    VM_STRIP_ROWS = 48, /* products are taken this many rows at a time */
+    VM_DRAW_BLOCK = 8
+};
+static inline int vm_strip_padded(int rows) { return (rows + VM_STRIP_ROWS - 1) / VM_STRIP_ROWS * VM_STRIP_ROWS; }
+/* Bytes of packed weights [rows, depth], for any ISA. */
+static inline size_t vm_strip_bytes(int rows, int depth) {
+    return (size_t)vm_strip_padded(rows) * (((size_t)depth + 31) / 32 * 32) * sizeof(float);
+}
+
+/* A strip of Gaussian distributions N(mean, L L^T) over n logits. */
+typedef struct vm_gaussians {
+    int n;
+    bool full;         /* L is lower triangular, (i, j) in row i(i+1)/2 + j; otherwise diagonal */
+    float *scale;      /* [n(n+1)/2 or n][16]: L */
+    const float *mean; /* [n][16] */
+} vm_gaussians;
+
 /* ---- the rest of the table ---- */
 typedef struct vm_kernels {
     const char *name; /* "ref", "avx2", "avx512", "amx" */
@@ -96,6 +116,22 @@ typedef struct vm_kernels {
     void (*swiglu_backward)(const float *gate, const float *up, const float *dout, float *dgate, float *dup, int n);
     /* Rotary embedding of one head vector x[2 * half], pairs (i, i + half): cos/sin [half]. sign -1: the inverse (backward). In place. */
     void (*rope)(float *x, const float *cosine, const float *sine, int half, float sign);
+
+    /* Weights w[m, k] to packed[vm_strip_bytes(m, k)], 64-byte aligned: the layout is the table's own. */
+    void (*strip_pack)(const float *w, int m, int k, void *packed);
+    /* y = W x + bias for a strip: x[k][16]; bias[m] and y[m][16] are both padded to vm_strip_padded(m) rows, whatever stands there. The first rows of
+     * packed weights may be asked for alone. */
+    void (*strip_product)(const void *packed, int m, int k, const float *bias, const float *x, float *y);
+    /* g->scale: on entry L with x in place of exp(x) on its diagonal; on return L, x held in [low, high] (NaN stays NaN). trace[16] = |L|_F^2;
+     * projected[16] = |P L|_F^2, P = I - 1 1'/n; check[16]: 0, or NaN where an entry is not finite. scratch[n][16]. */
+    void (*gaussian_scale)(const vm_gaussians *g, float low, float high, float *check, float *trace, float *projected, float *scratch);
+    /* p[n][16]: the mean of softmax(mean + L eps) over `samples` draws, each eps of the table followed by -eps: component i of pair
+     * b * VM_DRAW_BLOCK + s is draws[(b * n + i) * VM_DRAW_BLOCK + s]. scratch[(VM_DRAW_BLOCK + 2) n][16]. */
+    void (*gaussian_sample)(const vm_gaussians *g, const float *draws, int samples, float *p, float *scratch);
+    /* p[n][16]: the solution of p = softmax(mean + 1/2 diag S - S p), S = L L^T, by damped steps. scratch[2n][16]. */
+    void (*gaussian_tilted)(const vm_gaussians *g, float *p, float *scratch);
+    /* p[n][16]: p_k ~ 1 / sum_i exp(-(m_k - m_i) / sqrt(1 + pi/8 v_ki)), v_ki = S_kk + S_ii - 2 S_ki, normalised over k. scratch[3n][16]. */
+    void (*gaussian_closed)(const vm_gaussians *g, float *p, float *scratch);
 } vm_kernels;
 
 /* The table of this CPU; the same pointer for the process's life. VMOER_ISA names another one the CPU has; an unknown or missing

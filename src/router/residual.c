@@ -21,14 +21,6 @@ static void backward(const vm_token_context *c, const float *dmu, const float *r
     memcpy(ddmu, dl, (size_t)c->n * sizeof *dl);
 }
 
-static void infer(const vm_token_context *c, vm_inference inference, float *raw, float *p, float *trace,
-                  float *trace_projected, float *scratch) {
-    (void)inference, (void)raw, (void)scratch;
-    c->kernels->softmax(p, c->n);
-    if (trace) *trace = 0.0f;
-    if (trace_projected) *trace_projected = 0.0f;
-}
-
 const vm_router_kind vm_router_kind_residual = {
     .name = "residual",
     .has_layers = true,
@@ -36,5 +28,4 @@ const vm_router_kind vm_router_kind_residual = {
     .scratch_floats = scratch_floats,
     .forward = forward,
     .backward = backward,
-    .infer = infer,
 };

@@ -1,6 +1,6 @@
-/* route.c: a layer's tokens through the network: what every kind of router has in common. Matrix products run over all
- * tokens, the rest token by token in tasks of TOKEN_BLOCK tokens; each writes its own rows, so nothing depends on the
- * threads or on which tokens share a call. */
+/* route.c: a layer's tokens through the network in training: what every kind of router has in common. Matrix products
+ * run over all tokens, the rest token by token in tasks of TOKEN_BLOCK tokens; each writes its own rows, so nothing
+ * depends on the threads or on which tokens share a call. Inference: infer.c. */
 #include "base/rng.h"
 #include "base/status.h"
 #include "router/router_internal.h"
@@ -17,15 +17,14 @@ enum {
 typedef struct call {
     vm_token_context token;
     const vm_router *r;
-    const vm_router_layer *layer;
+    vm_router_layer *layer;
     const vm_route *in;
     int first; /* token of row 0 of h, dh, ddmu, draw, and of z, mean, raw where they are scratch */
     size_t stride;
     float *z, *mean, *raw, *h, *dh, *ddmu, *draw;
     const float *saved, *eps, *dp, *p_in;
-    float *p, *kl, *trace, *trace_projected, *dlogits;
+    float *p, *kl, *dlogits;
     float kl_weight;
-    vm_inference inference;
     float *scratch; /* [workers, scratch_floats] */
     size_t scratch_floats;
 } call;
@@ -68,21 +67,27 @@ static float *floats(vm_arena *memory, size_t rows, size_t columns) {
     return vm_mul(rows, columns, &n) ? vm_arena_alloc(memory, n, sizeof(float)) : NULL;
 }
 
-static vmoer_status out_of_memory(const vm_route *in) {
+vmoer_status vm_router_out_of_memory(const vm_route *in) {
     return vm_error(VMOER_ERROR_MEMORY, "router, layer %d: out of memory for %d tokens", in->layer, in->n_tokens);
 }
 
-static vmoer_status start_call(const vm_router *r, const vm_route *in, vm_pool *pool, vm_arena *memory, call *c) {
-    *c = (call){.r = r, .in = in, .layer = vm_router_layer_find(r, in->layer)};
-    if (!c->layer) return vm_error(VMOER_ERROR_ARGUMENT, "router: layer %d is not one of its layers", in->layer);
+vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_router_layer **layer) {
+    *layer = vm_router_layer_find(r, in->layer);
+    if (!*layer) return vm_error(VMOER_ERROR_ARGUMENT, "router: layer %d is not one of its layers", in->layer);
     if (in->n_tokens < 0) return vm_error(VMOER_ERROR_ARGUMENT, "router: %d tokens", in->n_tokens);
+    return VMOER_OK;
+}
+
+static vmoer_status start_call(const vm_router *r, const vm_route *in, vm_pool *pool, vm_arena *memory, call *c) {
+    *c = (call){.r = r, .in = in};
+    VM_TRY(vm_router_find_call(r, in, &c->layer));
     c->token = (vm_token_context){
         .kind = r->kind, .kernels = vm_kernels_get(), .n = r->config.n_experts, .prior_scale = r->config.prior_scale};
     c->scratch_floats =
         r->kind->scratch_floats(r->config.n_experts) + 2 * ((size_t)r->config.width + (size_t)r->config.n_experts);
     c->scratch_floats = (c->scratch_floats + 15) & ~(size_t)15; /* no cache line shared between workers */
     c->scratch = floats(memory, (size_t)vm_pool_threads(pool), c->scratch_floats);
-    return c->scratch ? VMOER_OK : out_of_memory(in);
+    return c->scratch ? VMOER_OK : vm_router_out_of_memory(in);
 }
 
 /* Tokens in work at once: a function of the sizes alone, for the sums over tokens are cut there. */
@@ -126,30 +131,10 @@ static vmoer_status draw_all(vm_router *r, vm_pool *pool, const vm_route *in, fl
     if (in->sign != 1.0f && in->sign != -1.0f)
         return vm_error(VMOER_ERROR_ARGUMENT, "router: sign of the draw is %g, not 1 or -1", (double)in->sign);
     *eps = floats(r->work, (size_t)in->n_tokens, (size_t)r->config.n_experts);
-    if (!*eps) return out_of_memory(in);
+    if (!*eps) return vm_router_out_of_memory(in);
     call c = {.r = r, .in = in, .token.n = r->config.n_experts, .ddmu = *eps};
     for_tokens(pool, &c, draw_token, 0, in->n_tokens);
     return VMOER_OK;
-}
-
-/* The table of a layer at inference (vm_token_context.draws), zero-padded. */
-static float *inference_table(vm_arena *memory, const vm_route *in, int n, int samples) {
-    int pairs = (samples + 1) / 2, blocks = (pairs + VM_DRAW_BLOCK - 1) / VM_DRAW_BLOCK;
-    float *table = floats(memory, (size_t)blocks * VM_DRAW_BLOCK, (size_t)n);
-    if (!table) return NULL;
-    memset(table, 0, (size_t)blocks * VM_DRAW_BLOCK * (size_t)n * sizeof *table);
-    for (int pair = 0; pair < pairs; pair++) {
-        float *column = table + (size_t)(pair / VM_DRAW_BLOCK) * VM_DRAW_BLOCK * (size_t)n + pair % VM_DRAW_BLOCK;
-        for (int i = 0; i < n; i++) {
-            float normal[4];
-            if (i % 4 == 0) {
-                uint32_t counter[4] = {(uint32_t)in->layer, (uint32_t)pair, (uint32_t)i / 4, 0};
-                vm_rng_normal4(in->seed, VM_RNG_INFERENCE, counter, normal);
-            }
-            column[(size_t)i * VM_DRAW_BLOCK] = normal[i % 4];
-        }
-    }
-    return table;
 }
 
 /* ---- forward ---- */
@@ -189,7 +174,7 @@ static void forward_token(const call *c, int t, float *scratch) {
     if (!finite) p[0] = NAN;
 }
 
-static vmoer_status check_finite(const vm_route *in, const float *p, size_t stride, const char *what) {
+vmoer_status vm_router_check_finite(const vm_route *in, const float *p, size_t stride, const char *what) {
     for (int t = 0; p && t < in->n_tokens; t++) {
         if (!isfinite(p[(size_t)t * stride])) {
             return vm_error(VMOER_ERROR_NUMERIC, "router, layer %d: %s of token %d is not finite", in->layer, what, t);
@@ -209,11 +194,13 @@ vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route 
     call c;
     VM_TRY(start_call(r, in, pool, r->work, &c));
     size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
-    vm_router_panels panels = {0};
-    VM_TRY(vm_router_panels_pack(r, c.layer, pool, r->work, &panels));
+    vm_panel W1 = {0}, Wm = {0}, Wl = {0};
+    VM_TRY(vm_router_pack_weight(pool, r->work, &c.layer->params[VM_TRUNK_WEIGHT], &W1));
+    VM_TRY(vm_router_pack_weight(pool, r->work, &c.layer->params[VM_MEAN_WEIGHT], &Wm));
+    if (r->scale_outputs > 0) VM_TRY(vm_router_pack_weight(pool, r->work, &c.layer->params[VM_SCALE_WEIGHT], &Wl));
     c.stride = vm_router_saved_floats(r);
     c.h = floats(r->work, (size_t)in->n_tokens, width);
-    if (!c.h) return out_of_memory(in);
+    if (!c.h) return vm_router_out_of_memory(in);
     c.z = saved;
     c.mean = saved + width;
     c.raw = r->scale_outputs > 0 ? saved + width + n : NULL;
@@ -221,15 +208,15 @@ vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route 
     c.p = p;
     c.kl = kl;
 
-    vm_gemm_job trunk = job(in->n_tokens, in->u, (size_t)r->config.dim, &panels.trunk, c.z, c.stride, false);
+    vm_gemm_job trunk = job(in->n_tokens, in->u, (size_t)r->config.dim, &W1, c.z, c.stride, false);
     VM_TRY(vm_gemm(pool, &trunk, 1));
     for_tokens(pool, &c, trunk_token, 0, in->n_tokens);
-    vm_gemm_job heads[2] = {job(in->n_tokens, c.h, width, &panels.mean, c.mean, c.stride, false),
-                            job(in->n_tokens, c.h, width, &panels.scale, c.raw, c.stride, false)};
+    vm_gemm_job heads[2] = {job(in->n_tokens, c.h, width, &Wm, c.mean, c.stride, false),
+                            job(in->n_tokens, c.h, width, &Wl, c.raw, c.stride, false)};
     VM_TRY(vm_gemm(pool, heads, c.raw ? 2 : 1));
     for_tokens(pool, &c, forward_token, 0, in->n_tokens);
-    VM_TRY(check_finite(in, p, n, "a logit"));
-    return check_finite(in, kl, 1, "KL");
+    VM_TRY(vm_router_check_finite(in, p, n, "a logit"));
+    return vm_router_check_finite(in, kl, 1, "KL");
 }
 
 vmoer_status vm_router_forward(vm_router *r, vm_pool *pool, const vm_route *in, float *p, float *saved, float *kl) {
@@ -312,7 +299,7 @@ static bool make_weight_panel(vm_pool *pool, vm_arena *memory, const vm_param *w
 
 static vmoer_status backward_chunk(vm_pool *pool, call *c, backward_panels *panels, int rows, float *du) {
     const vm_router *r = c->r;
-    vm_param *w = r->layers[c->layer - r->layers].params;
+    vm_param *w = c->layer->params;
     int width = r->config.width, n = c->token.n, m = r->scale_outputs, dim = r->config.dim;
     const float *u = c->in->u + (size_t)c->first * (size_t)dim;
     for_tokens(pool, c, heads_backward_token, c->first, c->first + rows);
@@ -351,7 +338,7 @@ vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route
     c.dh = floats(r->work, rows, width);
     c.ddmu = floats(r->work, rows, n);
     c.draw = m > 0 ? floats(r->work, rows, (size_t)m) : NULL;
-    if (!ok || !c.h || !c.dh || !c.ddmu || (m > 0 && !c.draw)) return out_of_memory(in);
+    if (!ok || !c.h || !c.dh || !c.ddmu || (m > 0 && !c.draw)) return vm_router_out_of_memory(in);
     c.stride = vm_router_saved_floats(r);
     c.saved = saved;
     c.eps = eps;
@@ -372,68 +359,4 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
     vm_arena_reset(r->work);
     VM_TRY(draw_all(r, pool, in, &eps));
     return vm_router_backward_with(r, pool, in, eps, p, saved, dp, kl_weight, du, dlogits);
-}
-
-/* ---- inference ---- */
-
-static void infer_token(const call *c, int t, float *scratch) {
-    size_t row = (size_t)(t - c->first), n = (size_t)c->token.n;
-    float *mean = c->mean + row * n, *raw = c->raw ? c->raw + row * (size_t)c->r->scale_outputs : NULL,
-          *p = c->p + (size_t)t * n;
-    add_head_bias(c, mean, raw);
-    bool finite = start_logits(c, t, mean, raw, p);
-    c->r->kind->infer(&c->token, c->inference, raw, p, c->trace ? c->trace + t : NULL,
-                      c->trace_projected ? c->trace_projected + t : NULL, scratch);
-    if (!finite) p[0] = NAN;
-}
-
-static vmoer_status infer_with(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference,
-                               int samples, float *p, float *trace, float *trace_projected, vm_arena *memory) {
-    call c;
-    VM_TRY(start_call(r, in, pool, memory, &c));
-    if (!r->kind->has_covariance) inference = VM_INFERENCE_MEAN;
-    bool scale = r->scale_outputs > 0 && (inference != VM_INFERENCE_MEAN || trace || trace_projected);
-    int chunk = chunk_tokens(r) < in->n_tokens ? chunk_tokens(r) : in->n_tokens;
-    size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts, dim = (size_t)r->config.dim,
-           m = (size_t)r->scale_outputs;
-    vm_router_panels fresh = {0};
-    if (!r->packed) VM_TRY(vm_router_panels_pack(r, c.layer, pool, memory, &fresh));
-    const vm_router_panels *panels = r->packed ? &c.layer->panels : &fresh;
-    c.stride = width;
-    c.h = c.z = floats(memory, (size_t)chunk, width);
-    c.mean = floats(memory, (size_t)chunk, n);
-    c.raw = scale ? floats(memory, (size_t)chunk, m) : NULL;
-    if (!c.h || !c.mean || (scale && !c.raw)) return out_of_memory(in);
-    if (inference == VM_INFERENCE_SAMPLE) {
-        if (samples < 1) return vm_error(VMOER_ERROR_ARGUMENT, "router: %d samples", samples);
-        c.token.samples = samples;
-        c.token.draws = inference_table(memory, in, c.token.n, samples);
-        if (!c.token.draws) return out_of_memory(in);
-    }
-    c.inference = inference;
-    c.p = p;
-    c.trace = trace;
-    c.trace_projected = trace_projected;
-    for (; c.first < in->n_tokens; c.first += chunk) {
-        int left = in->n_tokens - c.first, rows = left < chunk ? left : chunk;
-        vm_gemm_job trunk = job(rows, in->u + (size_t)c.first * dim, dim, &panels->trunk, c.z, width, false);
-        VM_TRY(vm_gemm(pool, &trunk, 1));
-        for_tokens(pool, &c, trunk_token, c.first, c.first + rows);
-        vm_gemm_job heads[2] = {job(rows, c.h, width, &panels->mean, c.mean, n, false),
-                                job(rows, c.h, width, &panels->scale, c.raw, m, false)};
-        VM_TRY(vm_gemm(pool, heads, scale ? 2 : 1));
-        for_tokens(pool, &c, infer_token, c.first, c.first + rows);
-    }
-    VM_TRY(check_finite(in, p, n, "a logit"));
-    VM_TRY(check_finite(in, trace, 1, "tr Sigma"));
-    return check_finite(in, trace_projected, 1, "tr P Sigma P");
-}
-
-vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples,
-                             float *p, float *trace, float *trace_projected) {
-    vm_arena *memory = vm_arena_create();
-    if (!memory) return out_of_memory(in);
-    vmoer_status status = infer_with(r, pool, in, inference, samples, p, trace, trace_projected, memory);
-    vm_arena_free(memory);
-    return status;
 }

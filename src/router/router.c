@@ -103,8 +103,11 @@ static vmoer_status make_layers(vm_router *r) {
     r->layers = vm_arena_alloc(r->memory, n, sizeof *r->layers);
     r->list = vm_arena_alloc(r->memory, n * (size_t)r->params_per_layer, sizeof *r->list);
     r->ones = vm_arena_alloc(r->memory, (size_t)r->config.width, sizeof *r->ones);
-    if (!r->layers || !r->list || !r->ones) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
-    memset(r->layers, 0, n * sizeof *r->layers);
+    r->spare = vm_arena_alloc(r->memory, 1, sizeof *r->spare);
+    if (r->layers) memset(r->layers, 0, n * sizeof *r->layers);
+    if (r->spare) atomic_init(r->spare, NULL);
+    if (!r->layers || !r->list || !r->ones || !r->spare) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
+    for (size_t i = 0; i < n; i++) atomic_init(&r->layers[i].draws, NULL);
     for (int i = 0; i < r->config.width; i++) r->ones[i] = 1.0f;
     for (int i = 0; i < r->config.n_layers; i++) {
         VM_TRY(make_params(r, i));
@@ -141,6 +144,8 @@ vmoer_status vm_router_create(const vm_router_config *config, vm_router **out) {
 
 void vm_router_free(vm_router *r) {
     if (!r) return;
+    for (int i = 0; r->layers && i < r->config.n_layers; i++) vm_draw_table_free(atomic_load(&r->layers[i].draws));
+    if (r->spare) vm_arena_free(atomic_load(r->spare));
     vm_arena_free(r->memory);
     vm_arena_free(r->work);
     vm_free(r);
@@ -150,7 +155,7 @@ const vm_router_config *vm_router_get_config(const vm_router *r) { return &r->co
 
 void vm_router_set_temperature(vm_router *r, double temperature) { r->config.temperature = temperature; }
 
-const vm_router_layer *vm_router_layer_find(const vm_router *r, int layer) {
+vm_router_layer *vm_router_layer_find(const vm_router *r, int layer) {
     int low = 0, high = r->config.n_layers;
     while (low < high) {
         int middle = (low + high) / 2;
@@ -172,26 +177,9 @@ vm_param_list vm_router_params(vm_router *r) {
     return (vm_param_list){r->list, (size_t)r->config.n_layers * (size_t)r->params_per_layer};
 }
 
-/* Panel of W^T for W[outputs, inputs]; the same memory again when the panel was packed before. */
-static vmoer_status pack_weight(vm_pool *pool, vm_arena *memory, const vm_param *w, vm_panel *out) {
+vmoer_status vm_router_pack_weight(vm_pool *pool, vm_arena *memory, const vm_param *w, vm_panel *out) {
     if (!out->data) out->data = vm_arena_alloc(memory, vm_panel_bytes(VM_COMPUTE_F32, w->cols, w->rows), 1);
     if (!out->data) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", w->name);
     vm_panel_pack(pool, out, VM_COMPUTE_F32, w->cols, w->rows, w->value, 1, (size_t)w->cols, NULL);
-    return VMOER_OK;
-}
-
-vmoer_status vm_router_panels_pack(const vm_router *r, const vm_router_layer *layer, vm_pool *pool, vm_arena *memory,
-                                   vm_router_panels *out) {
-    VM_TRY(pack_weight(pool, memory, &layer->params[VM_TRUNK_WEIGHT], &out->trunk));
-    VM_TRY(pack_weight(pool, memory, &layer->params[VM_MEAN_WEIGHT], &out->mean));
-    if (r->scale_outputs > 0) VM_TRY(pack_weight(pool, memory, &layer->params[VM_SCALE_WEIGHT], &out->scale));
-    return VMOER_OK;
-}
-
-vmoer_status vm_router_pack(vm_router *r) {
-    for (int i = 0; i < r->config.n_layers; i++) {
-        VM_TRY(vm_router_panels_pack(r, &r->layers[i], NULL, r->memory, &r->layers[i].panels));
-    }
-    r->packed = true;
     return VMOER_OK;
 }

@@ -314,6 +314,7 @@ static void test_the_diagonal_is_bounded(void **state) {
     for (int kind = 0; kind < 2; kind++) {
         vm_router_config config = make_config(layered[kind], 4, 6, 4);
         vm_router *r = make_router(&config);
+        vm_router_params(r);
         problem q = make_problem(r, 3, 1);
         const vm_router_layer *layer = vm_router_layer_find(r, LAYER);
         float *bias = layer->params[VM_SCALE_BIAS].value;

@@ -1,5 +1,6 @@
 /* kernels_avx2.c: the row kernels on 8 lanes, and the table of the CPUs that have AVX2 and FMA. */
 #include "kernels/gemm.h"
+#include "kernels/unroll.h"
 
 #include <immintrin.h>
 #include <math.h>
@@ -32,6 +33,9 @@ static inline vec vec_clamp(vec v, float low, float high) {
 }
 static inline vec vec_equal_zero(vec v, vec x, vec y) { return _mm256_and_ps(v, _mm256_cmp_ps(x, y, _CMP_NEQ_UQ)); }
 
+static inline vec vec_above(vec v, vec x, vec y) { return _mm256_and_ps(v, _mm256_cmp_ps(x, y, _CMP_GT_OQ)); }
+static inline vec vec_sqrt(vec v) { return _mm256_sqrt_ps(v); }
+
 static inline vec power_of_two(__m256i n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
 }
@@ -56,5 +60,6 @@ static inline float vec_maximum(vec v) {
 }
 
 #include "kernels/elementwise.inc"
+#include "kernels/strips.inc"
 
-const vm_kernels vm_kernels_avx2 = {.name = "avx2", .gemm = &vm_gemm_avx2, ELEMENTWISE_TABLE};
+const vm_kernels vm_kernels_avx2 = {.name = "avx2", .gemm = &vm_gemm_avx2, ELEMENTWISE_TABLE, STRIP_TABLE};

@@ -1,5 +1,6 @@
 /* kernels_avx512.c: the row kernels on 16 lanes, and the tables of the CPUs that have AVX-512. */
 #include "kernels/gemm.h"
+#include "kernels/unroll.h"
 
 #include <immintrin.h>
 #include <math.h>
@@ -29,6 +30,10 @@ static inline vec vec_clamp(vec v, float low, float high) {
 static inline vec vec_equal_zero(vec v, vec x, vec y) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_NEQ_UQ), v);
 }
+static inline vec vec_above(vec v, vec x, vec y) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_GT_OQ), v);
+}
+static inline vec vec_sqrt(vec v) { return _mm512_sqrt_ps(v); }
 
 /* Halves are folded onto each other down to one lane. */
 static inline float vec_sum(vec v) {
@@ -48,6 +53,7 @@ static inline float vec_maximum(vec v) {
 }
 
 #include "kernels/elementwise.inc"
+#include "kernels/strips.inc"
 
 #define PACKING .pack = vm_gemm_pack_avx512, .pack_row = vm_gemm_pack_row_avx512
 static const vm_gemm_kernels gemm = {.rows = {14, 12}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_avx512}};
@@ -56,6 +62,6 @@ static const vm_gemm_kernels gemm_bf16 = {
 static const vm_gemm_kernels gemm_amx = {
     .a_tiles = {false, true}, .rows = {14, 32}, PACKING, .multiply = {vm_gemm_f32_avx512, vm_gemm_bf16_amx}};
 
-const vm_kernels vm_kernels_avx512 = {.name = "avx512", .gemm = &gemm, ELEMENTWISE_TABLE};
-const vm_kernels vm_kernels_avx512_bf16 = {.name = "avx512", .gemm = &gemm_bf16, ELEMENTWISE_TABLE};
-const vm_kernels vm_kernels_amx = {.name = "amx", .gemm = &gemm_amx, ELEMENTWISE_TABLE};
+const vm_kernels vm_kernels_avx512 = {.name = "avx512", .gemm = &gemm, ELEMENTWISE_TABLE, STRIP_TABLE};
+const vm_kernels vm_kernels_avx512_bf16 = {.name = "avx512", .gemm = &gemm_bf16, ELEMENTWISE_TABLE, STRIP_TABLE};
+const vm_kernels vm_kernels_amx = {.name = "amx", .gemm = &gemm_amx, ELEMENTWISE_TABLE, STRIP_TABLE};

@@ -1,5 +1,6 @@
 /* elementwise_ref.c: the scalar truth of the row kernels. Reductions are summed in double, in index order. */
 #include "kernels/gemm.h"
+#include "kernels/unroll.h"
 
 #include <math.h>
 
@@ -77,6 +78,27 @@ static void rope(float *x, const float *cosine, const float *sine, int half, flo
     }
 }
 
+/* ---- strips: a lane at a time ---- */
+
+typedef float vec;
+enum { LANES = 1 };
+static inline vec vec_set(float f) { return f; }
+static inline vec vec_load(const float *p) { return *p; }
+static inline void vec_store(float *p, vec v) { *p = v; }
+static inline vec vec_add(vec a, vec b) { return a + b; }
+static inline vec vec_sub(vec a, vec b) { return a - b; }
+static inline vec vec_mul(vec a, vec b) { return a * b; }
+static inline vec vec_div(vec a, vec b) { return a / b; }
+static inline vec vec_max(vec a, vec b) { return a > b ? a : b; }
+static inline vec vec_fma(vec a, vec b, vec c) { return a * b + c; }
+static inline vec vec_clamp(vec v, float low, float high) { return v < low ? low : v > high ? high : v; }
+static inline vec vec_above(vec v, vec x, vec y) { return x > y ? v : 0.0f; }
+static inline vec vec_sqrt(vec v) { return sqrtf(v); }
+static inline vec vec_exp(vec v) { return expf(v); }
+static inline float vec_maximum(vec v) { return v; }
+
+#include "kernels/strips.inc"
+
 const vm_kernels vm_kernels_ref = {.name = "ref",
                                    .gemm = &vm_gemm_ref,
                                    .dot = dot,
@@ -87,4 +109,5 @@ const vm_kernels vm_kernels_ref = {.name = "ref",
                                    .logsumexp = logsumexp,
                                    .swiglu = swiglu,
                                    .swiglu_backward = swiglu_backward,
-                                   .rope = rope};
+                                   .rope = rope,
+                                   STRIP_TABLE};

@@ -1,0 +1,186 @@
+/* test_router_strips.c: strips of 16 tokens. Every ISA gives what ref gives, for any number of experts and tokens; a
+ * strip's lanes never meet; tables of draws and memory kept between calls do not show. */
+#include "base/rng.h"
+#include "router/router_internal.h"
+#include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { T = 37, DIM = 24, WIDTH = 20 };
+
+static void fill(float *x, size_t n, float scale, uint32_t stream) {
+    vm_rng rng = vm_rng_start(3, VM_RNG_INIT, stream);
+    for (size_t i = 0; i < n; i++) x[i] = scale * vm_rng_normal(&rng);
+}
+
+static vm_router *make_router(const char *kind, int n) {
+    vm_router_config config = {.n_layers = 1,
+                               .layers = {1},
+                               .n_experts = n,
+                               .dim = DIM,
+                               .width = WIDTH,
+                               .prior_scale = 1,
+                               .initial_scale = 0.4f,
+                               .temperature = 1};
+    strcpy(config.kind, kind);
+    vm_router *r;
+    assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
+    vm_param_list list = vm_router_params(r);
+    for (size_t i = 0; i < list.count; i++) {
+        float change[20000];
+        size_t size = vm_param_size(list.items[i]);
+        assert_true(size <= 20000);
+        fill(change, size, 0.15f, 10 + (uint32_t)i);
+        for (size_t j = 0; j < size; j++) list.items[i]->value[j] += change[j];
+    }
+    return r;
+}
+
+typedef struct answer {
+    float p[T * 40], trace[T], projected[T];
+} answer;
+
+static float u[T * DIM], logits[T * 40];
+static vm_token_key keys[T];
+
+static void infer(const vm_router *r, int n, vm_inference way, int samples, uint64_t seed, answer *a) {
+    fill(u, T * DIM, 1, 1);
+    fill(logits, (size_t)(T * n), 1.5f, 2);
+    vm_route route = {.layer = 1, .n_tokens = T, .u = u, .logits = logits, .tokens = keys, .seed = seed, .sign = 1};
+    memset(a, 0, sizeof *a);
+    assert_int_equal(vm_router_infer(r, NULL, &route, way, samples, a->p, a->trace, a->projected), VMOER_OK);
+}
+
+static void assert_close(const float *x, const float *y, int n, double tolerance) {
+    for (int i = 0; i < n; i++)
+        if (!(fabs((double)x[i] - y[i]) <= tolerance * (1 + fabs((double)y[i]))))
+            fail_msg("[%d]: %.9g, expected %.9g", i, (double)x[i], (double)y[i]);
+}
+
+static void test_every_isa(void **state) {
+    (void)state;
+    static const int sizes[] = {1, 2, 7, 8, 9, 16, 33, 40};
+    const vm_kernels *tables[8];
+    int n_tables = vm_kernels_all(tables, 8);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        for (int full = 0; full < 2; full++) {
+            int n = sizes[s];
+            vm_router *r = make_router(full ? "vglr-fc" : "vglr-mf", n);
+            for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
+                answer expected, got;
+                vm_kernels_force(tables[0]);
+                infer(r, n, way, 19, 5, &expected);
+                for (int t = 1; t < n_tables; t++) {
+                    vm_kernels_force(tables[t]);
+                    infer(r, n, way, 19, 5, &got);
+                    assert_close(got.p, expected.p, T * n, 3e-6);
+                    assert_close(got.trace, expected.trace, T, 5e-6);
+                    assert_close(got.projected, expected.projected, T, 5e-6);
+                }
+                for (int t = 0; t < T; t++) {
+                    double sum = 0;
+                    for (int i = 0; i < n; i++) sum += expected.p[t * n + i];
+                    assert_true(fabs(sum - 1) < 1e-5);
+                }
+            }
+            vm_kernels_force(NULL);
+            vm_router_free(r);
+        }
+    }
+}
+
+/* A token that is not finite is named and leaves its neighbours in the strip as they are. */
+static void test_lanes_never_meet(void **state) {
+    (void)state;
+    enum { N = 8 };
+    vm_router *r = make_router("vglr-fc", N);
+    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
+        answer good, bad;
+        infer(r, N, way, 5, 5, &good);
+        u[3 * DIM] = INFINITY;
+        vm_route route = {.layer = 1, .n_tokens = T, .u = u, .logits = logits, .tokens = keys, .seed = 5, .sign = 1};
+        assert_int_equal(vm_router_infer(r, NULL, &route, way, 5, bad.p, bad.trace, bad.projected),
+                         VMOER_ERROR_NUMERIC);
+        for (int t = 0; t < T; t++) {
+            if (t != 3) assert_memory_equal(bad.p + t * N, good.p + t * N, N * sizeof(float));
+            if (t != 3) assert_memory_equal(bad.trace + t, good.trace + t, sizeof(float));
+        }
+    }
+    vm_router_free(r);
+}
+
+/* The table kept from the last call serves the same (seed, samples) only. */
+static void test_draws_are_kept_for_what_they_are(void **state) {
+    (void)state;
+    enum { N = 8 };
+    vm_router *r = make_router("vglr-fc", N), *other = make_router("vglr-fc", N);
+    answer a, b;
+    infer(r, N, VM_INFERENCE_SAMPLE, 9, 5, &a);
+    infer(r, N, VM_INFERENCE_SAMPLE, 9, 5, &b);
+    assert_memory_equal(&a, &b, sizeof a);
+    infer(r, N, VM_INFERENCE_SAMPLE, 9, 6, &b);
+    assert_memory_not_equal(a.p, b.p, sizeof a.p);
+    infer(other, N, VM_INFERENCE_SAMPLE, 9, 6, &a);
+    assert_memory_equal(&a, &b, sizeof a);
+    infer(r, N, VM_INFERENCE_SAMPLE, 20, 6, &b);
+    vm_router_free(other);
+    other = make_router("vglr-fc", N);
+    infer(other, N, VM_INFERENCE_SAMPLE, 20, 6, &a);
+    assert_memory_equal(&a, &b, sizeof a);
+    vm_router_free(r);
+    vm_router_free(other);
+}
+
+typedef struct caller {
+    const vm_router *r;
+    uint64_t seed;
+    answer expected;
+    int wrong;
+} caller;
+
+static void *call_often(void *context) {
+    caller *c = context;
+    for (int i = 0; i < 50; i++) {
+        answer a = {0};
+        vm_route route = {
+            .layer = 1, .n_tokens = T, .u = u, .logits = logits, .tokens = keys, .seed = c->seed, .sign = 1};
+        if (vm_router_infer(c->r, NULL, &route, VM_INFERENCE_SAMPLE, 9, a.p, a.trace, a.projected) != VMOER_OK ||
+            memcmp(&a, &c->expected, sizeof a) != 0)
+            c->wrong++;
+    }
+    return NULL;
+}
+
+/* Many callers of one router, with tables of their own. */
+static void test_callers_at_once(void **state) {
+    (void)state;
+    enum { N = 8, CALLERS = 4 };
+    vm_router *r = make_router("vglr-fc", N);
+    assert_int_equal(vm_router_pack(r), VMOER_OK);
+    static caller callers[CALLERS];
+    pthread_t threads[CALLERS];
+    for (int i = 0; i < CALLERS; i++) {
+        callers[i] = (caller){.r = r, .seed = (uint64_t)(i / 2)};
+        infer(r, N, VM_INFERENCE_SAMPLE, 9, callers[i].seed, &callers[i].expected);
+    }
+    for (int i = 0; i < CALLERS; i++) assert_int_equal(pthread_create(&threads[i], NULL, call_often, &callers[i]), 0);
+    for (int i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < CALLERS; i++) assert_int_equal(callers[i].wrong, 0);
+    vm_router_free(r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_isa),
+        cmocka_unit_test(test_lanes_never_meet),
+        cmocka_unit_test(test_draws_are_kept_for_what_they_are),
+        cmocka_unit_test(test_callers_at_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
