@@ -2,19 +2,14 @@
  * of, best of N, one CSV line each. Packing of A is inside the time (it happens in every call), packing of B is not
  * (weights are packed once; the pack_* lines give its rate). bench_kernels [isa or shape ...]   all of this CPU's by
  * default; BENCH_SECONDS: time a line may take (0.2) */
-#include "base/dtype.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/threads.h"
-#include "kernels/kernels.h"
-#include "kernels/unroll.h"
+#include "kernels/peak.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 /* One thread is measured by its CPU time, which other programs on the machine touch less; several by the wall's. */
 static clockid_t clock_used = CLOCK_MONOTONIC;
@@ -25,6 +20,7 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static volatile float sink;
 static double seconds_a_line = 0.2;
 static vm_pool *pools[2]; /* of one thread and of all */
 
@@ -38,121 +34,6 @@ static double best(void (*fn)(void *), void *context) {
         if (took < shortest) shortest = took;
     }
     return shortest;
-}
-
-/* ---- peaks: one instruction on independent registers, on every thread at once; on numbers as real as the products',
- * since some CPUs lower their clock when multipliers toggle ---- */
-
-enum { PEAK_STEPS = 200000, PEAK_SUMS = 12 };
-static volatile float sink;
-static unsigned char peak_data[4096] __attribute__((aligned(64))); /* bf16 */
-
-static void fill_peak_data(void) {
-    vm_rng rng = vm_rng_start(1, VM_RNG_INIT, 1);
-    for (size_t i = 0; i < sizeof peak_data; i += 2) {
-        uint16_t h = vm_f32_to_bf16(vm_rng_normal(&rng));
-        memcpy(peak_data + i, &h, 2);
-    }
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) static void peak_avx2(void *context, int task, int worker) {
-    (void)context, (void)task, (void)worker;
-    __m256 sum[PEAK_SUMS], x = _mm256_set1_ps(0.7134f), y = _mm256_set1_ps(0.2519f);
-    VM_UNROLL
-    for (int i = 0; i < PEAK_SUMS; i++) sum[i] = _mm256_set1_ps((float)i);
-    for (int s = 0; s < PEAK_STEPS; s++) {
-        VM_UNROLL
-        for (int i = 0; i < PEAK_SUMS; i++) sum[i] = _mm256_fmadd_ps(sum[i], x, y);
-    }
-    VM_UNROLL
-    for (int i = 1; i < PEAK_SUMS; i++) sum[0] = _mm256_add_ps(sum[0], sum[i]);
-    sink = _mm256_cvtss_f32(sum[0]);
-}
-
-__attribute__((target("avx512f"))) static void peak_avx512(void *context, int task, int worker) {
-    (void)context, (void)task, (void)worker;
-    __m512 sum[PEAK_SUMS], x = _mm512_set1_ps(0.7134f), y = _mm512_set1_ps(0.2519f);
-    VM_UNROLL
-    for (int i = 0; i < PEAK_SUMS; i++) sum[i] = _mm512_set1_ps((float)i);
-    for (int s = 0; s < PEAK_STEPS; s++) {
-        VM_UNROLL
-        for (int i = 0; i < PEAK_SUMS; i++) sum[i] = _mm512_fmadd_ps(sum[i], x, y);
-    }
-    VM_UNROLL
-    for (int i = 1; i < PEAK_SUMS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
-    sink = _mm512_cvtss_f32(sum[0]);
-}
-
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void peak_bf16(void *context, int task,
-                                                                                      int worker) {
-    (void)context, (void)task, (void)worker;
-    __m512 sum[PEAK_SUMS];
-    __m512i x = _mm512_load_si512(peak_data), y = _mm512_load_si512(peak_data + 64);
-    VM_UNROLL
-    for (int i = 0; i < PEAK_SUMS; i++) sum[i] = _mm512_set1_ps((float)i);
-    for (int s = 0; s < PEAK_STEPS; s++) {
-        VM_UNROLL
-        for (int i = 0; i < PEAK_SUMS; i++) sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)x, (__m512bh)y);
-    }
-    VM_UNROLL
-    for (int i = 1; i < PEAK_SUMS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
-    sink = _mm512_cvtss_f32(sum[0]);
-}
-
-static const unsigned char tile_config[64] __attribute__((aligned(64))) = {
-    [0] = 1,   [16] = 64, [18] = 64, [20] = 64, [22] = 64, [24] = 64, [26] = 64, [28] = 64, [30] = 64,
-    [48] = 16, [49] = 16, [50] = 16, [51] = 16, [52] = 16, [53] = 16, [54] = 16, [55] = 16};
-
-__attribute__((target("amx-tile,amx-bf16"))) static void peak_amx(void *context, int task, int worker) {
-    (void)context, (void)task, (void)worker;
-    _tile_loadconfig(tile_config);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    _tile_loadd(4, peak_data, 64);
-    _tile_loadd(5, peak_data + 1024, 64);
-    _tile_loadd(6, peak_data + 2048, 64);
-    _tile_loadd(7, peak_data + 3072, 64);
-    for (int s = 0; s < PEAK_STEPS / 4; s++) {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 5, 7);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 6);
-    }
-    _tile_release();
-}
-#endif
-
-typedef struct peak {
-    vm_task_fn fn;
-    double flops; /* of one task */
-    vm_pool *pool;
-} peak;
-
-static void run_peak(void *context) {
-    const peak *p = context;
-    vm_pool_run(p->pool, vm_pool_threads(p->pool), p->fn, NULL);
-}
-
-/* GFLOP/s; 0: there is no instruction to speak of. */
-static double peak_of(const char *isa, vm_compute type, vm_pool *pool) {
-    peak p = {.pool = pool};
-#if defined(__x86_64__)
-    double sums = (double)PEAK_STEPS * PEAK_SUMS;
-    if (strcmp(isa, "avx2") == 0)
-        p.fn = peak_avx2, p.flops = sums * 16;
-    else if (strcmp(isa, "amx") == 0 && type == VM_COMPUTE_BF16)
-        p.fn = peak_amx, p.flops = PEAK_STEPS * 16384.0;
-    else if (strcmp(isa, "ref") != 0 && type == VM_COMPUTE_BF16 && __builtin_cpu_supports("avx512bf16"))
-        p.fn = peak_bf16, p.flops = sums * 64;
-    else if (strcmp(isa, "ref") != 0)
-        p.fn = peak_avx512, p.flops = sums * 32;
-#else
-    (void)isa, (void)type;
-#endif
-    return p.fn ? vm_pool_threads(pool) * p.flops / best(run_peak, &p) / 1e9 : 0;
 }
 
 /* ---- products ---- */
@@ -337,7 +218,6 @@ int main(int argc, char **argv) {
     const char *seconds = getenv("BENCH_SECONDS");
     if (seconds) seconds_a_line = atof(seconds);
     if (vm_pool_create(1, &pools[0]) != VMOER_OK || vm_pool_create(0, &pools[1]) != VMOER_OK) return 1;
-    fill_peak_data();
     const vm_kernels *tables[8];
     int n_tables = vm_kernels_all(tables, 8);
     printf("isa,type,shape,jobs,m,n,k,gflops_1,of_peak_1,gflops_%d,of_peak_%d,speedup\n", vm_pool_threads(pools[1]),
@@ -348,8 +228,8 @@ int main(int argc, char **argv) {
         vm_kernels_force(tables[t]);
         done = bench_rows(tables[t]) && done;
         for (int type = VM_COMPUTE_F32; type <= VM_COMPUTE_BF16; type++) {
-            double peaks[2] = {peak_of(tables[t]->name, (vm_compute)type, pools[0]),
-                               peak_of(tables[t]->name, (vm_compute)type, pools[1])};
+            double peaks[2] = {vm_peak_flops(tables[t], (vm_compute)type, pools[0], seconds_a_line) / 1e9,
+                               vm_peak_flops(tables[t], (vm_compute)type, pools[1], seconds_a_line) / 1e9};
             printf("# %s %s peak, GFLOP/s: one thread %.0f, all %.0f\n", tables[t]->name,
                    type == VM_COMPUTE_F32 ? "f32" : "bf16", peaks[0], peaks[1]);
             done = bench_packing((vm_compute)type) && done;

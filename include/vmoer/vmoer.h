@@ -211,6 +211,27 @@ typedef struct vmoer_ood_params {
 VMOER_API vmoer_ood_params vmoer_ood_params_default(void);
 VMOER_API vmoer_status vmoer_ood(const vmoer_ood_params *params, const vmoer_hooks *hooks, char **out_json);
 
+typedef struct vmoer_bench_params {
+    const char *model;
+    const char *adapter;       /* as in vmoer_model_params */
+    const char *router;        /* router file; NULL: a VGLR-FC made in memory, its heads small random numbers */
+    const char *layers;        /* of the one in memory: "auto" (a third of them, ten at most, evenly spread), "all" or "3,7-9" */
+    vmoer_questions questions; /* of the training part, whatever `split` says */
+    const char *tests;         /* "all", or names with commas: peak, prefill, router, eval, four-prompts, finetune, calibrate */
+    const char *lengths;       /* "128,512": tokens of the prompts of prefill; the router's is the last */
+    const char *samples;       /* "1,8,32,128": draws of the router */
+    const char *targets;       /* of finetune's LoRA, as in vmoer_finetune_params; its alpha is twice the rank */
+    int rank;
+    int batch_size;            /* questions a training step */
+    int repeats;               /* rounds; each test runs once a round, after a round that is not timed, and its shortest time counts */
+    vmoer_compute compute;
+    uint64_t seed;
+    int threads;
+} vmoer_bench_params;
+VMOER_API vmoer_bench_params vmoer_bench_params_default(void);
+/* Measures the machine and the model on it; trains copies in memory and writes nothing. out_json: docs/FORMATS.md. */
+VMOER_API vmoer_status vmoer_bench(const vmoer_bench_params *params, const vmoer_hooks *hooks, char **out_json);
+
 /* All results under `folder` -> one self-contained HTML file. title may be NULL. */
 VMOER_API vmoer_status vmoer_report(const char *folder, const char *output_path, const char *title, const vmoer_hooks *hooks);
 

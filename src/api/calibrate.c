@@ -41,8 +41,7 @@ typedef struct calibration {
     json_t *facts;     /* {"stability": [...]} with --layers auto, else NULL */
 } calibration;
 
-/* "3,7-9" or "all" -> layers, ascending. */
-static vmoer_status parse_layers(const char *text, int n_layers, vm_router_config *c) {
+vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c) {
     static const char malformed[] = "--layers '%s': must be auto, all, or like 3,7-9";
     bool chosen[512] = {false}, all = strcmp(text, "all") == 0;
     for (const char *at = all ? "" : text; *at;) {
@@ -123,7 +122,7 @@ static vmoer_status router_config(const vmoer_calibrate_params *p, vm_router_con
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "'%s' is dense: it has no router to make variational (--router temperature works)", model.name);
     *auto_layers = strcmp(p->layers, "auto") == 0;
-    return parse_layers(*auto_layers ? "0" : p->layers, model.n_layers, c);
+    return vm_api_layers(*auto_layers ? "0" : p->layers, model.n_layers, c);
 }
 
 /* The least stable layers by the held-out questions; what was measured goes into the record. */
@@ -193,7 +192,8 @@ static vmoer_status check_params(const vmoer_calibrate_params *p) {
         return vm_error(VMOER_ERROR_ARGUMENT, "beta %g, must be 0 or more", p->beta);
     if (strcmp(p->train_on, "train") != 0 && strcmp(p->train_on, "heldout") != 0)
         return vm_error(VMOER_ERROR_ARGUMENT, "train_on '%s', must be train or heldout", p->train_on);
-    return strcmp(p->router, "temperature") == 0 ? VMOER_OK : vm_train_check(&p->train);
+    if (strcmp(p->router, "temperature") != 0) VM_TRY(vm_train_check(&p->train));
+    return vm_training_check_output(&p->train);
 }
 
 vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks *hooks, char **out_json) {

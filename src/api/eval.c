@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BATCH_TOKENS = 1024, FACT_QUESTIONS = 64, FLOOR_DRAWS = 1000 };
+enum { FACT_QUESTIONS = 64, FLOOR_DRAWS = 1000 };
 
 vmoer_eval_params vmoer_eval_params_default(void) {
     return (vmoer_eval_params){.load = vmoer_model_params_default(), .format = "cloze", .bootstrap = 1000};
@@ -190,7 +190,7 @@ static vmoer_status answer_rest(evaluation *e, const char *task, const vm_datase
         int count = 0, tokens = 0;
         vmoer_status status = VMOER_OK;
         while (count < most && a->n + (size_t)count < n &&
-               (count == 0 || e->p->batch_size > 0 || tokens < BATCH_TOKENS)) {
+               (count == 0 || e->p->batch_size > 0 || tokens < VM_API_PASS_TOKENS)) {
             const vm_item *item = vm_dataset_at(d, a->n + (size_t)count);
             status = vm_prompt_build(e->session->tokenizer, task, item, e->format, &prompts[count]);
             if (status != VMOER_OK) {

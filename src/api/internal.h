@@ -26,8 +26,12 @@ vm_compute vm_api_compute(vmoer_compute c);
 /* Model, adapter, router by public parameters. */
 vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *params, vm_session **out);
 
+/* Eval's own size of a pass: questions are added until it has so many tokens. */
+enum { VM_API_PASS_TOKENS = 1024 };
+
 /* samples.jsonl of an eval run as {task: [sample, ...]}, each in the order of the file. whole: as in vm_json_lines. */
 vmoer_status vm_api_samples(const char *path, size_t *whole, json_t **tasks);
+double vm_api_parameters(const vm_gguf *g); /* elements of all tensors */
 json_t *vm_api_interval(vm_interval i); /* [low, high] */
 
 /* A JSON value as text for the caller (vmoer_free), or nothing where out is NULL. Takes the reference. */
@@ -43,6 +47,8 @@ typedef struct vm_training {
     vm_examples train, heldout;
     char adapter_name[128], adapter_fingerprint[65]; /* "" without an adapter */
 } vm_training;
+/* That there is an output folder, and that it is one to train into. */
+vmoer_status vm_training_check_output(const vmoer_train_params *p);
 /* Loads the model (with params->adapter merged) for gradients from layer `backward_from` on, and the questions. swap:
  * train on the held-out part and look at the training part. */
 vmoer_status vm_training_open(const vmoer_train_params *params, int backward_from, bool train_all, bool swap,
@@ -61,6 +67,8 @@ json_t *vm_training_config(const vm_training *t);
 /* Of them those of the loop: steps, rates, schedule, arithmetic. */
 json_t *vm_training_loop_config(const vmoer_train_params *p);
 vmoer_train_params vm_train_params_default(void);
+/* "3,7-9" or "all" -> c->layers, ascending. */
+vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c);
 enum { VM_TRAINING_TEXT = 4096 };
 /* The settings as one line for the metadata of a file; VMOER_ERROR_LIMIT where they are too many for it. */
 vmoer_status vm_api_training_text(const json_t *config, char out[VM_TRAINING_TEXT]);

@@ -69,25 +69,32 @@ static void add_string(json_t *o, const char *name, const vm_gguf *g, const char
         json_object_set_new(o, name, json_stringn(text, n));
 }
 
-static json_t *types_of(const vm_gguf *g, double *parameters) {
+double vm_api_parameters(const vm_gguf *g) {
+    double sum = 0;
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
+        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
+        sum += (double)t->ne[0] * (double)t->ne[1] * (double)t->ne[2] * (double)t->ne[3];
+    }
+    return sum;
+}
+
+static json_t *types_of(const vm_gguf *g) {
     json_t *types = json_object();
-    *parameters = 0;
     for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
         const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
         const char *name = vm_dtype_name(t->type);
         json_object_set_new(types, name, json_integer(json_integer_value(json_object_get(types, name)) + 1));
-        *parameters += (double)t->ne[0] * (double)t->ne[1] * (double)t->ne[2] * (double)t->ne[3];
     }
     return types;
 }
 
 static vmoer_status describe(const vm_gguf *g, json_t *o) {
     vm_config c;
-    double parameters;
+    double parameters = vm_api_parameters(g);
     char fingerprint[65];
     VM_TRY(vm_config_read(g, &c));
     vm_model_fingerprint(g, fingerprint);
-    json_object_set_new(o, "types", types_of(g, &parameters));
+    json_object_set_new(o, "types", types_of(g));
     json_t *own =
         json_pack("{s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "name", c.name, "architecture",
                   c.arch, "fingerprint", fingerprint, "file_bytes", (json_int_t)vm_gguf_file_size(g), "parameters",

@@ -29,11 +29,14 @@ vmoer_status vm_training_check_memory(const vmoer_train_params *p) {
                : vm_error(VMOER_ERROR_ARGUMENT, "--memory_gib %g, must be 0 (no bound) to a million", p->memory_gib);
 }
 
+vmoer_status vm_training_check_output(const vmoer_train_params *p) {
+    if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
+    return vm_train_check_folder(p);
+}
+
 static vmoer_status open_training(const vmoer_train_params *p, int backward_from, bool train_all, bool swap,
                                   vm_training *t) {
     if (!p->model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
-    if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
-    VM_TRY(vm_train_check_folder(p));
     VM_TRY(vm_api_check_questions(&p->questions));
     VM_TRY(vm_training_check_memory(p));
     vm_adapter *adapter = NULL;
@@ -179,7 +182,8 @@ static vmoer_status check_params(const vmoer_finetune_params *p, bool all) {
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "--rank and --alpha are LoRA's: --targets all trains the weights themselves");
     VM_TRY(vm_training_check_rates(p->train.learning_rate, p->router_learning_rate));
-    return vm_train_check(&p->train);
+    VM_TRY(vm_train_check(&p->train));
+    return vm_training_check_output(&p->train);
 }
 
 vmoer_status vmoer_finetune(const vmoer_finetune_params *p, const vmoer_hooks *hooks, char **out_json) {

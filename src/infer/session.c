@@ -29,17 +29,18 @@ static void adapter_text(const char *name, const char *fingerprint, char out[176
 }
 
 /* Both names stand in the message: whoever reads it must see which two files do not belong together. */
-static vmoer_status check_router(const vm_session *s, const char *path, const vm_router_file *file) {
-    const vm_router_config *r = vm_router_get_config(s->router);
-    const vm_config *c = &s->model->config;
-    if (strcmp(file->base, s->model->fingerprint) != 0)
+vmoer_status vm_check_router(const char *path, const vm_router *router, const vm_router_file *file,
+                             const vm_model *model, const char *adapter_name, const char *adapter_fingerprint) {
+    const vm_router_config *r = vm_router_get_config(router);
+    const vm_config *c = &model->config;
+    if (strcmp(file->base, model->fingerprint) != 0)
         return vm_error(VMOER_ERROR_MISMATCH,
                         "%s: router made for the base model '%s' (%.12s...), this is '%s' (%.12s...)", path,
-                        file->base_name, file->base, c->name, s->model->fingerprint);
-    if (strcmp(file->adapter, s->adapter_fingerprint) != 0) {
+                        file->base_name, file->base, c->name, model->fingerprint);
+    if (strcmp(file->adapter, adapter_fingerprint) != 0) {
         char theirs[176], own[176];
         adapter_text(file->adapter_name, file->adapter, theirs);
-        adapter_text(s->adapter_name, s->adapter_fingerprint, own);
+        adapter_text(adapter_name, adapter_fingerprint, own);
         return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for %s, here is %s", path, theirs, own);
     }
     for (int i = 0; i < r->n_layers; i++)
@@ -70,7 +71,7 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
     if (o->router) {
         vm_router_file file;
         VM_GOTO(vm_router_load(o->router, &file, &s->router));
-        VM_GOTO(check_router(s, o->router, &file));
+        VM_GOTO(vm_check_router(o->router, s->router, &file, s->model, s->adapter_name, s->adapter_fingerprint));
         VM_GOTO(vm_sha256_file(o->router, s->router_fingerprint));
         s->temperature = vm_router_get_config(s->router)->temperature;
         s->options.router = s->router;

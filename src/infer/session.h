@@ -32,6 +32,10 @@ typedef struct vm_session {
 vmoer_status vm_session_open(const char *model_path, const vm_session_options *options, vm_session **out);
 void vm_session_free(vm_session *s); /* takes NULL */
 
+/* That the router of the file at `path`, what it says of itself in `file`, was made for this model with this adapter ("" and "": none). */
+vmoer_status vm_check_router(const char *path, const vm_router *router, const vm_router_file *file, const vm_model *model, const char *adapter_name,
+                             const char *adapter_fingerprint);
+
 /* What is known about one answered question. NAN: the model has no such signal. */
 typedef struct vm_answer {
     int n_choices;

@@ -5,6 +5,7 @@ set(VM_KERNEL_SOURCES
     ${kernels}/kernels.c
     ${kernels}/gemm.c
     ${kernels}/rows.c
+    ${kernels}/peak.c
     ${kernels}/ref/gemm_ref.c
     ${kernels}/ref/elementwise_ref.c)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
@@ -18,10 +19,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
         endforeach()
         set(VM_KERNEL_SOURCES ${VM_KERNEL_SOURCES} PARENT_SCOPE)
     endfunction()
-    vm_kernel_files(FILES avx2/gemm_avx2.c avx2/kernels_avx2.c OPTIONS ${avx2})
+    vm_kernel_files(FILES avx2/gemm_avx2.c avx2/kernels_avx2.c avx2/peak_avx2.c OPTIONS ${avx2})
     vm_kernel_files(FILES avx512/pack_avx512.c avx512/gemm_f32_avx512.c avx512/gemm_unpack_avx512.c avx512/kernels_avx512.c
-        OPTIONS ${avx512})
-    vm_kernel_files(FILES avx512/gemm_bf16_avx512.c OPTIONS ${avx512} -mavx512bf16)
-    vm_kernel_files(FILES amx/gemm_amx.c OPTIONS ${avx512} -mamx-tile -mamx-bf16)
+        avx512/peak_avx512.c OPTIONS ${avx512})
+    vm_kernel_files(FILES avx512/gemm_bf16_avx512.c avx512/peak_bf16_avx512.c OPTIONS ${avx512} -mavx512bf16)
+    vm_kernel_files(FILES amx/gemm_amx.c amx/peak_amx.c OPTIONS ${avx512} -mamx-tile -mamx-bf16)
 endif()
 list(APPEND VMOER_SOURCES ${VM_KERNEL_SOURCES})

@@ -183,3 +183,10 @@ vmoer_status vm_router_pack_weight(vm_pool *pool, vm_arena *memory, const vm_par
     vm_panel_pack(pool, out, VM_COMPUTE_F32, w->cols, w->rows, w->value, 1, (size_t)w->cols, NULL);
     return VMOER_OK;
 }
+
+double vm_router_flops(const vm_router *r, vm_inference inference, int samples) {
+    double D = r->config.dim, H = r->config.width, N = r->config.n_experts, M = r->scale_outputs;
+    double mean = 2 * D * H + 2 * H * N;
+    if (inference == VM_INFERENCE_MEAN || !r->kind->has_covariance) return mean;
+    return mean + 2 * H * M + (inference == VM_INFERENCE_SAMPLE ? 2 * M * ((samples + 1) / 2) : 0);
+}

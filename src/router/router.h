@@ -62,6 +62,8 @@ bool vm_router_has_covariance(const vm_router *r);
  * ".scale.weight" [N or N(N+1)/2, H], ".scale.bias". Owned by the router; the array too. From this call on the values may change, so
  * vm_router_infer packs them in every call; a router whose params nobody asked for packs them once. */
 vm_param_list vm_router_params(vm_router *r);
+/* Packs every layer for inference with values that no longer change: what ends that. */
+vmoer_status vm_router_pack(vm_router *r);
 
 /* ---- training ---- */
 /* Floats a token that forward keeps for backward. */
@@ -83,6 +85,10 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
  * Without covariance all are MEAN. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, float *p, float *trace,
                              float *trace_projected);
+
+/* Floating-point operations that a token of a Bayesian layer adds, by its products alone, a multiply-add counting two: trunk 2 D H, mean 2 H N; where the
+ * inference needs the covariance, the scale head's M rows 2 H M; SAMPLE: L eps for every antithetic pair, 2 M. */
+double vm_router_flops(const vm_router *r, vm_inference inference, int samples);
 
 /* ---- files: safetensors with metadata (docs/FORMATS.md) ---- */
 typedef struct vm_router_file {

@@ -121,8 +121,6 @@ vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_rout
 vmoer_status vm_router_out_of_memory(const vm_route *in);
 /* VMOER_ERROR_NUMERIC unless the first of every token's `stride` numbers is finite; p may be NULL. */
 vmoer_status vm_router_check_finite(const vm_route *in, const float *p, size_t stride, const char *what);
-/* Packs every layer for inference with values that no longer change. */
-vmoer_status vm_router_pack(vm_router *r);
 
 /* eps[N] of token t of `in`: pure function of (seed, step), the token and the layer, times sign. */
 void vm_router_draw(const vm_route *in, int t, int n, float *eps);
