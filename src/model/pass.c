@@ -145,7 +145,7 @@ static vm_ffn_route route_of(const vm_pass *p, int layer) {
     bool bayesian = o->router && vm_router_has_layer(o->router, layer);
     return (vm_ffn_route){.routing = o->routing,
                           .router = bayesian ? o->router : NULL,
-                          .training = o->training,
+                          .training = o->training && layer >= p->lowest, /* below, backward finds nothing to do */
                           .inference = o->inference,
                           .samples = o->samples,
                           .layer = layer,
