@@ -124,7 +124,7 @@ static void fill_answer(const vm_session *s, const vm_questions *q, int question
     a->choice_entropy = 0;
     for (int c = 0; c < a->n_choices; c++)
         if (a->probability[c] > 0) a->choice_entropy -= a->probability[c] * log(a->probability[c]);
-    a->vocabulary_entropy = (double)entropy[q->context_row[question]];
+    a->vocabulary_entropy = (double)entropy[question];
     a->length = context->length - (vm_tokenizer_adds_bos(s->tokenizer) && context->length > 1);
     a->gate_entropy = a->gate_entropy_last = a->logit_variance = a->logit_variance_last = NAN;
     a->logit_variance_projected = a->logit_variance_projected_last = NAN;
@@ -140,7 +140,7 @@ vmoer_status vm_session_answer(vm_session *s, const vm_question *questions, int 
     vm_arena_reset(s->arena);
     VM_TRY(vm_questions_build(s->arena, questions, n, format, &q));
     float *log_probability = vm_arena_alloc(s->arena, (size_t)q.batch.n_targets, sizeof *log_probability);
-    float *entropy = vm_arena_alloc(s->arena, (size_t)q.batch.n_rows, sizeof *entropy);
+    float *entropy = vm_arena_alloc(s->arena, (size_t)q.batch.n_entropies, sizeof *entropy);
     double *score = vm_arena_alloc(s->arena, (size_t)q.n_choices, sizeof *score);
     if (!log_probability || !entropy || !score) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d answers", n);
     vm_pass_options options = s->options;

@@ -380,6 +380,14 @@ static vmoer_status check_batch(const vm_pass *p, const vm_batch *b) {
     return VMOER_OK;
 }
 
+static vmoer_status check_entropies(const vm_batch *b) {
+    for (int i = 0; i < b->n_entropies; i++)
+        if (b->entropy_row[i] < (i ? b->entropy_row[i - 1] : 0) || b->entropy_row[i] >= b->n_rows)
+            return vm_error(VMOER_ERROR_ARGUMENT, "entropy %d: row %d of %d, or before the last one's", i,
+                            b->entropy_row[i], b->n_rows);
+    return VMOER_OK;
+}
+
 static vmoer_status embed(vm_pass *p, float *x) {
     size_t d = (size_t)p->m->config.dim;
     for (size_t t = 0; t < (size_t)p->batch->n_tokens; t++) {
@@ -504,6 +512,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
     p->ready = false;
     p->options = *options;
     VM_TRY(check_batch(p, batch));
+    if (entropy) VM_TRY(check_entropies(batch));
     VM_TRY(divide(p));
     p->copy = *batch;
     p->batch = &p->copy;

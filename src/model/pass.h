@@ -20,6 +20,8 @@ typedef struct vm_batch {
     int n_targets;
     const int32_t *target_row;  /* [n_targets] index into rows, not falling */
     const int32_t *target_id;   /* [n_targets] token whose log-probability is asked */
+    int n_entropies;
+    const int32_t *entropy_row; /* [n_entropies] index into rows, not falling: where the entropy over the vocabulary is asked */
 } vm_batch;
 
 typedef struct vm_pass_options {
@@ -48,7 +50,7 @@ typedef struct vm_pass vm_pass;
 vmoer_status vm_pass_create(vm_model *m, vm_pool *pool, vm_pass **out);
 void vm_pass_free(vm_pass *p); /* takes NULL */
 
-/* log_probability[n_targets]; entropy[n_rows] in nats and logits[n_rows, V] where not NULL. */
+/* log_probability[n_targets]; entropy[n_entropies] in nats and logits[n_rows, V] where not NULL. */
 vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability, float *entropy, float *logits);
 /* After a training forward of the same batch: accumulates the gradients of  sum_i d_log_probability_i log_probability_i + kl_weight * sum KL. */
 vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float kl_weight);

@@ -20,7 +20,7 @@ static vmoer_status check(const vm_prompt *p, uint32_t item) {
 }
 
 typedef struct builder {
-    int32_t *ids, *positions, *rows, *target_row, *target_id, *first_choice, *root, *context_row, *target_choice;
+    int32_t *ids, *positions, *rows, *target_row, *target_id, *first_choice, *root, *entropy_row, *target_choice;
     vm_token_key *keys;
     vm_segment *segments;
     float *scale;
@@ -33,7 +33,7 @@ static bool allocate(vm_arena *arena, builder *b, int n, size_t tokens, size_t c
     return TAKE(ids, tokens) && TAKE(positions, tokens) && TAKE(keys, tokens) && TAKE(segments, segments) &&
            TAKE(rows, (size_t)n + targets) && TAKE(target_row, targets) && TAKE(target_id, targets) &&
            TAKE(target_choice, targets) && TAKE(first_choice, (size_t)n + 1) && TAKE(root, (size_t)n) &&
-           TAKE(context_row, (size_t)n) && TAKE(scale, choices);
+           TAKE(entropy_row, (size_t)n) && TAKE(scale, choices);
 #undef TAKE
 }
 
@@ -61,7 +61,7 @@ static void add_question(builder *b, const vm_question *question, vm_format form
     b->root[b->q->n] = root;
     b->first_choice[b->q->n] = first;
     add_segment(b, p->ids, p->n_context, 0, -1, question->item, 0);
-    b->context_row[b->q->n] = batch->n_rows;
+    b->entropy_row[batch->n_entropies++] = batch->n_rows;
     b->rows[batch->n_rows] = batch->n_tokens - 1;
     for (int c = 0; c < p->n_choices; c++) {
         add_target(b, batch->n_rows, p->ids[p->start[c]], first + c);
@@ -101,7 +101,8 @@ vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, i
     out->batch.ids = b.ids, out->batch.positions = b.positions, out->batch.keys = b.keys,
     out->batch.segments = b.segments;
     out->batch.rows = b.rows, out->batch.target_row = b.target_row, out->batch.target_id = b.target_id;
-    out->first_choice = b.first_choice, out->root = b.root, out->context_row = b.context_row;
+    out->batch.entropy_row = b.entropy_row;
+    out->first_choice = b.first_choice, out->root = b.root;
     out->target_choice = b.target_choice, out->scale = b.scale;
     return VMOER_OK;
 }

@@ -1,5 +1,6 @@
 /* questions.h: multiple-choice questions as one ragged batch, and the scores of their choices. The question is one segment, each choice a child of it,
- * so the question is computed once. A choice's last token is never an input: nothing is asked after it. */
+ * so the question is computed once. A choice's last token is never an input: nothing is asked after it.
+ * Entropies are those after the contexts, one a question. */
 #ifndef VM_MODEL_QUESTIONS_H
 #define VM_MODEL_QUESTIONS_H
 
@@ -18,7 +19,6 @@ typedef struct vm_questions {
     int n_choices;               /* C */
     const int32_t *first_choice; /* [n + 1] */
     const int32_t *root;         /* [n] segment of each question's context */
-    const int32_t *context_row;  /* [n] index into batch.rows of the context's last token */
     const int32_t *target_choice; /* [n_targets] which of the C choices a target belongs to */
     const float *scale;          /* [C] score = scale * sum of log-probabilities: 1 / tokens for cloze, 1 otherwise */
 } vm_questions;

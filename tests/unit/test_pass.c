@@ -676,6 +676,19 @@ static void test_bad_batches(void **state) {
             fail_msg("case %zu: status %d, \"%s\", expected %d, \"%s\"", i, status, vm_error_text(), cases[i].status,
                      cases[i].says);
     }
+    /* Where the entropy is asked stands in the rows, in order; nobody looks where it is not asked. */
+    static const int32_t entropy_rows[][2] = {{0, 2}, {1, 0}};
+    for (int i = 0; i < 2; i++) {
+        float log_probability[8], entropy[2];
+        question_run r = questions(&b, 0, 1);
+        r.q.batch.n_rows = 2, r.q.batch.n_targets = 0, r.q.batch.entropy_row = entropy_rows[i],
+        r.q.batch.n_entropies = 2;
+        OK(vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.sign = 1}, log_probability, NULL, NULL));
+        assert_int_equal(
+            vm_pass_forward(b.pass, &r.q.batch, &(vm_pass_options){.sign = 1}, log_probability, entropy, NULL),
+            VMOER_ERROR_ARGUMENT);
+        assert_non_null(strstr(vm_error_text(), "entropy 1"));
+    }
     close_bench(&b);
     vm_safetensors_free(st);
 }
