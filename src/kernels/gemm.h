@@ -88,6 +88,8 @@ void vm_gemm_f32_avx512(const vm_gemm_block *block);
 void vm_gemm_bf16_avx512(const vm_gemm_block *block);      /* needs avx512f only */
 void vm_gemm_bf16_avx512_bf16(const vm_gemm_block *block); /* needs avx512_bf16 */
 void vm_gemm_bf16_amx(const vm_gemm_block *block);
+void vm_strip_pack_amx(const float *w, int m, int k, void *packed);
+void vm_strip_product_amx(const void *packed, int m, int k, const float *bias, const float *x, float *y);
 #endif
 
 #endif

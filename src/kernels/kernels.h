@@ -75,16 +75,16 @@ typedef struct vm_product {
 } vm_product;
 void vm_multiply(const vm_product *p);
 
-/* ---- strips: 16 tokens side by side, arrays [rows][16], one token a lane; lanes never meet ---- */
+/* ---- strips: 16 tokens side by side, arrays [rows][16] (f32 panels of 16 columns), one token a lane; lanes never meet ---- */
 enum {
     VM_STRIP = 16,
-    VM_STRIP_ROWS = 48, /* products are taken this many rows at a time */
+    VM_STRIP_ROWS = 64, /* products are taken this many rows at a time */
     VM_DRAW_BLOCK = 8
 };
 static inline int vm_strip_padded(int rows) { return (rows + VM_STRIP_ROWS - 1) / VM_STRIP_ROWS * VM_STRIP_ROWS; }
 /* Bytes of packed weights [rows, depth], for any ISA. */
 static inline size_t vm_strip_bytes(int rows, int depth) {
-    return (size_t)vm_strip_padded(rows) * (((size_t)depth + 31) / 32 * 32) * sizeof(float);
+    return (size_t)vm_strip_padded(rows) * (((size_t)depth + 31) / 32 * 32) * 6;
 }
 
 /* A strip of Gaussian distributions N(mean, L L^T) over n logits. */

@@ -23,6 +23,6 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     vm_kernel_files(FILES avx512/pack_avx512.c avx512/gemm_f32_avx512.c avx512/gemm_unpack_avx512.c avx512/kernels_avx512.c
         avx512/peak_avx512.c OPTIONS ${avx512})
     vm_kernel_files(FILES avx512/gemm_bf16_avx512.c avx512/peak_bf16_avx512.c OPTIONS ${avx512} -mavx512bf16)
-    vm_kernel_files(FILES amx/gemm_amx.c amx/peak_amx.c OPTIONS ${avx512} -mamx-tile -mamx-bf16)
+    vm_kernel_files(FILES amx/gemm_amx.c amx/strip_amx.c amx/peak_amx.c OPTIONS ${avx512} -mamx-tile -mamx-bf16)
 endif()
 list(APPEND VMOER_SOURCES ${VM_KERNEL_SOURCES})

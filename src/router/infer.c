@@ -8,37 +8,32 @@
 #include <math.h>
 #include <string.h>
 
-enum { CHUNK_TOKENS = 1024 }; /* most tokens whose z is in work at once; whole strips */
-
 /* ---- what stays from call to call ---- */
 
-static vmoer_status pack_head(const vm_router *r, vm_arena *memory, const vm_param *weight, const vm_param *bias,
-                              vm_router_head *out) {
+static vmoer_status pack_linear(vm_arena *memory, const vm_param *weight, const vm_param *bias, vm_router_linear *out) {
     int rows = weight->rows, padded = vm_strip_padded(rows);
     if (!out->weight) {
-        out->weight = vm_arena_alloc(memory, vm_strip_bytes(rows, r->config.width), 1);
+        out->weight = vm_arena_alloc(memory, vm_strip_bytes(rows, weight->cols), 1);
         out->bias = vm_arena_alloc(memory, (size_t)padded, sizeof *out->bias);
     }
     if (!out->weight || !out->bias) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", weight->name);
-    vm_kernels_get()->strip_pack(weight->value, rows, r->config.width, out->weight);
+    vm_kernels_get()->strip_pack(weight->value, rows, weight->cols, out->weight);
     memset(out->bias, 0, (size_t)padded * sizeof *out->bias);
     memcpy(out->bias, bias->value, (size_t)rows * sizeof *out->bias);
     return VMOER_OK;
 }
 
-static vmoer_status pack_layer(const vm_router *r, const vm_router_layer *layer, vm_pool *pool, vm_arena *memory,
+static vmoer_status pack_layer(const vm_router *r, const vm_router_layer *layer, vm_arena *memory,
                                vm_router_packed *out) {
     const vm_param *w = layer->params;
     out->kernels = vm_kernels_get();
-    VM_TRY(vm_router_pack_weight(pool, memory, &w[VM_TRUNK_WEIGHT], &out->trunk));
-    VM_TRY(pack_head(r, memory, &w[VM_MEAN_WEIGHT], &w[VM_MEAN_BIAS], &out->mean));
-    if (r->scale_outputs > 0) VM_TRY(pack_head(r, memory, &w[VM_SCALE_WEIGHT], &w[VM_SCALE_BIAS], &out->scale));
-    return VMOER_OK;
+    VM_TRY(pack_linear(memory, &w[VM_TRUNK_WEIGHT], &w[VM_TRUNK_BIAS], &out->trunk));
+    VM_TRY(pack_linear(memory, &w[VM_MEAN_WEIGHT], &w[VM_MEAN_BIAS], &out->mean));
+    return r->scale_outputs > 0 ? pack_linear(memory, &w[VM_SCALE_WEIGHT], &w[VM_SCALE_BIAS], &out->scale) : VMOER_OK;
 }
 
 vmoer_status vm_router_pack(vm_router *r) {
-    for (int i = 0; i < r->config.n_layers; i++)
-        VM_TRY(pack_layer(r, &r->layers[i], NULL, r->memory, &r->layers[i].packed));
+    for (int i = 0; i < r->config.n_layers; i++) VM_TRY(pack_layer(r, &r->layers[i], r->memory, &r->layers[i].packed));
     r->packed = true;
     return VMOER_OK;
 }
@@ -99,11 +94,8 @@ static vmoer_status take_draws(vm_router_layer *layer, const vm_route *in, int n
 typedef struct call {
     vm_strip_context strip;
     const vm_router *r;
-    const vm_router_layer *layer;
     const vm_router_packed *packed;
     const vm_route *in;
-    int first; /* token of row 0 of z */
-    float *z;  /* [chunk, H] */
     vm_inference inference;
     bool scale; /* the scale head is wanted */
     float *p, *trace, *projected;
@@ -111,14 +103,15 @@ typedef struct call {
     size_t scratch_floats;
 } call;
 
-/* A worker's memory. */
+/* A worker's memory, [rows][16]; of products padded. */
 typedef struct strip_memory {
-    float *h;                         /* [H][16] */
-    float *dmu;                       /* [N, padded][16] */
-    float *raw;                       /* [scale outputs, padded][16] */
-    float *mean, *p;                  /* [N][16] */
-    float *check, *trace, *projected; /* [16] */
-    float *scratch;                   /* [VM_DRAW_BLOCK + 2][N][16] */
+    float *u;                         /* [D] */
+    float *h;                         /* [H] */
+    float *dmu;                       /* [N] */
+    float *raw;                       /* [scale outputs] */
+    float *mean, *p;                  /* [N] */
+    float *check, *trace, *projected; /* [1] */
+    float *scratch;                   /* [VM_DRAW_BLOCK + 2][N] */
 } strip_memory;
 
 /* Cuts the memory at `base`; returns its length. */
@@ -127,7 +120,8 @@ static size_t lay_out(const vm_router *r, bool scale, float *base, strip_memory 
     const struct {
         float **part;
         size_t rows;
-    } parts[] = {{&m->h, (size_t)r->config.width},
+    } parts[] = {{&m->u, (size_t)r->config.dim},
+                 {&m->h, (size_t)vm_strip_padded(r->config.width)},
                  {&m->dmu, (size_t)vm_strip_padded((int)n)},
                  {&m->raw, scale ? (size_t)vm_strip_padded(r->scale_outputs) : 0},
                  {&m->mean, n},
@@ -143,11 +137,10 @@ static size_t lay_out(const vm_router *r, bool scale, float *base, strip_memory 
     return at;
 }
 
-/* x[rows, n] to y[n][16], lanes from `rows` on 0; and back. */
+/* x[rows, n] to y[n][16], lanes from `rows` on 0: a panel of 16 columns; and back. */
 static void to_lanes(const float *x, int rows, int n, float *y) {
-    if (rows < VM_STRIP) memset(y, 0, (size_t)n * VM_STRIP * sizeof *y);
-    for (int t = 0; t < rows; t++)
-        for (int i = 0; i < n; i++) y[i * VM_STRIP + t] = x[t * n + i];
+    vm_panel strip = {.data = y};
+    vm_panel_pack(NULL, &strip, VM_COMPUTE_F32, n, rows, x, 1, (size_t)n, NULL);
 }
 
 static void from_lanes(const float *y, int rows, int n, float *x) {
@@ -155,14 +148,8 @@ static void from_lanes(const float *y, int rows, int n, float *x) {
         for (int i = 0; i < n; i++) x[t * n + i] = y[i * VM_STRIP + t];
 }
 
-/* z + b1 becomes h = silu(z + b1). */
-static void trunk_rows(const call *c, float *z, int rows) {
-    int width = c->r->config.width;
-    const float *bias = c->layer->params[VM_TRUNK_BIAS].value;
-    for (int t = 0; t < rows; t++, z += width) {
-        for (int i = 0; i < width; i++) z[i] += bias[i];
-        c->strip.kernels->swiglu(z, c->r->ones, z, width);
-    }
+static void multiply(const call *c, const vm_router_linear *w, int outputs, int inputs, const float *x, float *y) {
+    c->strip.kernels->strip_product(w->weight, outputs, inputs, w->bias, x, y);
 }
 
 /* p[rows, N] = l_det + dmu; check += NaN where that is not finite. */
@@ -180,18 +167,18 @@ static void add_mean(const float *logits, const float *dmu, int rows, int n, flo
     }
 }
 
-static void infer_strip(void *context, size_t begin, size_t end, int worker) {
+static void infer_strip(void *context, size_t first, size_t end, int worker) {
     const call *c = context;
     const vm_kernels *k = c->strip.kernels;
-    int rows = (int)(end - begin), n = c->strip.n, width = c->r->config.width;
-    size_t first = (size_t)c->first + begin;
-    float *z = c->z + begin * (size_t)width, *p = c->p + first * (size_t)n;
+    int rows = (int)(end - first), n = c->strip.n, width = c->r->config.width, dim = c->r->config.dim;
+    float *p = c->p + first * (size_t)n;
     strip_memory m;
     lay_out(c->r, c->scale, c->scratch + (size_t)worker * c->scratch_floats, &m);
 
-    trunk_rows(c, z, rows);
-    to_lanes(z, rows, width, m.h);
-    k->strip_product(c->packed->mean.weight, n, width, c->packed->mean.bias, m.h, m.dmu);
+    to_lanes(c->in->u + first * (size_t)dim, rows, dim, m.u);
+    multiply(c, &c->packed->trunk, width, dim, m.u, m.h);
+    k->swiglu(m.h, c->r->ones, m.h, width * VM_STRIP);
+    multiply(c, &c->packed->mean, n, width, m.h, m.dmu);
     memset(m.check, 0, 3 * VM_STRIP * sizeof *m.check);
     if (c->scale)
         k->strip_product(c->packed->scale.weight, c->r->scale_outputs, width, c->packed->scale.bias, m.h, m.raw);
@@ -213,35 +200,21 @@ static void infer_strip(void *context, size_t begin, size_t end, int worker) {
 
 /* ---- the call ---- */
 
-static vmoer_status run(call *c, vm_pool *pool, vm_arena *memory) {
+static vmoer_status run(call *c, const vm_router_layer *layer, vm_pool *pool, vm_arena *memory) {
     const vm_router *r = c->r;
     const vm_route *in = c->in;
-    size_t width = (size_t)r->config.width, dim = (size_t)r->config.dim;
-    int chunk = in->n_tokens < CHUNK_TOKENS ? in->n_tokens : CHUNK_TOKENS;
     vm_router_packed fresh = {0};
-    c->packed = &c->layer->packed;
+    c->packed = &layer->packed;
     if (!r->packed || c->packed->kernels != c->strip.kernels) {
-        VM_TRY(pack_layer(r, c->layer, pool, memory, &fresh));
+        VM_TRY(pack_layer(r, layer, memory, &fresh));
         c->packed = &fresh;
     }
     strip_memory unused;
     bool ok = true;
     c->scratch_floats = lay_out(r, c->scale, NULL, &unused);
     c->scratch = vm_arena_floats(memory, (size_t)vm_pool_threads(pool), c->scratch_floats, &ok);
-    c->z = vm_arena_floats(memory, (size_t)chunk, width, &ok);
     if (!ok) return vm_router_out_of_memory(in);
-    for (c->first = 0; c->first < in->n_tokens; c->first += chunk) {
-        int left = in->n_tokens - c->first, rows = left < chunk ? left : chunk;
-        vm_gemm_job trunk = {.m = rows,
-                             .a = in->u + (size_t)c->first * dim,
-                             .a_m_stride = dim,
-                             .a_k_stride = 1,
-                             .b = &c->packed->trunk,
-                             .c = c->z,
-                             .ldc = width};
-        VM_TRY(vm_gemm(pool, &trunk, 1));
-        vm_pool_run_range(pool, (size_t)rows, VM_STRIP, infer_strip, c);
-    }
+    vm_pool_run_range(pool, (size_t)in->n_tokens, VM_STRIP, infer_strip, c);
     VM_TRY(vm_router_check_finite(in, c->p, (size_t)c->strip.n, "a logit"));
     VM_TRY(vm_router_check_finite(in, c->trace, 1, "tr Sigma"));
     return vm_router_check_finite(in, c->projected, 1, "tr P Sigma P");
@@ -260,7 +233,6 @@ vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *
                         .draws = draws ? draws->draws : NULL,
                         .samples = samples},
               .r = r,
-              .layer = layer,
               .in = in,
               .inference = inference,
               .scale = r->scale_outputs > 0 && (inference != VM_INFERENCE_MEAN || trace || trace_projected),
@@ -272,7 +244,7 @@ vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *
     vmoer_status status = VMOER_OK;
     if (memory) {
         vm_arena_reset(memory);
-        status = run(&c, pool, memory);
+        status = run(&c, layer, pool, memory);
     } else {
         status = vm_router_out_of_memory(in);
     }

@@ -183,6 +183,14 @@ vmoer_status vm_router_check_finite(const vm_route *in, const float *p, size_t s
     return VMOER_OK;
 }
 
+/* Panel of W^T for W[outputs, inputs]. */
+static vmoer_status pack_weight(vm_pool *pool, vm_arena *memory, const vm_param *w, vm_panel *out) {
+    out->data = vm_arena_alloc(memory, vm_panel_bytes(VM_COMPUTE_F32, w->cols, w->rows), 1);
+    if (!out->data) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", w->name);
+    vm_panel_pack(pool, out, VM_COMPUTE_F32, w->cols, w->rows, w->value, 1, (size_t)w->cols, NULL);
+    return VMOER_OK;
+}
+
 size_t vm_router_saved_floats(const vm_router *r) {
     if (!r->kind->has_layers) return 0;
     return (size_t)r->config.width + (size_t)r->config.n_experts + (size_t)r->scale_outputs;
@@ -195,9 +203,9 @@ vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route 
     VM_TRY(start_call(r, in, pool, r->work, &c));
     size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
     vm_panel W1 = {0}, Wm = {0}, Wl = {0};
-    VM_TRY(vm_router_pack_weight(pool, r->work, &c.layer->params[VM_TRUNK_WEIGHT], &W1));
-    VM_TRY(vm_router_pack_weight(pool, r->work, &c.layer->params[VM_MEAN_WEIGHT], &Wm));
-    if (r->scale_outputs > 0) VM_TRY(vm_router_pack_weight(pool, r->work, &c.layer->params[VM_SCALE_WEIGHT], &Wl));
+    VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_TRUNK_WEIGHT], &W1));
+    VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_MEAN_WEIGHT], &Wm));
+    if (r->scale_outputs > 0) VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_SCALE_WEIGHT], &Wl));
     c.stride = vm_router_saved_floats(r);
     c.h = floats(r->work, (size_t)in->n_tokens, width);
     if (!c.h) return vm_router_out_of_memory(in);

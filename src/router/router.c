@@ -102,13 +102,13 @@ static vmoer_status make_layers(vm_router *r) {
     size_t n = (size_t)r->config.n_layers;
     r->layers = vm_arena_alloc(r->memory, n, sizeof *r->layers);
     r->list = vm_arena_alloc(r->memory, n * (size_t)r->params_per_layer, sizeof *r->list);
-    r->ones = vm_arena_alloc(r->memory, (size_t)r->config.width, sizeof *r->ones);
+    r->ones = vm_arena_alloc(r->memory, (size_t)r->config.width * VM_STRIP, sizeof *r->ones);
     r->spare = vm_arena_alloc(r->memory, 1, sizeof *r->spare);
     if (r->layers) memset(r->layers, 0, n * sizeof *r->layers);
     if (r->spare) atomic_init(r->spare, NULL);
     if (!r->layers || !r->list || !r->ones || !r->spare) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
     for (size_t i = 0; i < n; i++) atomic_init(&r->layers[i].draws, NULL);
-    for (int i = 0; i < r->config.width; i++) r->ones[i] = 1.0f;
+    for (int i = 0; i < r->config.width * VM_STRIP; i++) r->ones[i] = 1.0f;
     for (int i = 0; i < r->config.n_layers; i++) {
         VM_TRY(make_params(r, i));
         start_values(r, i);
@@ -175,13 +175,6 @@ bool vm_router_has_covariance(const vm_router *r) { return r->kind->has_covarian
 vm_param_list vm_router_params(vm_router *r) {
     r->packed = false; /* from here on the values may change under us */
     return (vm_param_list){r->list, (size_t)r->config.n_layers * (size_t)r->params_per_layer};
-}
-
-vmoer_status vm_router_pack_weight(vm_pool *pool, vm_arena *memory, const vm_param *w, vm_panel *out) {
-    if (!out->data) out->data = vm_arena_alloc(memory, vm_panel_bytes(VM_COMPUTE_F32, w->cols, w->rows), 1);
-    if (!out->data) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", w->name);
-    vm_panel_pack(pool, out, VM_COMPUTE_F32, w->cols, w->rows, w->value, 1, (size_t)w->cols, NULL);
-    return VMOER_OK;
 }
 
 double vm_router_flops(const vm_router *r, vm_inference inference, int samples) {

@@ -71,17 +71,16 @@ const vm_router_kind *vm_router_kind_find(const char *name); /* NULL: unknown */
 
 enum { VM_TRUNK_WEIGHT, VM_TRUNK_BIAS, VM_MEAN_WEIGHT, VM_MEAN_BIAS, VM_SCALE_WEIGHT, VM_SCALE_BIAS, VM_ROUTER_LAYER_PARAMS };
 
-/* A head packed for vm_kernels.strip_product. */
-typedef struct vm_router_head {
+/* A weight and its bias packed for vm_kernels.strip_product. */
+typedef struct vm_router_linear {
     void *weight;
     float *bias;
-} vm_router_head;
+} vm_router_linear;
 
 /* A layer's values as inference wants them. */
 typedef struct vm_router_packed {
     const vm_kernels *kernels; /* whose layout it is */
-    vm_panel trunk;            /* W1^T [D, H] */
-    vm_router_head mean, scale;
+    vm_router_linear trunk, mean, scale;
 } vm_router_packed;
 
 typedef struct vm_draw_table vm_draw_table;
@@ -100,7 +99,7 @@ struct vm_router {
     int params_per_layer;
     vm_router_layer *layers; /* [config.n_layers] */
     vm_param **list;         /* [config.n_layers * params_per_layer] */
-    float *ones;             /* [width]; silu(z) = swiglu(z, 1) */
+    float *ones;             /* [width][16]; silu(z) = swiglu(z, 1) */
     bool packed;             /* the layers' packed hold the params' values */
     vm_arena *memory;        /* everything above */
     vm_arena *work;          /* scratch of forward and backward, kept between calls */
@@ -114,8 +113,6 @@ void vm_router_param_name(const vm_router_config *config, int layer, int which, 
 void vm_router_param_shape(const vm_router_config *config, int scale_outputs, int which, int *rows, int *cols);
 /* NULL: not a layer of this router. */
 vm_router_layer *vm_router_layer_find(const vm_router *r, int layer);
-/* Panel of W^T for W[outputs, inputs]: new data come from `memory`, or it is packed again where it lies; pool may be NULL. */
-vmoer_status vm_router_pack_weight(vm_pool *pool, vm_arena *memory, const vm_param *w, vm_panel *out);
 /* The layer of a call, its arguments checked. */
 vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_router_layer **layer);
 vmoer_status vm_router_out_of_memory(const vm_route *in);

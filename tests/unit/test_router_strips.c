@@ -1,5 +1,5 @@
-/* test_router_strips.c: strips of 16 tokens. Every ISA gives what ref gives, for any number of experts and tokens; a
- * strip's lanes never meet; tables of draws and memory kept between calls do not show. */
+/* test_router_strips.c: strips of 16 tokens. Products are those of f32; every ISA gives what ref gives, for any number
+ * of experts and tokens; a strip's lanes never meet; tables of draws and memory kept between calls do not show. */
 #include "base/rng.h"
 #include "router/router_internal.h"
 #include <math.h>
@@ -95,6 +95,39 @@ static void test_every_isa(void **state) {
     }
 }
 
+/* W x + bias to the rounding of f32, at depths of one element and of many; a NaN stays in its lane. */
+static void test_product(void **state) {
+    (void)state;
+    static const int shapes[][2] = {{1, 1}, {5, 3}, {64, 33}, {70, 64}, {130, 100}, {65, 513}, {3, 1100}};
+    const vm_kernels *tables[8];
+    int n_tables = vm_kernels_all(tables, 8);
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        int m = shapes[s][0], k = shapes[s][1];
+        size_t padded = (size_t)vm_strip_padded(m), size = (size_t)m * (size_t)k;
+        float *w = vm_calloc(size, sizeof *w), *bias = vm_calloc(padded, sizeof *bias);
+        float *x = vm_calloc((size_t)k * VM_STRIP, sizeof *x), *y = vm_calloc(padded * VM_STRIP, sizeof *y);
+        void *packed = vm_calloc(vm_strip_bytes(m, k), 1);
+        fill(w, size, 1, 20), fill(bias, (size_t)m, 1, 21), fill(x, (size_t)k * VM_STRIP, 1, 22);
+        x[(k - 1) * VM_STRIP + 3] = NAN;
+        for (int table = 0; table < n_tables; table++) {
+            tables[table]->strip_pack(w, m, k, packed);
+            tables[table]->strip_product(packed, m, k, bias, x, y);
+            for (int i = 0; i < m; i++) {
+                assert_true(isnan(y[i * VM_STRIP + 3]));
+                for (int lane = 0; lane < VM_STRIP; lane++) {
+                    double sum = bias[i], size_of_terms = fabs(sum);
+                    for (int l = 0; l < k; l++) {
+                        double term = (double)w[i * k + l] * x[l * VM_STRIP + lane];
+                        sum += term, size_of_terms += fabs(term);
+                    }
+                    if (lane != 3) assert_true(fabs(y[i * VM_STRIP + lane] - sum) <= 2.5e-7 * size_of_terms);
+                }
+            }
+        }
+        vm_free(w), vm_free(bias), vm_free(x), vm_free(y), vm_free(packed);
+    }
+}
+
 /* A token that is not finite is named and leaves its neighbours in the strip as they are. */
 static void test_lanes_never_meet(void **state) {
     (void)state;
@@ -177,9 +210,8 @@ static void test_callers_at_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_isa),
-        cmocka_unit_test(test_lanes_never_meet),
-        cmocka_unit_test(test_draws_are_kept_for_what_they_are),
+        cmocka_unit_test(test_product),          cmocka_unit_test(test_every_isa),
+        cmocka_unit_test(test_lanes_never_meet), cmocka_unit_test(test_draws_are_kept_for_what_they_are),
         cmocka_unit_test(test_callers_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

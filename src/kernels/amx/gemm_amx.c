@@ -5,6 +5,7 @@
  * miss. The same steps fetch the next panels into the second-level cache. A depth whose two panels exceed the
  * first-level cache is gone through in passes; sums wait in f32 between them, so the passes do not show in the result.
  */
+#include "kernels/amx/tiles_amx.h"
 #include "kernels/gemm.h"
 
 #include <immintrin.h>
@@ -19,14 +20,6 @@ enum {
     LINE_WORDS = 16,
     MAX_FETCH = 8 /* lines a step; more gained nothing */
 };
-
-/* Palette 1: eight tiles of 16 rows x 64 bytes. Static, since compilers do not see that ldtilecfg reads all of it. */
-static const struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config __attribute__((aligned(64))) = {
-    .palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 
 /* What is done beside the products. */
 typedef struct aside {

@@ -64,4 +64,9 @@ static const vm_gemm_kernels gemm_amx = {
 
 const vm_kernels vm_kernels_avx512 = {.name = "avx512", .gemm = &gemm, ELEMENTWISE_TABLE, STRIP_TABLE};
 const vm_kernels vm_kernels_avx512_bf16 = {.name = "avx512", .gemm = &gemm_bf16, ELEMENTWISE_TABLE, STRIP_TABLE};
-const vm_kernels vm_kernels_amx = {.name = "amx", .gemm = &gemm_amx, ELEMENTWISE_TABLE, STRIP_TABLE};
+const vm_kernels vm_kernels_amx = {.name = "amx",
+                                   .gemm = &gemm_amx,
+                                   ELEMENTWISE_TABLE,
+                                   .strip_pack = vm_strip_pack_amx,
+                                   .strip_product = vm_strip_product_amx,
+                                   STRIP_GAUSSIANS};
