@@ -37,6 +37,12 @@ typedef struct evaluation {
     json_t *seconds; /* {task: seconds} */
 } evaluation;
 
+/* Facts of the routing, summed over the first FACT_QUESTIONS questions of a task in their order. */
+typedef struct routing_facts {
+    size_t n;     /* questions so far */
+    double *sums; /* [n_layers, 3 + N]: tokens, logit spread, margin, times each expert was chosen; NULL: no routing */
+} routing_facts;
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -179,83 +185,108 @@ static vmoer_status take_sample(answered *a, const json_t *sample, const vm_item
     return VMOER_OK;
 }
 
-static vmoer_status answer_rest(evaluation *e, const char *task, const vm_dataset *d, answered *a) {
-    enum { MOST = 256 };
-    vm_prompt prompts[MOST];
-    vm_question questions[MOST];
-    vm_answer answers[MOST];
-    size_t n = vm_dataset_count(d);
-    int most = e->p->batch_size > 0 && e->p->batch_size < MOST ? e->p->batch_size : MOST;
-    while (a->n < n) {
-        int count = 0, tokens = 0;
-        vmoer_status status = VMOER_OK;
-        while (count < most && a->n + (size_t)count < n &&
-               (count == 0 || e->p->batch_size > 0 || tokens < VM_API_PASS_TOKENS)) {
-            const vm_item *item = vm_dataset_at(d, a->n + (size_t)count);
-            status = vm_prompt_build(e->session->tokenizer, task, item, e->format, &prompts[count]);
-            if (status != VMOER_OK) {
-                vm_error_in(status, "%s", item->id);
-                break;
-            }
-            tokens += vm_prompt_inputs(&prompts[count]);
-            questions[count] = (vm_question){&prompts[count], (uint32_t)(a->n + (size_t)count)};
-            count++;
+/* What the pass says of question i of the task, tokens [first, first + T) of a batch of `all` tokens. */
+static void add_facts(const evaluation *e, routing_facts *r, size_t i, size_t first, size_t T, size_t all) {
+    const vm_config *c = &e->session->model->config;
+    size_t N = (size_t)c->n_experts, K = (size_t)c->top_k;
+    if (!r->sums || i != r->n || i >= FACT_QUESTIONS) return;
+    vm_facts facts = vm_pass_facts(e->session->pass);
+    for (size_t l = 0; l < (size_t)c->n_layers; l++)
+        for (size_t t = l * all + first; t < l * all + first + T; t++) {
+            double *s = r->sums + l * (N + 3);
+            s[0] += 1, s[1] += (double)facts.spread[t], s[2] += (double)facts.margin[t];
+            for (size_t k = 0; k < K; k++) s[3 + facts.chosen[t * K + k]] += 1;
         }
-        if (status == VMOER_OK) status = vm_session_answer(e->session, questions, count, e->format, answers);
-        for (int i = 0; i < count && status == VMOER_OK; i++) {
-            const vm_item *item = vm_dataset_at(d, a->n);
-            json_t *sample = sample_of(task, item, &answers[i], a->normed ? prompts[i].chars : NULL);
-            status = sample ? append_line(e, sample) : vm_error(VMOER_ERROR_MEMORY, "no memory for a sample");
-            if (status == VMOER_OK) status = take_sample(a, sample, item);
-            json_decref(sample);
-        }
-        for (int i = 0; i < count; i++) vm_prompt_free(&prompts[i]);
-        VM_TRY(status);
-        if (fsync(e->samples) != 0) return vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
-        VM_TRY(vm_progress(e->hooks, task, a->n, n, NULL));
-    }
-    return VMOER_OK;
+    r->n++;
 }
 
-/* Facts of the routing on the first questions: the same whether the run was resumed or not. */
-static vmoer_status routing_facts(evaluation *e, const char *task, const vm_dataset *d, json_t **out) {
+static vmoer_status facts_to_json(const evaluation *e, const routing_facts *r, json_t **out) {
     const vm_config *c = &e->session->model->config;
-    size_t n = vm_dataset_count(d) < FACT_QUESTIONS ? vm_dataset_count(d) : FACT_QUESTIONS, L = (size_t)c->n_layers,
-           N = (size_t)c->n_experts;
-    double *sums = vm_calloc(L * (N + 3), sizeof *sums);
-    vmoer_status status = VMOER_OK;
-    if (!sums) return vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
-    for (size_t i = 0; i < n; i++) {
-        vm_prompt prompt;
-        vm_answer answer;
-        VM_GOTO(vm_prompt_build(e->session->tokenizer, task, vm_dataset_at(d, i), e->format, &prompt));
-        vm_question question = {&prompt, (uint32_t)i};
-        status = vm_session_answer(e->session, &question, 1, e->format, &answer);
-        vm_facts facts = vm_pass_facts(e->session->pass);
-        size_t T = (size_t)vm_prompt_inputs(&prompt), K = (size_t)c->top_k;
-        vm_prompt_free(&prompt);
-        if (status != VMOER_OK) goto done;
-        for (size_t l = 0; l < L; l++)
-            for (size_t t = 0; t < T; t++) {
-                double *s = sums + l * (N + 3);
-                s[0] += 1, s[1] += (double)facts.spread[l * T + t], s[2] += (double)facts.margin[l * T + t];
-                for (size_t k = 0; k < K; k++) s[3 + facts.chosen[(l * T + t) * K + k]] += 1;
-            }
-    }
+    size_t N = (size_t)c->n_experts;
     json_t *layers = json_array();
-    for (size_t l = 0; l < L; l++) {
-        const double *s = sums + l * (N + 3);
+    for (size_t l = 0; l < (size_t)c->n_layers; l++) {
+        const double *s = r->sums + l * (N + 3);
         double entropy = 0, total = s[0] * c->top_k;
         for (size_t x = 0; x < N; x++)
             if (s[3 + x] > 0) entropy -= s[3 + x] / total * log(s[3 + x] / total);
         json_array_append_new(layers, json_pack("{s:i, s:f, s:f, s:f}", "layer", (int)l, "logit_spread", s[1] / s[0],
                                                 "margin", s[2] / s[0], "load_entropy", entropy));
     }
-    *out = json_pack("{s:o, s:I}", "layers", layers, "questions", (json_int_t)n);
-    if (!*out) status = vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
-done:
-    vm_free(sums);
-    return status;
+    *out = json_pack("{s:o, s:I}", "layers", layers, "questions", (json_int_t)r->n);
+    return *out ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
+}
+
+/* Questions of one pass. */
+enum { MOST = 256 };
+typedef struct answered_batch {
+    int n;
+    vm_prompt prompts[MOST];
+    vm_answer answers[MOST];
+} answered_batch;
+
+static void batch_clear(answered_batch *b) {
+    for (int i = 0; i < b->n; i++) vm_prompt_free(&b->prompts[i]);
+    b->n = 0;
+}
+
+/* Answers questions from `first` on, as many as go into one pass and none from `end` on, and takes their facts. b is to
+ * be cleared after an error too. */
+static vmoer_status answer_batch(evaluation *e, const char *task, const vm_dataset *d, size_t first, size_t end,
+                                 routing_facts *facts, answered_batch *b) {
+    vm_question questions[MOST];
+    int most = e->p->batch_size > 0 && e->p->batch_size < MOST ? e->p->batch_size : MOST, tokens = 0;
+    b->n = 0;
+    while (b->n < most && first + (size_t)b->n < end &&
+           (b->n == 0 || e->p->batch_size > 0 || tokens < VM_API_PASS_TOKENS)) {
+        const vm_item *item = vm_dataset_at(d, first + (size_t)b->n);
+        vm_prompt *prompt = &b->prompts[b->n];
+        VM_TRY_IN(vm_prompt_build(e->session->tokenizer, task, item, e->format, prompt), "%s", item->id);
+        tokens += vm_prompt_inputs(prompt);
+        questions[b->n] = (vm_question){prompt, (uint32_t)(first + (size_t)b->n)};
+        b->n++;
+    }
+    VM_TRY(vm_session_answer(e->session, questions, b->n, e->format, b->answers));
+    size_t at = 0;
+    for (int i = 0; i < b->n; i++) {
+        size_t T = (size_t)vm_prompt_inputs(&b->prompts[i]);
+        add_facts(e, facts, first + (size_t)i, at, T, (size_t)tokens);
+        at += T;
+    }
+    return VMOER_OK;
+}
+
+/* The facts of questions an earlier run answered: they are not in its samples. */
+static vmoer_status facts_again(evaluation *e, const char *task, const vm_dataset *d, size_t done,
+                                routing_facts *facts) {
+    size_t end = done < FACT_QUESTIONS ? done : FACT_QUESTIONS;
+    while (facts->sums && facts->n < end) {
+        answered_batch b;
+        vmoer_status status = answer_batch(e, task, d, facts->n, end, facts, &b);
+        batch_clear(&b);
+        VM_TRY(status);
+    }
+    return VMOER_OK;
+}
+
+static vmoer_status answer_rest(evaluation *e, const char *task, const vm_dataset *d, routing_facts *facts,
+                                answered *a) {
+    size_t n = vm_dataset_count(d);
+    while (a->n < n) {
+        answered_batch b;
+        vmoer_status status = answer_batch(e, task, d, a->n, n, facts, &b);
+        for (int i = 0; i < b.n && status == VMOER_OK; i++) {
+            const vm_item *item = vm_dataset_at(d, a->n);
+            json_t *sample = sample_of(task, item, &b.answers[i], a->normed ? b.prompts[i].chars : NULL);
+            status = sample ? append_line(e, sample) : vm_error(VMOER_ERROR_MEMORY, "no memory for a sample");
+            if (status == VMOER_OK) status = take_sample(a, sample, item);
+            json_decref(sample);
+        }
+        batch_clear(&b);
+        VM_TRY(status);
+        if (fsync(e->samples) != 0) return vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
+        VM_TRY(vm_progress(e->hooks, task, a->n, n, NULL));
+    }
+    return VMOER_OK;
 }
 
 /* acc_norm and its interval into the result: accuracy is a matter of the largest entry alone. */
@@ -307,9 +338,14 @@ static vmoer_status run_task(void *context, const char *name) {
     VM_TRY(vm_api_dataset(&e->p->questions, name, e->p->questions.split, &d));
     const char *task = vm_dataset_task(d);
     size_t n = vm_dataset_count(d);
+    const vm_config *c = &e->session->model->config;
     answered a;
-    json_t *result = NULL, *facts = NULL;
+    routing_facts facts = {0};
+    json_t *result = NULL, *routing;
     vmoer_status status = answered_alloc(&a, n, e->format);
+    if (status == VMOER_OK && c->n_experts &&
+        !(facts.sums = vm_calloc((size_t)c->n_layers * (size_t)(c->n_experts + 3), sizeof *facts.sums)))
+        status = vm_error(VMOER_ERROR_MEMORY, "no memory for routing facts");
     /* Its answers would stand in samples.jsonl twice. */
     if (status == VMOER_OK && json_object_get(e->results, task))
         status = vm_error(VMOER_ERROR_ARGUMENT, "--tasks '%s': %s stands there twice", e->p->questions.tasks, task);
@@ -320,11 +356,12 @@ static vmoer_status run_task(void *context, const char *name) {
                           json_array_size(before), task, n);
     for (size_t i = 0; status == VMOER_OK && i < json_array_size(before); i++)
         status = take_sample(&a, json_array_get(before, i), vm_dataset_at(d, i));
-    if (status == VMOER_OK) status = answer_rest(e, task, d, &a);
+    if (status == VMOER_OK) status = facts_again(e, task, d, a.n, &facts);
+    if (status == VMOER_OK) status = answer_rest(e, task, d, &facts, &a);
     if (status == VMOER_OK) status = summarise(e->p, &a, &result);
-    if (status == VMOER_OK && e->session->model->config.n_experts) {
-        status = routing_facts(e, task, d, &facts);
-        if (status == VMOER_OK && json_object_set_new(result, "routing", facts) != 0)
+    if (status == VMOER_OK && facts.sums) {
+        status = facts_to_json(e, &facts, &routing);
+        if (status == VMOER_OK && json_object_set_new(result, "routing", routing) != 0)
             status = vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
     }
     if (status == VMOER_OK && (json_object_set(e->results, task, result) != 0 ||
@@ -332,6 +369,7 @@ static vmoer_status run_task(void *context, const char *name) {
         status = vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
     json_decref(result);
     answered_clear(&a);
+    vm_free(facts.sums);
     vm_dataset_free(d);
     return status;
 }
