@@ -38,6 +38,9 @@ typedef struct source {
     const float *data;
     size_t outer_stride, k_stride;
     const int32_t *outer_index, *k_index; /* NULL: identity */
+    const float *tail;                    /* the last tail_k of k; NULL: none */
+    size_t tail_stride;
+    int tail_k;
 } source;
 
 /* Where words go: the block of outer 16 * p and word w starts at p * outer_step + w * word_step, its rows `stride`
@@ -46,6 +49,7 @@ typedef struct destination {
     uint32_t *words;
     size_t outer_step, word_step, stride;
     bool by_word;
+    bool exact; /* by_word: words past k are left alone, not set to 0 */
 } destination;
 
 static const float *outer_line(const source *s, int i) {
@@ -61,7 +65,8 @@ static void pack_at(const vm_gemm_kernels *kernels, const source *s, const desti
                     int outer, int k_first) {
     size_t word = (size_t)(s->type == VM_COMPUTE_BF16 ? k_first / 2 : k_first);
     block->dst = d->words + (size_t)(outer / PANEL) * d->outer_step + word * d->word_step;
-    block->rows = d->by_word && s->type == VM_COMPUTE_F32 ? at_most(s->k - k_first, PANEL) : PANEL;
+    int left = s->type == VM_COMPUTE_BF16 ? (s->k - k_first + 1) / 2 : s->k - k_first;
+    block->rows = d->by_word && (d->exact || s->type == VM_COMPUTE_F32) ? at_most(left, PANEL) : PANEL;
     kernels->pack(block);
 }
 
@@ -97,6 +102,19 @@ static const float *line_part(const source *s, const float *line, int l, int n, 
     return stage;
 }
 
+/* Row i of A from where its last whole group before the tail ends: what is left of the line, then the tail. */
+static void pack_tail(const vm_gemm_kernels *kernels, const source *s, int i, const float *line, int from,
+                      uint32_t *dst, size_t step) {
+    const float *tail = s->tail + (size_t)i * s->tail_stride;
+    int body = s->k - s->tail_k, depth = block_depth(s->type);
+    float stage[2 * PANEL];
+    for (int l = from; l < s->k; l += depth, dst += step) {
+        int n = at_most(s->k - l, depth);
+        for (int x = 0; x < n; x++) stage[x] = l + x < body ? line[l + x] : tail[l + x - body];
+        kernels->pack_row(s->type, stage, n, dst, step, NULL);
+    }
+}
+
 /* Rows [first, first + count) of A. */
 static void pack_rows(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
     if (runs_across(s)) {
@@ -107,12 +125,14 @@ static void pack_rows(const vm_gemm_kernels *kernels, const source *s, int first
     for (int i = 0; i < count; i++) {
         const float *line = outer_line(s, first + i);
         uint32_t *dst = d->words + (size_t)(i / PANEL) * d->outer_step + (size_t)(i % PANEL) * d->stride;
+        int depth = block_depth(s->type);
         if (runs_along_k(s)) {
-            kernels->pack_row(s->type, line, s->k, dst, step, i + 1 < count ? outer_line(s, first + i + 1) : NULL);
+            int whole = s->tail ? (s->k - s->tail_k) / depth * depth : s->k;
+            kernels->pack_row(s->type, line, whole, dst, step, i + 1 < count ? outer_line(s, first + i + 1) : NULL);
+            if (s->tail) pack_tail(kernels, s, first + i, line, whole, dst + (size_t)(whole / depth) * step, step);
             continue;
         }
         float stage[2 * PANEL];
-        int depth = block_depth(s->type);
         for (int l = 0; l < s->k; l += depth, dst += step) {
             int n = at_most(s->k - l, depth);
             kernels->pack_row(s->type, line_part(s, line, l, n, stage), n, dst, step, NULL);
@@ -153,7 +173,7 @@ static void panel_pack_task(void *context, int task, int worker) {
     const panel_pack *p = context;
     int first = task * PANELS_PER_PACK_TASK;
     int count = at_most(p->n - first * PANEL, PANELS_PER_PACK_TASK * PANEL);
-    destination d = {p->words + (size_t)first * p->panel_words, p->panel_words, PANEL, PANEL, true};
+    destination d = {p->words + (size_t)first * p->panel_words, p->panel_words, PANEL, PANEL, true, false};
     pack_columns(p->kernels, &p->source, first * PANEL, count, &d);
 }
 
@@ -163,12 +183,29 @@ void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, 
     dst->k = k;
     dst->n = n;
     panel_pack p = {.kernels = vm_kernels_get()->gemm,
-                    .source = {type, k, src, n_stride, k_stride, NULL, k_index},
+                    .source = {type, k, src, n_stride, k_stride, NULL, k_index, NULL, 0, 0},
                     .words = dst->data,
                     .panel_words = vm_gemm_depth(type, k) * PANEL,
                     .n = n};
     int tasks = (panel_count(n) + PANELS_PER_PACK_TASK - 1) / PANELS_PER_PACK_TASK;
     vm_pool_run((double)k * n < SPLIT_WORK / 8 ? NULL : pool, tasks, panel_pack_task, &p);
+}
+
+void vm_panel_extend(vm_panel *dst, const vm_panel *src) {
+    size_t words = vm_gemm_depth(dst->type, dst->k) * PANEL, kept = vm_gemm_depth(src->type, src->k) * PANEL;
+    for (int p = 0; p < panel_count(src->n); p++) {
+        uint32_t *to = (uint32_t *)dst->data + (size_t)p * words;
+        memcpy(to, (const uint32_t *)src->data + (size_t)p * kept, kept * sizeof *to);
+        memset(to + kept, 0, (words - kept) * sizeof *to);
+    }
+}
+
+void vm_panel_set_rows(vm_panel *dst, int k_first, int rows, const float *src, size_t ld) {
+    source s = {dst->type, rows, src, 1, ld, NULL, NULL, NULL, 0, 0};
+    size_t words = vm_gemm_depth(dst->type, dst->k) * PANEL,
+           skip = (size_t)(dst->type == VM_COMPUTE_BF16 ? k_first / 2 : k_first) * PANEL;
+    destination d = {(uint32_t *)dst->data + skip, words, PANEL, PANEL, true, true};
+    pack_across(vm_kernels_get()->gemm, &s, 0, dst->n, &d);
 }
 
 /* ---- products ---- */
@@ -261,9 +298,10 @@ static void gemm_task(void *context, int task, int worker) {
         }
         int first_of_block = task - group;
         if (run->packed[worker] != first_of_block) {
-            source s = {b->type, b->k, job->a, job->a_m_stride, job->a_k_stride, job->m_index, job->k_index};
+            source s = {b->type,      b->k,         job->a,    job->a_m_stride,  job->a_k_stride,
+                        job->m_index, job->k_index, job->tail, job->tail_stride, job->tail_k};
             bool tiles = run->kernels->a_tiles[b->type];
-            destination d = {a, PANEL * stride, tiles ? PANEL : 1, tiles ? PANEL : stride, false};
+            destination d = {a, PANEL * stride, tiles ? PANEL : 1, tiles ? PANEL : stride, false, false};
             pack_rows(run->kernels, &s, first_row, rows, &d);
             run->packed[worker] = first_of_block;
         }

@@ -27,14 +27,24 @@ size_t vm_panel_bytes(vm_compute type, int k, int n);
 void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, const float *src, size_t k_stride, size_t n_stride,
                    const int32_t *k_index);
 
+/* dst, with its type, k, n and data set, becomes src with dst->k - src->k rows of zeros below; same type and n. */
+void vm_panel_extend(vm_panel *dst, const vm_panel *src);
+/* Packs `rows` more rows of B, at the bottom of a packed panel: row k_first + i is src[i * ld ..], k_first even, k_first + rows <= dst->k.
+ * Rows below them, up to the next whole word, become 0. */
+void vm_panel_set_rows(vm_panel *dst, int k_first, int rows, const float *src, size_t ld);
+
 /* C[m, n] = (accumulate ? C : 0) + A[m, k] B[k, n].
  * A's element (i, l) = a[i_row * a_m_stride + l_row * a_k_stride], i_row = m_index ? m_index[i] : i, l_row = k_index ? k_index[l] : l.
- * (a_m_stride = row length, a_k_stride = 1: plain; a_m_stride = 1, a_k_stride = row length: A transposed, for weight gradients.) */
+ * (a_m_stride = row length, a_k_stride = 1: plain; a_m_stride = 1, a_k_stride = row length: A transposed, for weight gradients.)
+ * With a tail, A's last tail_k columns are tail[i * tail_stride ..] instead, i without the index (a_k_stride 1, no k_index). */
 typedef struct vm_gemm_job {
     int m;
     const float *a; /* f32; rounded to bf16 while packing when b->type is BF16 */
     size_t a_m_stride, a_k_stride;
     const int32_t *m_index, *k_index; /* NULL: identity */
+    const float *tail;                /* NULL: none */
+    size_t tail_stride;
+    int tail_k;
     const vm_panel *b;                /* k = b->k, n = b->n */
     float *c;
     size_t ldc;
@@ -55,9 +65,12 @@ typedef struct vm_rows {
 } vm_rows;
 size_t vm_rows_bytes(vm_compute type, int m, int k);
 vm_rows vm_rows_at(vm_compute type, int k, void *memory); /* nothing in them yet */
-/* Rows [first, first + m) from x[m, k], row stride ldx; rounded to nearest even for BF16. */
-void vm_rows_set(const vm_rows *r, int first, int m, const float *x, size_t ldx);
-/* Row first + i is row index[i] of `from`, i in [0, m). */
+/* Columns [0, columns) of rows [first, first + m) from x[m, columns], row stride ldx; rounded to nearest even for BF16. The rest of their last group of
+ * 32 columns (F32: 16) becomes 0. */
+void vm_rows_set(const vm_rows *r, int first, int m, int columns, const float *x, size_t ldx);
+/* The columns from `column` (even) on, all that are left. */
+void vm_rows_set_tail(const vm_rows *r, int first, int m, int column, const float *x, size_t ldx);
+/* Row first + i begins with row index[i] of `from`, i in [0, m). */
 void vm_rows_gather(const vm_rows *r, int first, int m, const vm_rows *from, const int32_t *index);
 
 /* C[m, columns] = (accumulate ? C : 0) + scale (A B), A the rows [first, first + m), B the columns [column, column + columns) of a panel with A's k
@@ -102,6 +115,9 @@ typedef struct vm_kernels {
     const struct vm_gemm_kernels *gemm;
     float (*dot)(const float *x, const float *y, int n);                  /* sum x_i y_i */
     void (*axpy)(float a, const float *x, float *y, int n);               /* y += a x */
+    /* C[rows, n] += sum over t in [0, m) of s[t, rows]' x_t[n], t rising: a product with few rows, for which packing would cost more than it.
+     * x_t = x + (index ? index[t] : t) * ldx. */
+    void (*outer)(int rows, int n, int m, const float *s, size_t lds, const float *x, size_t ldx, const int32_t *index, float *c, size_t ldc);
     /* y_i = x_i * w_i / rms, rms = sqrt(mean x^2 + eps); returns 1/rms. RMSNorm, Zhang & Sennrich 2019. y may be x. */
     float (*rmsnorm)(const float *x, const float *w, float eps, float *y, int n);
     /* dx += gradient of the above given dy and inv_rms; dw += if dw. */

@@ -1,6 +1,7 @@
 /* rows.c: left-hand rows packed by hand, and products of them on the calling thread; see kernels.h. */
 #include "kernels/gemm.h"
 
+#include "base/dtype.h"
 #include <string.h>
 
 enum { PANEL = VM_GEMM_PANEL };
@@ -14,14 +15,33 @@ vm_rows vm_rows_at(vm_compute type, int k, void *memory) {
     return (vm_rows){.type = type, .k = k, .stride = vm_gemm_row_stride(type, k), .words = memory};
 }
 
-void vm_rows_set(const vm_rows *r, int first, int m, const float *x, size_t ldx) {
+void vm_rows_set(const vm_rows *r, int first, int m, int columns, const float *x, size_t ldx) {
     const vm_gemm_kernels *kernels = vm_kernels_get()->gemm;
     for (int i = 0; i < m; i++)
-        kernels->pack_row(r->type, x + (size_t)i * ldx, r->k, r->words + (size_t)(first + i) * r->stride, PANEL, NULL);
+        kernels->pack_row(r->type, x + (size_t)i * ldx, columns, r->words + (size_t)(first + i) * r->stride, PANEL,
+                          NULL);
+}
+
+void vm_rows_set_tail(const vm_rows *r, int first, int m, int column, const float *x, size_t ldx) {
+    int n = r->k - column;
+    for (int i = 0; i < m; i++) {
+        const float *from = x + (size_t)i * ldx;
+        uint32_t *row = r->words + (size_t)(first + i) * r->stride;
+        if (r->type == VM_COMPUTE_F32) {
+            memcpy(row + column, from, (size_t)n * sizeof *from);
+            continue;
+        }
+        for (int l = 0; l < n; l += 2) {
+            uint32_t low = vm_f32_to_bf16(from[l]), high = l + 1 < n ? vm_f32_to_bf16(from[l + 1]) : 0;
+            row[(column + l) / 2] = low | high << 16;
+        }
+        /* What is multiplied by the padding of a panel must be a number. */
+        for (int w = (r->k + 1) / 2; w % PANEL; w++) row[w] = 0;
+    }
 }
 
 void vm_rows_gather(const vm_rows *r, int first, int m, const vm_rows *from, const int32_t *index) {
-    size_t words = (vm_gemm_depth(r->type, r->k) + PANEL - 1) / PANEL * PANEL;
+    size_t words = (vm_gemm_depth(from->type, from->k) + PANEL - 1) / PANEL * PANEL;
     for (int i = 0; i < m; i++) {
         /* Rows may be anywhere: the hardware cannot guess the next one. */
         const uint32_t *next = from->words + (size_t)index[i + 1 < m ? i + 1 : i] * from->stride;

@@ -21,11 +21,10 @@ typedef struct block {
 
 /* One thread's own; BLOCK_ROWS rows each. */
 typedef struct workspace {
-    vm_rows input;         /* of D: the block's rows of the job's input */
-    vm_rows part;          /* of up to 2 w: what a LoRA reads */
+    vm_rows input;         /* of D + R: the block's rows of the job's input, and the LoRA's middles */
     float *wide, *wide2;   /* of 2 w */
     float *active, *inner; /* of w */
-    float *middle;         /* of a LoRA's rank */
+    float *t;              /* of R */
 } workspace;
 
 typedef struct experts_job {
@@ -33,15 +32,15 @@ typedef struct experts_job {
     const vm_ffn_acts *a;
     bool backward;
     const float *dy; /* [T, D]; backward */
+    int n_tokens;
     const block *blocks;
     workspace *work; /* [threads] */
     vm_rows input;   /* [T, D]: u; backward: dy */
-    vm_rows inner;   /* [T K, w]: SwiGLU; backward [T K, 2 w]: the gradient of gate and up */
-    vm_rows *t;      /* of the second product's LoRA [T K, rank] each: what they read */
-    float *gate;     /* [T K] by row */
-    float *dgate;    /* [T K] by row; backward */
-    float *dhidden;  /* [T K, 2 w]; NULL: nothing in the first matrices is trained */
-    float *scaled;   /* [T K, w] g SwiGLU; NULL: nothing in the second matrices is trained */
+    vm_rows inner;  /* [T K, w + R]: SwiGLU; backward [T K, 2 w + R]: the gradient of gate and up; and LoRA's middles */
+    float *gate;    /* [T K] by row */
+    float *dgate;   /* [T K] by row; backward */
+    float *dhidden; /* [T K, 2 w]; NULL: nothing in the first matrices is trained */
+    float *scaled;  /* [T K, w] g SwiGLU; NULL: nothing in the second matrices is trained */
     float *t_scaled; /* [T K, rank sum] g t_out */
     float *out;      /* [T, D]: y; backward: du */
     int slice;       /* columns of it a task adds to */
@@ -97,32 +96,30 @@ static void round_rows(void *context, size_t begin, size_t end, int worker) {
     const experts_job *j = context;
     size_t k = (size_t)j->input.k;
     const float *x = j->backward ? j->dy : j->a->u;
-    vm_rows_set(&j->input, (int)begin, (int)(end - begin), x + begin * k, k);
+    vm_rows_set(&j->input, (int)begin, (int)(end - begin), j->input.k, x + begin * k, k);
 }
 
-static vmoer_status start(experts_job *j, vm_pool *pool, vm_arena *scratch, int n_tokens, int *n_blocks) {
+static vmoer_status start(experts_job *j, vm_pool *pool, vm_arena *scratch, int *n_blocks) {
     const vm_ffn *f = j->f;
-    const vm_linear *in = &f->expert_in[0], *out = &f->expert_out[0], *second = j->backward ? in : out;
-    vm_compute type = in->compute;
+    int n_tokens = j->n_tokens;
+    const vm_linear *first = j->backward ? &f->expert_out[0] : &f->expert_in[0],
+                    *second = j->backward ? &f->expert_in[0] : &f->expert_out[0];
+    vm_compute type = first->compute;
     size_t rows = (size_t)j->a->begin[f->n_experts], w = (size_t)f->width;
-    int threads = vm_pool_threads(pool), rank = vm_linear_rank(in) + vm_linear_rank(out);
+    int threads = vm_pool_threads(pool), rank = vm_linear_rank(first), rank2 = vm_linear_rank(second);
     bool ok = (j->blocks = make_blocks(f, scratch, j->a, n_blocks)) != NULL;
     j->work = vm_arena_alloc(scratch, (size_t)threads, sizeof *j->work);
-    j->t = vm_arena_alloc(scratch, VM_MAX_LORA, sizeof *j->t);
     j->gate = vm_arena_floats(scratch, rows, 1, &ok);
-    ok = ok && j->work && j->t && rows_alloc(scratch, type, (size_t)n_tokens, f->dim, &j->input) &&
-         rows_alloc(scratch, type, rows, second->in == f->dim ? second->out : second->in, &j->inner);
-    for (int i = 0; ok && i < second->n_lora; i++)
-        ok = rows_alloc(scratch, type, rows, second->lora[i]->rank, &j->t[i]);
+    ok = ok && j->work && rows_alloc(scratch, type, (size_t)n_tokens, f->dim, &j->input) &&
+         rows_alloc(scratch, type, rows, (j->backward ? 2 * f->width : f->width) + rank2, &j->inner);
     for (int t = 0; ok && t < threads; t++) {
         workspace *s = &j->work[t];
-        ok = rows_alloc(scratch, type, BLOCK_ROWS, f->dim, &s->input) &&
-             rows_alloc(scratch, type, BLOCK_ROWS, 2 * f->width > rank ? 2 * f->width : rank, &s->part);
+        ok = rows_alloc(scratch, type, BLOCK_ROWS, f->dim + rank, &s->input);
         s->wide = vm_arena_floats(scratch, BLOCK_ROWS, 2 * w, &ok);
         s->wide2 = vm_arena_floats(scratch, BLOCK_ROWS, 2 * w, &ok);
         s->active = vm_arena_floats(scratch, BLOCK_ROWS, w, &ok);
         s->inner = vm_arena_floats(scratch, BLOCK_ROWS, w, &ok);
-        s->middle = vm_arena_floats(scratch, BLOCK_ROWS, (size_t)rank, &ok);
+        s->t = vm_arena_floats(scratch, BLOCK_ROWS, (size_t)(rank > rank2 ? rank : rank2), &ok);
     }
     if (!ok) return no_memory();
     for (size_t i = 0; i < rows; i++) j->gate[j->a->row_of[i]] = j->a->gates[i];
@@ -130,19 +127,17 @@ static vmoer_status start(experts_job *j, vm_pool *pool, vm_arena *scratch, int 
     return VMOER_OK;
 }
 
-/* t[m, rank] (row stride ldt) = scale * A B: the middle of a LoRA, or its gradient. */
-static void middle(const vm_rows *a, int first, int m, const vm_panel *b, float scale, float *t, size_t ldt) {
-    vm_multiply(&(vm_product){.a = a, .first = first, .m = m, .b = b, .columns = b->n, .c = t, .ldc = ldt});
-    for (int i = 0; i < m; i++)
-        for (int r = 0; r < b->n; r++) t[(size_t)i * ldt + (size_t)r] *= scale;
+/* With LoRA: t[m, R] = scale * rows B, which then are the rows' last columns. */
+static void append_middles(const vm_linear *l, const vm_panel *b, const vm_rows *rows, int first, int m, float *t) {
+    if (!l->n_lora) return;
+    vm_multiply(&(vm_product){.a = rows, .first = first, .m = m, .b = b, .columns = b->n, .c = t, .ldc = (size_t)b->n});
+    vm_linear_scale(l, m, t);
+    vm_rows_set_tail(rows, first, m, b->k, t, (size_t)b->n);
 }
 
-/* C[m, b->n] += x[m, b->k] B. */
-static void add_product(const workspace *s, int m, const float *x, size_t ldx, const vm_panel *b, float *c,
-                        size_t ldc) {
-    vm_rows part = vm_rows_at(b->type, b->k, s->part.words);
-    vm_rows_set(&part, 0, m, x, ldx);
-    vm_multiply(&(vm_product){.a = &part, .m = m, .b = b, .columns = b->n, .c = c, .ldc = ldc, .accumulate = true});
+/* C[m, n] of the block's rows of the input. */
+static void multiply_input(const workspace *s, int m, const vm_panel *b, float *c) {
+    vm_multiply(&(vm_product){.a = &s->input, .m = m, .b = b, .columns = b->n, .c = c, .ldc = (size_t)b->n});
 }
 
 /* The second stage: some columns of the output, all experts' products added in turn. */
@@ -151,26 +146,23 @@ static void add_slice(void *context, int task, int worker) {
     const experts_job *j = context;
     const vm_ffn *f = j->f;
     int column = task * j->slice, left = f->dim - column;
+    size_t bytes = (size_t)(left < j->slice ? left : j->slice) * sizeof *j->out;
+    for (int t = 0; !f->shared_width && t < j->n_tokens; t++)
+        memset(j->out + (size_t)t * (size_t)f->dim + column, 0, bytes);
     for (int e = 0; e < f->n_experts; e++) {
         const vm_linear *l = j->backward ? &f->expert_in[e] : &f->expert_out[e];
         int first = j->a->begin[e];
-        vm_product p = {.a = &j->inner,
-                        .first = first,
-                        .m = rows_of(j->a, e),
-                        .b = j->backward ? &l->backward : &l->forward,
-                        .column = column,
-                        .columns = left < j->slice ? left : j->slice,
-                        .c = j->out + column,
-                        .ldc = (size_t)f->dim,
-                        .c_index = j->a->row_token + first,
-                        .scale = j->backward ? NULL : j->gate + first,
-                        .accumulate = true};
-        vm_multiply(&p);
-        for (int i = 0; i < l->n_lora; i++) { /* each covers all D columns */
-            p.a = &j->t[i];
-            p.b = j->backward ? &l->lora[i]->a_backward : &l->lora[i]->b_forward;
-            vm_multiply(&p);
-        }
+        vm_multiply(&(vm_product){.a = &j->inner,
+                                  .first = first,
+                                  .m = rows_of(j->a, e),
+                                  .b = j->backward ? &l->backward : &l->forward,
+                                  .column = column,
+                                  .columns = left < j->slice ? left : j->slice,
+                                  .c = j->out + column,
+                                  .ldc = (size_t)f->dim,
+                                  .c_index = j->a->row_token + first,
+                                  .scale = j->backward ? NULL : j->gate + first,
+                                  .accumulate = true});
     }
 }
 
@@ -191,25 +183,15 @@ static void forward_block(void *context, int task, int worker) {
     const vm_linear *in = &j->f->expert_in[b->expert], *out = &j->f->expert_out[b->expert];
     workspace *s = &j->work[worker];
     int m = b->rows, width = j->f->width;
-    size_t first = (size_t)b->first, w = (size_t)width, rank = (size_t)vm_linear_rank(in);
-    float *hidden = a->hidden ? a->hidden + first * 2 * w : s->wide, *t = a->t_in + first * rank;
+    size_t first = (size_t)b->first, w = (size_t)width;
+    float *hidden = a->hidden ? a->hidden + first * 2 * w : s->wide;
     vm_rows_gather(&s->input, 0, m, &j->input, a->row_token + first);
-    vm_multiply(
-        &(vm_product){.a = &s->input, .m = m, .b = &in->forward, .columns = 2 * width, .c = hidden, .ldc = 2 * w});
-    for (int i = 0; i < in->n_lora; t += in->lora[i++]->rank) {
-        const vm_lora *r = in->lora[i];
-        middle(&s->input, 0, m, &r->a_forward, r->scale, t, rank);
-        add_product(s, m, t, rank, &r->b_forward, hidden + r->row, 2 * w);
-    }
+    append_middles(in, &in->lora_a, &s->input, 0, m, a->t_in + first * (size_t)vm_linear_rank(in));
+    multiply_input(s, m, &in->forward, hidden);
     for (size_t i = 0; i < (size_t)m; i++)
         vm_kernels_get()->swiglu(hidden + i * 2 * w, hidden + i * 2 * w + w, s->active + i * w, width);
-    vm_rows_set(&j->inner, b->first, m, s->active, w);
-    rank = (size_t)vm_linear_rank(out);
-    t = a->t_out + first * rank;
-    for (int i = 0; i < out->n_lora; t += out->lora[i++]->rank) {
-        middle(&j->inner, b->first, m, &out->lora[i]->a_forward, out->lora[i]->scale, t, rank);
-        vm_rows_set(&j->t[i], b->first, m, t, rank);
-    }
+    vm_rows_set(&j->inner, b->first, m, width, s->active, w);
+    append_middles(out, &out->lora_a, &j->inner, b->first, m, a->t_out + first * (size_t)vm_linear_rank(out));
 }
 
 vmoer_status vm_experts_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
@@ -222,9 +204,9 @@ vmoer_status vm_experts_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, 
     a->t_in = vm_arena_floats(arena, rows, (size_t)vm_linear_rank(&f->expert_in[0]), &ok);
     a->t_out = vm_arena_floats(arena, rows, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
     if (!ok) return no_memory();
-    experts_job j = {.f = f, .a = a, .out = y};
+    experts_job j = {.f = f, .a = a, .n_tokens = n_tokens, .out = y};
     int n_blocks;
-    VM_TRY(start(&j, pool, scratch, n_tokens, &n_blocks));
+    VM_TRY(start(&j, pool, scratch, &n_blocks));
     run(&j, pool, n_blocks, forward_block);
     return VMOER_OK;
 }
@@ -242,12 +224,8 @@ static void backward_block(void *context, int task, int worker) {
     int m = b->rows, width = j->f->width;
     size_t first = (size_t)b->first, w = (size_t)width;
     vm_rows_gather(&s->input, 0, m, &j->input, a->row_token + first);
-    vm_multiply(&(vm_product){.a = &s->input, .m = m, .b = &out->backward, .columns = width, .c = s->inner, .ldc = w});
-    for (int i = 0; i < out->n_lora; i++) {
-        const vm_lora *r = out->lora[i];
-        middle(&s->input, 0, m, &r->b_backward, r->scale, s->middle, (size_t)r->rank);
-        add_product(s, m, s->middle, (size_t)r->rank, &r->a_backward, s->inner, w);
-    }
+    append_middles(out, &out->lora_b, &s->input, 0, m, s->t);
+    multiply_input(s, m, &out->backward, s->inner);
     float *dhidden = j->dhidden ? j->dhidden + first * 2 * w : s->wide2;
     for (size_t i = 0; i < (size_t)m; i++) {
         const float *gate = a->hidden + (first + i) * 2 * w;
@@ -265,14 +243,8 @@ static void backward_block(void *context, int task, int worker) {
         for (size_t r = 0, at = (first + i) * rank; r < rank; r++, at++)
             j->t_scaled[at] = j->gate[first + i] * a->t_out[at];
     if (!j->out) return;
-    vm_rows_set(&j->inner, b->first, m, dhidden, 2 * w);
-    for (int i = 0; i < in->n_lora; i++) {
-        const vm_lora *r = in->lora[i];
-        vm_rows part = vm_rows_at(in->compute, r->rows, s->part.words);
-        vm_rows_set(&part, 0, m, dhidden + r->row, 2 * w);
-        middle(&part, 0, m, &r->b_backward, r->scale, s->middle, (size_t)r->rank);
-        vm_rows_set(&j->t[i], b->first, m, s->middle, (size_t)r->rank);
-    }
+    vm_rows_set(&j->inner, b->first, m, 2 * width, dhidden, 2 * w);
+    append_middles(in, &in->lora_b, &j->inner, b->first, m, s->t);
 }
 
 /* The gradients of the experts' own parameters. The second matrices' take g from their other side: g SwiGLU for SwiGLU
@@ -313,7 +285,7 @@ vmoer_status vm_experts_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
                                  const float *dy, float *dgate, float *du) {
     size_t rows = (size_t)a->begin[f->n_experts], w = (size_t)f->width;
     bool ok = true;
-    experts_job j = {.f = f, .a = a, .backward = true, .dy = dy, .out = du};
+    experts_job j = {.f = f, .a = a, .backward = true, .n_tokens = n_tokens, .dy = dy, .out = du};
     j.dgate = vm_arena_floats(scratch, rows, 1, &ok);
     if (vm_linear_trainable(&f->expert_in[0])) j.dhidden = vm_arena_floats(scratch, rows, 2 * w, &ok);
     if (vm_linear_trainable(&f->expert_out[0])) {
@@ -322,7 +294,7 @@ vmoer_status vm_experts_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
     }
     if (!ok) return no_memory();
     int n_blocks;
-    VM_TRY(start(&j, pool, scratch, n_tokens, &n_blocks));
+    VM_TRY(start(&j, pool, scratch, &n_blocks));
     run(&j, pool, n_blocks, backward_block);
     for (size_t i = 0; i < rows; i++) dgate[i] = j.dgate[a->row_of[i]];
     return j.dhidden || j.scaled ? parameters(&j, pool, scratch, dy) : VMOER_OK;

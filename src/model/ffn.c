@@ -220,7 +220,7 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
 
 vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
                             const float *u, const vm_ffn_route *route, vm_ffn_acts *a, float *y) {
-    size_t T = (size_t)n_tokens, D = (size_t)f->dim, Ws = (size_t)f->shared_width;
+    size_t T = (size_t)n_tokens, Ws = (size_t)f->shared_width;
     bool ok = true;
     *a = (vm_ffn_acts){.u = u};
     if (f->shared_width) {
@@ -231,8 +231,6 @@ vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_a
         if (!ok) return no_memory();
         VM_TRY(run_block(&f->shared_in, &f->shared_out, pool, scratch, n_tokens, u, a->shared_hidden, a->shared_active,
                          a->t_shared_in, a->t_shared_out, y));
-    } else {
-        memset(y, 0, T * D * sizeof *y);
     }
     if (f->n_experts == 0) return VMOER_OK;
 
@@ -305,10 +303,7 @@ static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *sc
 vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route,
                              const vm_ffn_acts *a, const float *dy, float kl_weight, float *du) {
     size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts;
-    if (f->shared_width)
-        VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
-    else
-        memset(du, 0, T * D * sizeof *du);
+    if (f->shared_width) VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
     if (f->n_experts == 0) return VMOER_OK;
 
     bool ok = true;

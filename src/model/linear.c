@@ -45,16 +45,14 @@ static void param_clear(vm_param *p) {
 void vm_linear_clear(vm_linear *l) {
     vm_free(l->forward.data);
     vm_free(l->backward.data);
+    vm_free(l->lora_a.data);
+    vm_free(l->lora_b.data);
     if (l->weight) param_clear(l->weight);
     vm_free(l->weight);
     for (int i = 0; i < l->n_lora; i++) {
         vm_lora *r = l->lora[i];
         param_clear(&r->a);
         param_clear(&r->b);
-        vm_free(r->a_forward.data);
-        vm_free(r->b_forward.data);
-        vm_free(r->a_backward.data);
-        vm_free(r->b_backward.data);
         vm_free(r);
     }
     memset(l, 0, sizeof *l);
@@ -84,6 +82,8 @@ vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int row
                                 vm_lora **out) {
     if (l->n_lora == VM_MAX_LORA)
         return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d LoRA on one projection", name, VM_MAX_LORA);
+    if (l->in % 2 || l->out % 2) /* B and A begin in a word of their own below W */
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: LoRA on a matrix of %d x %d, an odd number", name, l->out, l->in);
     vm_lora *r = vm_calloc(1, sizeof *r);
     if (!r) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
     l->lora[l->n_lora++] = r;
@@ -94,19 +94,49 @@ vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int row
     return VMOER_OK;
 }
 
+/* Room for R more rows below W, and for R columns beside A and B. */
+static vmoer_status make_room(vm_panel *p, int k) {
+    if (!p->data || p->k == k) return VMOER_OK;
+    vm_panel wider = {.type = p->type, .k = k, .n = p->n};
+    VM_TRY(panel_alloc(&wider, p->type, k, p->n));
+    vm_panel_extend(&wider, p);
+    vm_free(p->data);
+    *p = wider;
+    return VMOER_OK;
+}
+
+static vmoer_status refresh_lora(vm_linear *l, vm_pool *pool) {
+    size_t R = (size_t)vm_linear_rank(l), in = (size_t)l->in, out = (size_t)l->out, at = 0;
+    float *a = vm_malloc(R * in, sizeof *a), *b = vm_calloc(R * out, sizeof *b); /* [R, in], [R, out] */
+    vmoer_status status = a && b ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for LoRA of rank %zu", R);
+    for (int i = 0; i < l->n_lora && status == VMOER_OK; at += (size_t)l->lora[i++]->rank) {
+        const vm_lora *r = l->lora[i];
+        size_t rank = (size_t)r->rank, row = (size_t)r->row;
+        memcpy(a + at * in, r->a.value, rank * in * sizeof *a);
+        for (size_t x = 0; x < (size_t)r->rows; x++)
+            for (size_t j = 0; j < rank; j++) b[(at + j) * out + row + x] = r->b.value[x * rank + j];
+    }
+    if (status != VMOER_OK) goto done;
+    VM_GOTO(make_room(&l->forward, l->in + (int)R));
+    VM_GOTO(make_room(&l->backward, l->out + (int)R));
+    VM_GOTO(panel_alloc(&l->lora_a, l->compute, l->in, (int)R));
+    VM_GOTO(panel_alloc(&l->lora_b, l->compute, l->out, (int)R));
+    vm_panel_pack(pool, &l->lora_a, l->compute, l->in, (int)R, a, 1, in, NULL);
+    vm_panel_pack(pool, &l->lora_b, l->compute, l->out, (int)R, b, 1, out, NULL);
+    vm_panel_set_rows(&l->forward, l->in, (int)R, b, out);
+    if (l->backward.data) vm_panel_set_rows(&l->backward, l->out, (int)R, a, in);
+done:
+    vm_free(a);
+    vm_free(b);
+    return status;
+}
+
 vmoer_status vm_linear_refresh(vm_linear *l, vm_pool *pool) {
     if (l->weight) {
         VM_TRY(pack_forward(&l->forward, pool, l->compute, l->out, l->in, l->weight->value));
         if (l->backward.data) VM_TRY(pack_backward(&l->backward, pool, l->compute, l->out, l->in, l->weight->value));
     }
-    for (int i = 0; i < l->n_lora; i++) {
-        vm_lora *r = l->lora[i];
-        VM_TRY(pack_forward(&r->a_forward, pool, l->compute, r->rank, l->in, r->a.value));
-        VM_TRY(pack_forward(&r->b_forward, pool, l->compute, r->rows, r->rank, r->b.value));
-        VM_TRY(pack_backward(&r->a_backward, pool, l->compute, r->rank, l->in, r->a.value));
-        VM_TRY(pack_backward(&r->b_backward, pool, l->compute, r->rows, r->rank, r->b.value));
-    }
-    return VMOER_OK;
+    return l->n_lora ? refresh_lora(l, pool) : VMOER_OK;
 }
 
 int vm_linear_rank(const vm_linear *l) {
@@ -117,7 +147,13 @@ int vm_linear_rank(const vm_linear *l) {
 
 bool vm_linear_trainable(const vm_linear *l) { return l->weight || l->n_lora > 0; }
 
-/* Jobs of one stage, at most a few a call. */
+void vm_linear_scale(const vm_linear *l, int m, float *t) {
+    for (int row = 0; row < m; row++)
+        for (int i = 0; i < l->n_lora; i++)
+            for (int r = 0; r < l->lora[i]->rank; r++) *t++ *= l->lora[i]->scale;
+}
+
+/* Jobs of one stage, at most one a call. */
 typedef struct job_list {
     vm_gemm_job *jobs;
     int count;
@@ -129,135 +165,150 @@ static vmoer_status jobs_init(job_list *list, vm_arena *scratch, int n, int per_
     return list->jobs ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d matrix products", n);
 }
 
-static void scale_columns(float *t, int m, size_t ld, int columns, float scale) {
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < columns; j++) t[(size_t)i * ld + (size_t)j] *= scale;
+/* The products t[m, R] = scale * x B of the calls whose projection has LoRA. */
+static vmoer_status lora_middles(vm_pool *pool, const vm_linear_call *calls, int n, job_list *list) {
+    VM_TRY(vm_gemm(pool, list->jobs, list->count));
+    for (int c = 0, job = 0; c < n; c++)
+        if (calls[c].m > 0 && calls[c].l->n_lora) vm_linear_scale(calls[c].l, calls[c].m, list->jobs[job++].c);
+    return VMOER_OK;
+}
+
+static void add_tail(vm_gemm_job *job, const vm_linear *l, const float *t) {
+    int R = vm_linear_rank(l);
+    if (R) job->tail = t, job->tail_stride = (size_t)R, job->tail_k = R;
 }
 
 vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n) {
-    job_list first, second;
-    VM_TRY(jobs_init(&first, scratch, n, 1 + VM_MAX_LORA));
-    VM_TRY(jobs_init(&second, scratch, n, VM_MAX_LORA));
+    job_list middles, products;
+    VM_TRY(jobs_init(&middles, scratch, n, 1));
+    VM_TRY(jobs_init(&products, scratch, n, 1));
     for (int c = 0; c < n; c++) {
         const vm_linear_call *call = &calls[c];
-        const vm_linear *l = call->l;
         if (call->m == 0) continue;
-        vm_gemm_job product = {
+        vm_gemm_job job = {
             .m = call->m, .a = call->x, .a_m_stride = call->ldx, .a_k_stride = 1, .m_index = call->index};
-        size_t rank = (size_t)vm_linear_rank(l);
-        float *t = call->t;
-        product.b = &l->forward, product.c = call->y, product.ldc = call->ldy;
-        first.jobs[first.count++] = product;
-        for (int i = 0; i < l->n_lora; t += l->lora[i]->rank, i++) {
-            const vm_lora *r = l->lora[i];
-            product.b = &r->a_forward, product.c = t, product.ldc = rank;
-            first.jobs[first.count++] = product;
-            second.jobs[second.count++] = (vm_gemm_job){.m = call->m,
-                                                        .a = t,
-                                                        .a_m_stride = rank,
-                                                        .a_k_stride = 1,
-                                                        .b = &r->b_forward,
-                                                        .c = call->y + r->row,
-                                                        .ldc = call->ldy,
-                                                        .accumulate = true};
-        }
+        job.b = &call->l->lora_a, job.c = call->t, job.ldc = (size_t)vm_linear_rank(call->l);
+        if (call->l->n_lora) middles.jobs[middles.count++] = job;
+        job.b = &call->l->forward, job.c = call->y, job.ldc = call->ldy;
+        add_tail(&job, call->l, call->t);
+        products.jobs[products.count++] = job;
     }
-    VM_TRY(vm_gemm(pool, first.jobs, first.count));
-    if (second.count == 0) return VMOER_OK;
-    for (int c = 0; c < n; c++) {
-        size_t rank = (size_t)vm_linear_rank(calls[c].l);
-        float *t = calls[c].t;
-        for (int i = 0; i < calls[c].l->n_lora; t += calls[c].l->lora[i]->rank, i++)
-            scale_columns(t, calls[c].m, rank, calls[c].l->lora[i]->rank, calls[c].l->lora[i]->scale);
-    }
-    return vm_gemm(pool, second.jobs, second.count);
+    VM_TRY(lora_middles(pool, calls, n, &middles));
+    return vm_gemm(pool, products.jobs, products.count);
 }
 
-/* x (or t) as a right-hand matrix over the call's rows, for weight gradients. */
-static vmoer_status pack_rows(vm_pool *pool, vm_arena *scratch, vm_compute type, int m, int columns, const float *x,
-                              size_t ld, const int32_t *index, vm_panel **out) {
-    vm_panel *p = vm_arena_alloc(scratch, 1, sizeof *p);
-    if (p) p->data = vm_arena_alloc(scratch, 1, vm_panel_bytes(type, m, columns));
-    if (!p || !p->data) return vm_error(VMOER_ERROR_MEMORY, "no memory to pack %d x %d activations", m, columns);
-    vm_panel_pack(pool, p, type, m, columns, x, ld, 1, index);
-    *out = p;
+/* ---- backward ---- */
+
+/* The gradients of one LoRA's A and B, some columns of either:  dA += dt' x,  dB += dy' t.  Both are products with few
+ * rows. */
+typedef struct lora_task {
+    const vm_linear_call *call;
+    const vm_lora *r;
+    const float *s; /* [m, R] from this LoRA's column on: dt or t */
+    bool a;
+    int column, columns;
+} lora_task;
+
+enum { GRADIENT_COLUMNS = 128, MAX_RANK_AT_ONCE = 16 };
+
+static void lora_gradient(void *context, int task, int worker) {
+    (void)worker;
+    const lora_task *j = (const lora_task *)context + task;
+    const vm_linear_call *c = j->call;
+    size_t R = (size_t)vm_linear_rank(c->l), rank = (size_t)j->r->rank, column = (size_t)j->column;
+    if (j->a) {
+        vm_kernels_get()->outer(j->r->rank, j->columns, c->m, j->s, R, c->x + column, c->ldx, c->index,
+                                j->r->a.grad + column, (size_t)c->l->in);
+        return;
+    }
+    float turned[MAX_RANK_AT_ONCE * GRADIENT_COLUMNS]; /* dB' */
+    for (size_t first = 0; first < rank; first += MAX_RANK_AT_ONCE) {
+        int ranks = (int)(rank - first < MAX_RANK_AT_ONCE ? rank - first : MAX_RANK_AT_ONCE);
+        memset(turned, 0, sizeof turned);
+        vm_kernels_get()->outer(ranks, j->columns, c->m, j->s + first, R, c->dy + j->r->row + column, c->ldy,
+                                c->dy_index, turned, GRADIENT_COLUMNS);
+        for (size_t x = 0; x < (size_t)j->columns; x++)
+            for (size_t r = 0; r < (size_t)ranks; r++)
+                j->r->b.grad[(column + x) * rank + first + r] += turned[r * GRADIENT_COLUMNS + x];
+    }
+}
+
+static int add_tasks(lora_task *tasks, lora_task task, int columns) {
+    int count = 0;
+    for (task.column = 0; task.column < columns; task.column += GRADIENT_COLUMNS) {
+        task.columns = columns - task.column < GRADIENT_COLUMNS ? columns - task.column : GRADIENT_COLUMNS;
+        tasks[count++] = task;
+    }
+    return count;
+}
+
+static vmoer_status lora_gradients(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n,
+                                   float *const *dt) {
+    size_t most = 0;
+    for (int c = 0; c < n; c++)
+        most += (size_t)calls[c].l->n_lora * (size_t)((calls[c].l->in + calls[c].l->out) / GRADIENT_COLUMNS + 2);
+    lora_task *tasks = vm_arena_alloc(scratch, most + 1, sizeof *tasks);
+    if (!tasks) return vm_error(VMOER_ERROR_MEMORY, "no memory for the LoRA gradients");
+    int count = 0;
+    for (int c = 0; c < n; c++) {
+        const vm_linear *l = calls[c].l;
+        size_t at = 0;
+        for (int i = 0; calls[c].m > 0 && i < l->n_lora; at += (size_t)l->lora[i++]->rank) {
+            lora_task task = {.call = &calls[c], .r = l->lora[i], .s = dt[c] + at, .a = true};
+            count += add_tasks(tasks + count, task, l->in);
+            task.s = calls[c].t + at, task.a = false;
+            count += add_tasks(tasks + count, task, l->lora[i]->rows);
+        }
+    }
+    vm_pool_run(pool, count, lora_gradient, tasks);
+    return VMOER_OK;
+}
+
+/* The gradient of W as a job: dy' as the left-hand matrix, row i is output i, contraction over the tokens; x packed on
+ * the right. */
+static vmoer_status weight_job(vm_pool *pool, vm_arena *scratch, const vm_linear_call *call, vm_gemm_job *job) {
+    const vm_linear *l = call->l;
+    vm_panel *x = vm_arena_alloc(scratch, 1, sizeof *x);
+    if (x) x->data = vm_arena_alloc(scratch, 1, vm_panel_bytes(l->compute, call->m, l->in));
+    if (!x || !x->data) return vm_error(VMOER_ERROR_MEMORY, "no memory to pack %d x %d activations", call->m, l->in);
+    vm_panel_pack(pool, x, l->compute, call->m, l->in, call->x, call->ldx, 1, call->index);
+    *job = (vm_gemm_job){.m = l->out,
+                         .a = call->dy,
+                         .a_m_stride = 1,
+                         .a_k_stride = call->ldy,
+                         .k_index = call->dy_index,
+                         .b = x,
+                         .c = l->weight->grad,
+                         .ldc = (size_t)l->in,
+                         .accumulate = true};
     return VMOER_OK;
 }
 
 vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n) {
-    job_list first, second;
-    VM_TRY(jobs_init(&first, scratch, n, 1 + VM_MAX_LORA));
-    VM_TRY(jobs_init(&second, scratch, n, 1 + 3 * VM_MAX_LORA));
-    float **dt = vm_arena_alloc(scratch, (size_t)n + 1, sizeof *dt); /* [n] -> [m, rank sum], scale * dy B */
+    job_list middles, products;
+    VM_TRY(jobs_init(&middles, scratch, n, 1));
+    VM_TRY(jobs_init(&products, scratch, n, 2));
+    float **dt = vm_arena_alloc(scratch, (size_t)n + 1, sizeof *dt); /* [n] -> [m, R], scale * dy B */
     if (!dt) return vm_error(VMOER_ERROR_MEMORY, "no memory for the LoRA gradients");
     for (int c = 0; c < n; c++) {
         const vm_linear_call *call = &calls[c];
         const vm_linear *l = call->l;
+        size_t R = (size_t)vm_linear_rank(l);
         if (call->m == 0) continue;
-        size_t rank = (size_t)vm_linear_rank(l), column = 0;
-        vm_gemm_job dy = {
+        vm_gemm_job job = {
             .m = call->m, .a = call->dy, .a_m_stride = call->ldy, .a_k_stride = 1, .m_index = call->dy_index};
-        if (call->dx) {
-            dy.b = &l->backward, dy.c = call->dx, dy.ldc = call->lddx, dy.accumulate = call->add_dx;
-            first.jobs[first.count++] = dy;
-        }
-        if (l->n_lora && !(dt[c] = vm_arena_alloc(scratch, (size_t)call->m * rank, sizeof(float))))
+        if (R && !(dt[c] = vm_arena_alloc(scratch, (size_t)call->m * R, sizeof(float))))
             return vm_error(VMOER_ERROR_MEMORY, "no memory for the LoRA gradients");
-        for (int i = 0; i < l->n_lora; column += (size_t)l->lora[i]->rank, i++) {
-            dy.a = call->dy + l->lora[i]->row;
-            dy.b = &l->lora[i]->b_backward, dy.c = dt[c] + column, dy.ldc = rank, dy.accumulate = false;
-            first.jobs[first.count++] = dy;
+        job.b = &l->lora_b, job.c = dt[c], job.ldc = R;
+        if (R) middles.jobs[middles.count++] = job;
+        if (call->dx) {
+            job.b = &l->backward, job.c = call->dx, job.ldc = call->lddx, job.accumulate = call->add_dx;
+            add_tail(&job, l, dt[c]);
+            products.jobs[products.count++] = job;
         }
+        if (l->weight) VM_TRY(weight_job(pool, scratch, call, &products.jobs[products.count++]));
     }
-    VM_TRY(vm_gemm(pool, first.jobs, first.count));
-    /* Second stage. Two LoRA of one projection both add to dx, so the dx of slot i > 0 cannot share a list with slot
-     * 0's. */
-    for (int slot = 0; slot < VM_MAX_LORA; slot++) {
-        second.count = 0;
-        for (int c = 0; c < n; c++) {
-            const vm_linear_call *call = &calls[c];
-            const vm_linear *l = call->l;
-            if (call->m == 0) continue;
-            vm_panel *x = NULL;
-            /* dy^T as the left-hand matrix: row i is output i, contraction over the tokens. */
-            vm_gemm_job grad = {
-                .a = call->dy, .a_m_stride = 1, .a_k_stride = call->ldy, .k_index = call->dy_index, .accumulate = true};
-            if (slot == 0 && l->weight) {
-                VM_TRY(pack_rows(pool, scratch, l->compute, call->m, l->in, call->x, call->ldx, call->index, &x));
-                grad.m = l->out, grad.b = x, grad.c = l->weight->grad, grad.ldc = (size_t)l->in;
-                second.jobs[second.count++] = grad;
-            }
-            if (slot >= l->n_lora) continue;
-            const vm_lora *r = l->lora[slot];
-            size_t rank = (size_t)vm_linear_rank(l), column = 0;
-            for (int i = 0; i < slot; i++) column += (size_t)l->lora[i]->rank;
-            float *d = dt[c] + column;
-            scale_columns(d, call->m, rank, r->rank, r->scale);
-            vm_panel *t;
-            VM_TRY(pack_rows(pool, scratch, l->compute, call->m, r->rank, call->t + column, rank, NULL, &t));
-            grad.m = r->rows, grad.a = call->dy + r->row, grad.b = t, grad.c = r->b.grad, grad.ldc = (size_t)r->rank;
-            second.jobs[second.count++] = grad;
-            if (!x) VM_TRY(pack_rows(pool, scratch, l->compute, call->m, l->in, call->x, call->ldx, call->index, &x));
-            second.jobs[second.count++] = (vm_gemm_job){.m = r->rank,
-                                                        .a = d,
-                                                        .a_m_stride = 1,
-                                                        .a_k_stride = rank,
-                                                        .b = x,
-                                                        .c = r->a.grad,
-                                                        .ldc = (size_t)l->in,
-                                                        .accumulate = true};
-            if (call->dx)
-                second.jobs[second.count++] = (vm_gemm_job){.m = call->m,
-                                                            .a = d,
-                                                            .a_m_stride = rank,
-                                                            .a_k_stride = 1,
-                                                            .b = &r->a_backward,
-                                                            .c = call->dx,
-                                                            .ldc = call->lddx,
-                                                            .accumulate = true};
-        }
-        if (second.count == 0) break;
-        VM_TRY(vm_gemm(pool, second.jobs, second.count));
-    }
-    return VMOER_OK;
+    VM_TRY(lora_middles(pool, calls, n, &middles));
+    VM_TRY(vm_gemm(pool, products.jobs, products.count));
+    return lora_gradients(pool, scratch, calls, n, dt);
 }

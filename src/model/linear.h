@@ -9,23 +9,22 @@
 
 typedef struct vm_lora {
     int row, rows, rank;
-    float scale;        /* alpha / rank */
-    vm_param a;         /* [rank, in] */
-    vm_param b;         /* [rows, rank] */
-    vm_panel a_forward; /* k = in,   n = rank */
-    vm_panel b_forward; /* k = rank, n = rows */
-    vm_panel a_backward; /* k = rank, n = in */
-    vm_panel b_backward; /* k = rows, n = rank */
+    float scale; /* alpha / rank */
+    vm_param a;  /* [rank, in] */
+    vm_param b;  /* [rows, rank] */
 } vm_lora;
 
 enum { VM_MAX_LORA = 3 };
 
-/* Owns everything it points to. */
+/* Owns everything it points to. With LoRA, R the sum of their ranks, B and A ride along the products: y = [x | t] [W; B]', t = scale x A'. The matrices
+ * below are of all LoRA side by side, 0 where a LoRA has no rows. */
 typedef struct vm_linear {
     int in, out;
     vm_compute compute;
-    vm_panel forward;          /* k = in, n = out */
-    vm_panel backward;         /* k = out, n = in; data NULL: no gradient of the input can be asked for */
+    vm_panel forward;          /* k = in + R, n = out: W, then B */
+    vm_panel backward;         /* k = out + R, n = in: W, then A; data NULL: no gradient of the input can be asked for */
+    vm_panel lora_a;           /* k = in, n = R; data NULL without LoRA, as the next one */
+    vm_panel lora_b;           /* k = out, n = R */
     vm_param *weight;          /* [out, in] when W itself is trained, else NULL */
     vm_lora *lora[VM_MAX_LORA]; /* disjoint row ranges */
     int n_lora;
@@ -36,11 +35,11 @@ vmoer_status vm_linear_init(vm_linear *l, vm_pool *pool, vm_compute compute, int
 void vm_linear_clear(vm_linear *l);
 /* Makes W trainable: `w` [out, in] is copied into weight->value. */
 vmoer_status vm_linear_train(vm_linear *l, const char *name, const float *w);
-/* Adds a LoRA on rows [row, row + rows); A and B are zero, named name + ".lora_A.weight" / ".lora_B.weight". */
+/* Adds a LoRA on rows [row, row + rows); A and B are zero, named name + ".lora_A.weight" / ".lora_B.weight". Not used before a refresh. */
 vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int rows, int rank, float scale, vm_lora **out);
 /* Packs anew after weight, A or B changed. */
 vmoer_status vm_linear_refresh(vm_linear *l, vm_pool *pool);
-int vm_linear_rank(const vm_linear *l); /* sum of the LoRA ranks */
+int vm_linear_rank(const vm_linear *l); /* R */
 bool vm_linear_trainable(const vm_linear *l);
 
 /* One product of a batch of them. */
@@ -54,11 +53,14 @@ typedef struct vm_linear_call {
     const float *dy;      /* backward: [m, out], row stride ldy; with dy_index row i is dy[dy_index[i]] */
     const int32_t *dy_index;
     size_t ldy;
-    float *t;             /* [m, rank sum]: scale * x A^T of each LoRA, written forward, read backward; NULL without LoRA */
+    float *t;             /* [m, R], written forward, read backward; NULL without LoRA */
     float *dx;            /* backward: [m, in] row stride lddx, written (or added to); NULL: not wanted */
     size_t lddx;
     bool add_dx;
 } vm_linear_call;
+
+/* t[m, R] (row stride R) times each LoRA's scale, column by column. */
+void vm_linear_scale(const vm_linear *l, int m, float *t);
 
 vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n);
 /* Accumulates the gradients of weight, A and B where they are trained, and gives dx where wanted. */

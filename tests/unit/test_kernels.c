@@ -306,6 +306,62 @@ static void test_gemm_same_bits(void **state) {
     vm_pool_free(pools[1]);
 }
 
+/* A product whose left side has a tail and whose panel got its last rows later is the product of the whole, to the bit.
+ */
+static void test_gemm_tail(void **state) {
+    (void)state;
+    static const struct {
+        shape s;
+        int tail;
+    } cases[] = {
+        {{40, 33, 49}, 1}, {{17, 16, 50}, 2}, {{70, 50, 96 + 24}, 24}, {{5, 20, 64 + 33}, 33}, {{3, 960, 578}, 2}};
+    vm_rng rng = vm_rng_start(7, VM_RNG_INIT, 6);
+    for (int t = 0; t < n_tables; t++) {
+        vm_kernels_force(tables[t]);
+        for (int i = 0; i < 2 * (int)(sizeof cases / sizeof *cases); i++) {
+            vm_compute type = (vm_compute)(i % 2);
+            shape s = cases[i / 2].s;
+            int tail = cases[i / 2].tail, body = s.k - tail;
+            size_t m = (size_t)s.m, n = (size_t)s.n, k = (size_t)s.k, rows = m + 3;
+            float *x = random_values(&rng, rows * k), *b = random_values(&rng, k * n); /* [m + 3, k], [k, n] */
+            float *whole = calloc(m * n, sizeof *whole), *parts = calloc(m * n, sizeof *parts),
+                  *last = malloc(m * (size_t)tail * sizeof *last);
+            int32_t *index = random_index(&rng, s.m, (int)rows);
+            assert_true(whole && parts && last);
+            for (size_t r = 0; r < m; r++)
+                memcpy(last + r * (size_t)tail, x + (size_t)index[r] * k + body, (size_t)tail * sizeof *last);
+            vm_panel full = {.data = vm_malloc(1, vm_panel_bytes(type, s.k, s.n))},
+                     top = {.data = vm_malloc(1, vm_panel_bytes(type, body, s.n))},
+                     grown = {.type = type, .k = s.k, .n = s.n, .data = vm_malloc(1, vm_panel_bytes(type, s.k, s.n))};
+            assert_true(full.data && top.data && grown.data);
+            vm_panel_pack(NULL, &full, type, s.k, s.n, b, n, 1, NULL);
+            vm_panel_pack(NULL, &top, type, body, s.n, b, n, 1, NULL);
+            vm_panel_extend(&grown, &top);
+            vm_panel_set_rows(&grown, body, tail, b, n); /* other rows first: all must be written over */
+            vm_panel_set_rows(&grown, body, tail, b + (size_t)body * n, n);
+            assert_memory_equal(full.data, grown.data, vm_panel_bytes(type, s.k, s.n));
+            vm_gemm_job job = {
+                .m = s.m, .a = x, .a_m_stride = k, .a_k_stride = 1, .m_index = index, .b = &full, .c = whole, .ldc = n};
+            assert_int_equal(vm_gemm(NULL, &job, 1), VMOER_OK);
+            for (size_t r = 0; r < rows; r++)
+                for (int l = body; l < s.k; l++) x[r * k + (size_t)l] = NAN; /* not read */
+            job.b = &grown, job.c = parts, job.tail = last, job.tail_stride = (size_t)tail, job.tail_k = tail;
+            assert_int_equal(vm_gemm(NULL, &job, 1), VMOER_OK);
+            assert_memory_equal(whole, parts, m * n * sizeof *whole);
+            vm_free(full.data);
+            vm_free(top.data);
+            vm_free(grown.data);
+            free(x);
+            free(b);
+            free(whole);
+            free(parts);
+            free(last);
+            free(index);
+        }
+    }
+    vm_kernels_force(NULL);
+}
+
 /* vm_multiply on rows packed by hand and gathered gives the bits of vm_gemm, in the rows and with the factors it is
  * told. */
 static void test_multiply(void **state) {
@@ -330,7 +386,7 @@ static void test_multiply(void **state) {
             vm_gemm_job job = make_job(&p, &panel, whole, n, false);
             assert_int_equal(vm_gemm(NULL, &job, 1), VMOER_OK);
             vm_rows from = vm_rows_at(type, s.k, all), rows = vm_rows_at(type, s.k, some);
-            vm_rows_set(&from, 0, p.a_rows, p.a, p.a_m_stride);
+            vm_rows_set(&from, 0, p.a_rows, s.k, p.a, p.a_m_stride);
             vm_rows_gather(&rows, 2, s.m, &from, p.m_index);
             for (size_t r = 0; r < m; r++) where[r] = (int32_t)(m + 8 - r); /* any order, each row its own */
             for (int flags = 0; flags < 8; flags++) {
@@ -387,6 +443,41 @@ enum { N_LENGTHS = sizeof lengths / sizeof *lengths };
 
 /* Rounding errors of one element: a handful of operations. */
 #define SOME(x) (8 * 0x1p-24 * fabs(x) + 1e-44)
+
+static void test_outer(void **state) {
+    (void)state;
+    vm_rng rng = vm_rng_start(7, VM_RNG_INIT, 8);
+    for (int t = 0; t < n_tables; t++) {
+        const vm_kernels *k = tables[t];
+        for (int i = 0; i < 60; i++) {
+            int rows = 1 + i % 15, n = lengths[i % N_LENGTHS], m = i % 4 ? 1 + 7 * (i % 13) : 0;
+            size_t lds = (size_t)rows + 2, ldx = (size_t)n + 3, ldc = (size_t)n + 1;
+            float *s = random_values(&rng, (size_t)m * lds), *x = random_values(&rng, (size_t)(m + 4) * ldx),
+                  *c = random_values(&rng, (size_t)rows * ldc), *old = malloc((size_t)rows * ldc * sizeof *old);
+            int32_t *index = i % 2 ? random_index(&rng, m, m + 4) : NULL;
+            assert_non_null(old);
+            memcpy(old, c, (size_t)rows * ldc * sizeof *old);
+            k->outer(rows, n, m, s, lds, x, ldx, index, c, ldc);
+            for (size_t r = 0; r < (size_t)rows; r++) {
+                for (size_t j = 0; j < (size_t)n; j++) {
+                    double truth = (double)old[r * ldc + j], absolute = fabs(truth);
+                    for (size_t q = 0; q < (size_t)m; q++) {
+                        double term =
+                            (double)s[q * lds + r] * (double)x[(size_t)(index ? index[q] : (int32_t)q) * ldx + j];
+                        truth += term, absolute += fabs(term);
+                    }
+                    CHECK(c[r * ldc + j], truth, (m + 2) * 0x1p-24 * absolute);
+                }
+                assert_true(c[r * ldc + (size_t)n] == old[r * ldc + (size_t)n]);
+            }
+            free(s);
+            free(x);
+            free(c);
+            free(old);
+            free(index);
+        }
+    }
+}
 
 static void test_linear_rows(void **state) {
     (void)state;
@@ -664,7 +755,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_gemm_empty),
         cmocka_unit_test(test_panels_equal),
         cmocka_unit_test(test_gemm_same_bits),
+        cmocka_unit_test(test_gemm_tail),
         cmocka_unit_test(test_multiply),
+        cmocka_unit_test(test_outer),
         cmocka_unit_test(test_linear_rows),
         cmocka_unit_test(test_softmax),
         cmocka_unit_test(test_swiglu),

@@ -14,6 +14,18 @@ static void axpy(float a, const float *x, float *y, int n) {
     for (int i = 0; i < n; i++) y[i] += a * x[i];
 }
 
+static void outer(int rows, int n, int m, const float *s, size_t lds, const float *x, size_t ldx, const int32_t *index,
+                  float *c, size_t ldc) {
+    for (int r = 0; r < rows; r++) {
+        for (int i = 0; i < n; i++) {
+            float sum = 0;
+            for (int t = 0; t < m; t++)
+                sum += s[(size_t)t * lds + (size_t)r] * x[(size_t)(index ? index[t] : t) * ldx + (size_t)i];
+            c[(size_t)r * ldc + (size_t)i] += sum;
+        }
+    }
+}
+
 static float rmsnorm(const float *x, const float *w, float eps, float *y, int n) {
     double squares = 0;
     for (int i = 0; i < n; i++) squares += (double)x[i] * x[i];
@@ -103,6 +115,7 @@ const vm_kernels vm_kernels_ref = {.name = "ref",
                                    .gemm = &vm_gemm_ref,
                                    .dot = dot,
                                    .axpy = axpy,
+                                   .outer = outer,
                                    .rmsnorm = rmsnorm,
                                    .rmsnorm_backward = rmsnorm_backward,
                                    .softmax = softmax,
