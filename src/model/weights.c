@@ -6,6 +6,7 @@
 #include "model/model.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -458,9 +459,35 @@ vmoer_status vm_model_params(vm_model *m, vm_param_list *out) {
     return status;
 }
 
-static vmoer_status refresh(void *context, vm_linear *l) { return vm_linear_refresh(l, context); }
+typedef struct refresher {
+    vm_pool *pool;
+    vm_linear **lora; /* projections with LoRA: small work each, so they share the threads */
+    size_t count, capacity;
+    atomic_bool failed;
+} refresher;
+
+static vmoer_status refresh(void *context, vm_linear *l) {
+    refresher *r = context;
+    if (!l->n_lora) return vm_linear_refresh(l, r->pool);
+    if (!vm_grow((void **)&r->lora, &r->capacity, r->count + 1, sizeof(vm_linear *)))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for the list of projections");
+    r->lora[r->count++] = l;
+    return VMOER_OK;
+}
+
+static void refresh_lora(void *context, int task, int worker) {
+    (void)worker;
+    refresher *r = context;
+    if (vm_linear_refresh(r->lora[task], NULL) != VMOER_OK) atomic_store(&r->failed, true);
+}
 
 vmoer_status vm_model_refresh(vm_model *m, vm_pool *pool) {
-    VM_TRY(each_linear(m, refresh, pool));
-    return vm_linear_refresh(&m->head, pool);
+    refresher r = {.pool = pool};
+    atomic_init(&r.failed, false);
+    vmoer_status status = each_linear(m, refresh, &r);
+    if (status == VMOER_OK) status = refresh(&r, &m->head);
+    if (status == VMOER_OK) vm_pool_run(pool, (int)r.count, refresh_lora, &r);
+    vm_free(r.lora);
+    if (atomic_load(&r.failed)) return vm_error(VMOER_ERROR_MEMORY, "no memory to pack LoRA matrices");
+    return status;
 }

@@ -155,8 +155,15 @@ static void multiply(const call *c, const vm_router_linear *w, int outputs, int 
 /* p[rows, N] = l_det + dmu; check += NaN where that is not finite. */
 static void add_mean(const float *logits, const float *dmu, int rows, int n, float *p, float *check) {
     for (int t = 0; t < rows; t++, logits += n, p += n) {
-        for (int i = 0; i < n; i++) p[i] = logits[i] + dmu[i * VM_STRIP + t];
-        if (!vm_router_all_finite(p, n)) check[t] = NAN;
+        uint32_t largest = 0;
+        for (int i = 0; i < n; i++) {
+            p[i] = logits[i] + dmu[i * VM_STRIP + t];
+            uint32_t bits;
+            memcpy(&bits, &p[i], sizeof bits);
+            bits &= 0x7fffffffu;
+            largest = bits > largest ? bits : largest;
+        }
+        if (largest >= 0x7f800000u) check[t] = NAN;
     }
 }
 

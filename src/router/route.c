@@ -22,9 +22,7 @@ typedef struct call {
     int first; /* token of row 0 of h, dh, ddmu, draw, and of z, mean, raw where they are scratch */
     size_t stride;
     float *z, *mean, *raw, *h, *dh, *ddmu, *draw;
-    const float *saved, *dp, *p_in;
-    const float *eps; /* rows `stride` floats apart; NULL: the kind draws nothing */
-    float *drawn;     /* eps, while it is drawn */
+    const float *saved, *eps, *dp, *p_in;
     float *p, *kl, *dlogits;
     float kl_weight;
     float *scratch; /* [workers, scratch_floats] */
@@ -57,16 +55,11 @@ static void add(float *x, const float *y, int n) {
     for (int i = 0; i < n; i++) x[i] += y[i];
 }
 
-/* Without an early end, so that compilers make vectors of it: past the largest finite magnitude the sum's top bit is
- * set. */
-bool vm_router_all_finite(const float *x, int n) {
-    uint32_t sums = 0;
+static bool all_finite(const float *x, int n) {
     for (int i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        sums |= (bits & 0x7fffffffu) + 0x00800000u;
+        if (!isfinite(x[i])) return false;
     }
-    return sums < 0x80000000u;
+    return true;
 }
 
 static float *floats(vm_arena *memory, size_t rows, size_t columns) {
@@ -128,7 +121,20 @@ void vm_router_draw(const vm_route *in, int t, int n, float *eps) {
 
 static void draw_token(const call *c, int t, float *scratch) {
     (void)scratch;
-    vm_router_draw(c->in, t, c->token.n, c->drawn + (size_t)t * c->stride);
+    vm_router_draw(c->in, t, c->token.n, c->ddmu + (size_t)t * (size_t)c->token.n);
+}
+
+/* *eps[T, N] in r->work; NULL for a kind that draws nothing. */
+static vmoer_status draw_all(vm_router *r, vm_pool *pool, const vm_route *in, float **eps) {
+    *eps = NULL;
+    if (!r->kind->has_covariance || in->n_tokens <= 0) return VMOER_OK;
+    if (in->sign != 1.0f && in->sign != -1.0f)
+        return vm_error(VMOER_ERROR_ARGUMENT, "router: sign of the draw is %g, not 1 or -1", (double)in->sign);
+    *eps = floats(r->work, (size_t)in->n_tokens, (size_t)r->config.n_experts);
+    if (!*eps) return vm_router_out_of_memory(in);
+    call c = {.r = r, .in = in, .token.n = r->config.n_experts, .ddmu = *eps};
+    for_tokens(pool, &c, draw_token, 0, in->n_tokens);
+    return VMOER_OK;
 }
 
 /* ---- forward ---- */
@@ -152,7 +158,7 @@ static bool start_logits(const call *c, int t, const float *mean, const float *r
     int n = c->token.n;
     const float *logits = c->in->logits + (size_t)t * (size_t)n;
     for (int i = 0; i < n; i++) p[i] = logits[i] + mean[i];
-    return vm_router_all_finite(p, n) && (!raw || vm_router_all_finite(raw, c->r->scale_outputs));
+    return all_finite(p, n) && (!raw || all_finite(raw, c->r->scale_outputs));
 }
 
 static void forward_token(const call *c, int t, float *scratch) {
@@ -162,8 +168,8 @@ static void forward_token(const call *c, int t, float *scratch) {
     add_head_bias(c, mean, raw);
     bool finite = start_logits(c, t, mean, raw, p);
     c->kl[t] =
-        (float)c->r->kind->forward(&c->token, mean, raw, c->eps ? c->eps + (size_t)t * c->stride : NULL, p, scratch);
-    finite = finite && vm_router_all_finite(p, n);
+        (float)c->r->kind->forward(&c->token, mean, raw, c->eps ? c->eps + (size_t)t * (size_t)n : NULL, p, scratch);
+    finite = finite && all_finite(p, n);
     c->token.kernels->softmax(p, n);
     if (!finite) p[0] = NAN;
 }
@@ -185,41 +191,28 @@ static vmoer_status pack_weight(vm_pool *pool, vm_arena *memory, const vm_param 
     return VMOER_OK;
 }
 
-/* Of each token: z[H], dmu[N], raw[M], biases included; the draw eps[N]. */
 size_t vm_router_saved_floats(const vm_router *r) {
     if (!r->kind->has_layers) return 0;
-    size_t n = (size_t)r->config.n_experts;
-    return (size_t)r->config.width + n + (size_t)r->scale_outputs + (r->kind->has_covariance ? n : 0);
+    return (size_t)r->config.width + (size_t)r->config.n_experts + (size_t)r->scale_outputs;
 }
 
-/* Where eps starts in a token's saved floats. */
-static size_t saved_eps(const vm_router *r) { return vm_router_saved_floats(r) - (size_t)r->config.n_experts; }
-
+/* saved: z[H], dmu[N], raw[M], biases included. */
 vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, float *p,
                                     float *saved, float *kl) {
     call c;
-    vm_arena_reset(r->work);
     VM_TRY(start_call(r, in, pool, r->work, &c));
     size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
-    c.stride = vm_router_saved_floats(r);
-    c.eps = c.drawn = r->kind->has_covariance ? saved + saved_eps(r) : NULL;
-    if (c.drawn && eps) {
-        for (int t = 0; t < in->n_tokens; t++)
-            memcpy(c.drawn + (size_t)t * c.stride, eps + (size_t)t * n, n * sizeof *eps);
-    } else if (c.drawn) {
-        if (in->sign != 1.0f && in->sign != -1.0f)
-            return vm_error(VMOER_ERROR_ARGUMENT, "router: sign of the draw is %g, not 1 or -1", (double)in->sign);
-        for_tokens(pool, &c, draw_token, 0, in->n_tokens);
-    }
     vm_panel W1 = {0}, Wm = {0}, Wl = {0};
     VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_TRUNK_WEIGHT], &W1));
     VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_MEAN_WEIGHT], &Wm));
     if (r->scale_outputs > 0) VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_SCALE_WEIGHT], &Wl));
+    c.stride = vm_router_saved_floats(r);
     c.h = floats(r->work, (size_t)in->n_tokens, width);
     if (!c.h) return vm_router_out_of_memory(in);
     c.z = saved;
     c.mean = saved + width;
     c.raw = r->scale_outputs > 0 ? saved + width + n : NULL;
+    c.eps = eps;
     c.p = p;
     c.kl = kl;
 
@@ -235,7 +228,10 @@ vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route 
 }
 
 vmoer_status vm_router_forward(vm_router *r, vm_pool *pool, const vm_route *in, float *p, float *saved, float *kl) {
-    return vm_router_forward_with(r, pool, in, NULL, p, saved, kl);
+    float *eps;
+    vm_arena_reset(r->work);
+    VM_TRY(draw_all(r, pool, in, &eps));
+    return vm_router_forward_with(r, pool, in, eps, p, saved, kl);
 }
 
 /* ---- backward ---- */
@@ -248,9 +244,8 @@ static void heads_backward_token(const call *c, int t, float *scratch) {
     float *dl = c->dlogits + at;
     float mean = c->token.kernels->dot(p, dp, n);
     for (int i = 0; i < n; i++) dl[i] = p[i] * (dp[i] - mean);
-    c->r->kind->backward(&c->token, saved + width, saved + width + n, c->eps ? c->eps + (size_t)t * c->stride : NULL,
-                         dl, c->kl_weight, c->ddmu + row * (size_t)n, m > 0 ? c->draw + row * (size_t)m : NULL,
-                         scratch);
+    c->r->kind->backward(&c->token, saved + width, saved + width + n, c->eps ? c->eps + at : NULL, dl, c->kl_weight,
+                         c->ddmu + row * (size_t)n, m > 0 ? c->draw + row * (size_t)m : NULL, scratch);
     c->token.kernels->swiglu(saved, c->r->ones, c->h + row * (size_t)width, width);
 }
 
@@ -334,10 +329,9 @@ static vmoer_status backward_chunk(vm_pool *pool, call *c, backward_panels *pane
     return vm_gemm(pool, &down, 1);
 }
 
-vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in, const float *p, const float *saved,
-                                const float *dp, float kl_weight, float *du, float *dlogits) {
+vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, const float *p,
+                                     const float *saved, const float *dp, float kl_weight, float *du, float *dlogits) {
     call c;
-    vm_arena_reset(r->work);
     VM_TRY(start_call(r, in, pool, r->work, &c));
     int chunk = chunk_tokens(r) < in->n_tokens ? chunk_tokens(r) : in->n_tokens, m = r->scale_outputs;
     size_t rows = (size_t)chunk, width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
@@ -355,7 +349,7 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
     if (!ok || !c.h || !c.dh || !c.ddmu || (m > 0 && !c.draw)) return vm_router_out_of_memory(in);
     c.stride = vm_router_saved_floats(r);
     c.saved = saved;
-    c.eps = r->kind->has_covariance ? saved + saved_eps(r) : NULL;
+    c.eps = eps;
     c.p_in = p;
     c.dp = dp;
     c.kl_weight = kl_weight;
@@ -365,4 +359,12 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
         VM_TRY(backward_chunk(pool, &c, &panels, left < chunk ? left : chunk, du));
     }
     return VMOER_OK;
+}
+
+vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in, const float *p, const float *saved,
+                                const float *dp, float kl_weight, float *du, float *dlogits) {
+    float *eps;
+    vm_arena_reset(r->work);
+    VM_TRY(draw_all(r, pool, in, &eps));
+    return vm_router_backward_with(r, pool, in, eps, p, saved, dp, kl_weight, du, dlogits);
 }

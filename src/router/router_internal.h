@@ -116,13 +116,14 @@ vm_router_layer *vm_router_layer_find(const vm_router *r, int layer);
 /* The layer of a call, its arguments checked. */
 vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_router_layer **layer);
 vmoer_status vm_router_out_of_memory(const vm_route *in);
-bool vm_router_all_finite(const float *x, int n);
 /* VMOER_ERROR_NUMERIC unless the first of every token's `stride` numbers is finite; p may be NULL. */
 vmoer_status vm_router_check_finite(const vm_route *in, const float *p, size_t stride, const char *what);
 
 /* eps[N] of token t of `in`: pure function of (seed, step), the token and the layer, times sign. */
 void vm_router_draw(const vm_route *in, int t, int n, float *eps);
-/* vm_router_forward with given draws eps[T, N]; NULL: its own. */
+/* vm_router_forward and _backward with given draws eps[T, N]. */
 vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, float *p, float *saved, float *kl);
+vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, const float *p, const float *saved,
+                                     const float *dp, float kl_weight, float *du, float *dlogits);
 
 #endif

@@ -22,30 +22,18 @@ static void build_scale(const float *raw, int n, bool full, float *L) {
     for (int i = 0; i < n; i++) L[diagonal(i, full)] = expf(clamp_raw(raw[diagonal(i, full)]));
 }
 
-static double sum_of_squares(const float *x, int n) {
-    double sum[4] = {0}; /* so that additions do not wait for each other */
-    int i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (int j = 0; j < 4; j++) sum[j] += (double)x[i + j] * x[i + j];
-    for (; i < n; i++) sum[0] += (double)x[i] * x[i];
-    return sum[0] + sum[1] + (sum[2] + sum[3]);
-}
-
 /* Summed as non-negative terms, one a logit: dmu_i^2/s0^2, L_ij^2/s0^2 below the diagonal, and x - 1 - ln x with x =
- * L_ii^2/s0^2; 8 of these share a logarithm, that of the product of their x, each in [1e-21, 1e17]. */
+ * L_ii^2/s0^2. */
 double vm_gaussian_kl(const float *dmu, const float *L, int n, bool full, double s0) {
-    double sum = 0, precision = 1.0 / (s0 * s0), above = 0, product = 1;
+    double sum = 0;
     for (int i = 0; i < n; i++) {
         const float *row = full ? L + triangle(i) : L + i;
         int below = full ? i : 0;
-        sum += ((double)dmu[i] * dmu[i] + sum_of_squares(row, below)) * precision;
+        double squares = (double)dmu[i] * dmu[i];
+        for (int j = 0; j < below; j++) squares += (double)row[j] * row[j];
         double ratio = row[below] / s0;
-        above += ratio * ratio - 1.0;
-        product *= ratio * ratio;
-        if (i % 8 == 7 || i == n - 1) {
-            sum += fmax(0.0, above - log(product)); /* rounding may take it below 0 near x = 1 */
-            above = 0, product = 1;
-        }
+        double x = ratio * ratio;
+        sum += squares / (s0 * s0) + fmax(0.0, x - 1.0 - log(x)); /* rounding may take it below 0 near x = 1 */
     }
     return 0.5 * sum;
 }

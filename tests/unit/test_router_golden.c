@@ -79,7 +79,8 @@ static void check_training(const vm_safetensors *st, const char *prefix, const c
     float p[TOKENS * 24], kl[TOKENS], du[TOKENS * DIM] = {0}, dlogits[TOKENS * 24];
     float *saved = calloc(TOKENS * vm_router_saved_floats(r), sizeof *saved);
     assert_int_equal(vm_router_forward_with(r, NULL, route, eps, p, saved, kl), VMOER_OK);
-    assert_int_equal(vm_router_backward(r, NULL, route, p, saved, weights, BETA / TOKENS, du, dlogits), VMOER_OK);
+    assert_int_equal(vm_router_backward_with(r, NULL, route, eps, p, saved, weights, BETA / TOKENS, du, dlogits),
+                     VMOER_OK);
     char name[64];
     assert_all_close(p, values(st, prefix, "p", (size_t)(TOKENS * n)), (size_t)(TOKENS * n), 2e-6, "p");
     snprintf(name, sizeof name, "%s%s.", prefix, prior);
