@@ -40,32 +40,74 @@ static double best(void (*fn)(void *), void *context) {
 
 typedef struct shape {
     const char *what;
-    int jobs, m, n, k; /* jobs > 1: m varies around its value from job to job */
-    bool transposed;   /* A is stored [k, m] */
+    int tasks, m, n, k; /* tasks > 0: experts, see run_block */
+    bool transposed;    /* A is stored [k, m] */
 } shape;
 
-static const shape shapes[] = {{"qkv", 1, 1000, 960, 576, false},         {"attention_out", 1, 1000, 576, 576, false},
-                               {"gate_up", 1, 1000, 3072, 576, false},    {"down", 1, 1000, 576, 1536, false},
-                               {"down_300", 1, 300, 576, 1536, false},    {"qkv_600", 1, 600, 960, 576, false},
-                               {"head", 1, 64, 49152, 576, false},        {"weight_gradient", 1, 3072, 576, 1000, true},
-                               {"gradient_300", 1, 576, 576, 300, true},  {"experts_up", 24, 150, 96, 576, false},
-                               {"experts_down", 24, 150, 576, 48, false}, {"lora_down", 1, 1000, 16, 576, false},
-                               {"lora_up", 1, 1000, 576, 16, false},      {"router", 1, 1000, 24, 576, false},
-                               {"row", 1, 1, 3072, 576, false},           {"square", 1, 2048, 2048, 2048, false}};
-enum { MAX_JOBS = 24 };
+/* The projections of SmolLM2-135M and of the MoE made of it, 1000 tokens: forward, dx (gradient of the input), dw (of
+ * the weight). Then other sizes and kinds. */
+static const shape shapes[] = {{"qkv", 0, 1000, 960, 576, false},
+                               {"qkv_dx", 0, 1000, 576, 960, false},
+                               {"qkv_dw", 0, 960, 576, 1000, true},
+                               {"attention_out", 0, 1000, 576, 576, false}, /* dx has the same shape */
+                               {"attention_out_dw", 0, 576, 576, 1000, true},
+                               {"gate_up", 0, 1000, 3072, 576, false},
+                               {"gate_up_dx", 0, 1000, 576, 3072, false},
+                               {"gate_up_dw", 0, 3072, 576, 1000, true},
+                               {"down", 0, 1000, 576, 1536, false},
+                               {"down_dx", 0, 1000, 1536, 576, false},
+                               {"down_dw", 0, 576, 1536, 1000, true},
+                               {"experts_up", 125, 128, 96, 576, false},
+                               {"experts_up_dx", 125, 128, 576, 96, false},
+                               {"experts_down", 125, 128, 576, 48, false},
+                               {"experts_down_dx", 125, 128, 48, 576, false},
+                               {"head", 0, 64, 49152, 576, false},
+                               {"head_dx", 0, 64, 576, 49152, false},
+                               {"qkv_600", 0, 600, 960, 576, false},
+                               {"down_300", 0, 300, 576, 1536, false},
+                               {"gradient_300", 0, 576, 576, 300, true},
+                               {"lora_down", 0, 1000, 16, 576, false},
+                               {"lora_up", 0, 1000, 576, 16, false},
+                               {"router", 0, 1000, 24, 576, false},
+                               {"row", 0, 1, 3072, 576, false},
+                               {"square", 0, 2048, 2048, 2048, false}};
+enum { TOKENS = 1000, EXPERT_ROWS = 128, MAX_WORKERS = 64 };
 
 typedef struct product {
     vm_pool *pool;
-    vm_gemm_job jobs[MAX_JOBS];
-    int n_jobs;
+    vm_gemm_job job;
     vm_panel *panel;
     const float *b;
     bool failed;
+    /* Experts: */
+    int tasks;            /* of EXPERT_ROWS rows each */
+    vm_rows input;        /* of all tokens */
+    const int32_t *index; /* [tasks * EXPERT_ROWS] tokens, random */
+    vm_rows rows[MAX_WORKERS];
+    float *out[MAX_WORKERS]; /* [EXPERT_ROWS, n] */
 } product;
 
 static void run_product(void *context) {
     product *p = context;
-    if (vm_gemm(p->pool, p->jobs, p->n_jobs) != VMOER_OK) p->failed = true;
+    if (vm_gemm(p->pool, &p->job, 1) != VMOER_OK) p->failed = true;
+}
+
+/* As the model runs them: a block of an expert's tokens is gathered from the rounded input and multiplied, in one
+ * thread's cache. */
+static void run_block(void *context, int task, int worker) {
+    product *p = context;
+    vm_rows_gather(&p->rows[worker], 0, EXPERT_ROWS, &p->input, p->index + task * EXPERT_ROWS);
+    vm_multiply(&(vm_product){.a = &p->rows[worker],
+                              .m = EXPERT_ROWS,
+                              .b = p->panel,
+                              .columns = p->panel->n,
+                              .c = p->out[worker],
+                              .ldc = (size_t)p->panel->n});
+}
+
+static void run_experts(void *context) {
+    product *p = context;
+    vm_pool_run(p->pool, p->tasks, run_block, p);
 }
 
 static void run_pack_weights(void *context) { /* from [n, k] */
@@ -78,69 +120,87 @@ static void run_pack_activations(void *context) { /* from [k, n] */
     vm_panel_pack(p->pool, p->panel, p->panel->type, p->panel->k, p->panel->n, p->b, (size_t)p->panel->n, 1, NULL);
 }
 
-static float *values(size_t n) {
-    float *x = vm_malloc(n, sizeof *x);
+static float *random_values(vm_arena *arena, size_t n, bool *ok) {
+    float *x = vm_arena_floats(arena, 1, n, ok);
     vm_rng rng = vm_rng_start(1, VM_RNG_INIT, 0);
     for (size_t i = 0; x && i < n; i++) x[i] = (float)vm_rng_uniform(&rng) - 0.5f;
     return x;
 }
 
+/* Everything from the arena, as the shape wants it. */
+static bool make_product(vm_arena *arena, vm_compute type, const shape *s, int threads, product *p) {
+    size_t m = (size_t)(s->tasks ? TOKENS : s->m), k = (size_t)s->k, n = (size_t)s->n;
+    bool ok = true;
+    float *a = random_values(arena, m * k, &ok), *b = random_values(arena, k * n, &ok);
+    float *c = vm_arena_floats(arena, m, n, &ok);
+    vm_panel *panel = vm_arena_alloc(arena, 1, sizeof *panel);
+    if (!ok || !panel) return false;
+    *panel = (vm_panel){
+        .type = type, .k = s->k, .n = s->n, .data = vm_arena_alloc(arena, vm_panel_bytes(type, s->k, s->n), 1)};
+    if (!panel->data) return false;
+    *p = (product){.panel = panel, .b = b, .tasks = s->tasks};
+    run_pack_weights(p);
+    p->job = (vm_gemm_job){.m = s->m,
+                           .a = a,
+                           .a_m_stride = s->transposed ? 1 : k,
+                           .a_k_stride = s->transposed ? m : 1,
+                           .b = panel,
+                           .c = c,
+                           .ldc = n};
+    if (!s->tasks) return true;
+    void *words = vm_arena_alloc(arena, vm_rows_bytes(type, TOKENS, s->k), 1);
+    int32_t *index = vm_arena_alloc(arena, (size_t)s->tasks * EXPERT_ROWS, sizeof *index);
+    for (int w = 0; ok && w < threads; w++) {
+        void *memory = vm_arena_alloc(arena, vm_rows_bytes(type, EXPERT_ROWS, s->k), 1);
+        p->rows[w] = vm_rows_at(type, s->k, memory);
+        p->out[w] = vm_arena_floats(arena, EXPERT_ROWS, n, &ok);
+        ok = ok && memory;
+    }
+    if (!ok || !words || !index) return false;
+    p->input = vm_rows_at(type, s->k, words);
+    vm_rows_set(&p->input, 0, TOKENS, s->k, a, k);
+    vm_rng rng = vm_rng_start(1, VM_RNG_SHUFFLE, 0);
+    for (int i = 0; i < s->tasks * EXPERT_ROWS; i++) index[i] = (int32_t)vm_rng_below(&rng, TOKENS);
+    p->index = index;
+    return true;
+}
+
 static bool bench_shape(const vm_kernels *table, vm_compute type, const shape *s, double peaks[2]) {
     static const char *const type_names[] = {"f32", "bf16"};
-    product p = {.n_jobs = s->jobs};
-    int rows = 0, m[MAX_JOBS];
-    for (int j = 0; j < s->jobs; j++) rows += m[j] = s->jobs == 1 ? s->m : s->m / 8 + s->m * ((7 * j) % 24) / 12;
-    float *a = values((size_t)rows * (size_t)s->k), *b = values((size_t)s->k * (size_t)s->n);
-    float *c = values((size_t)rows * (size_t)s->n);
-    vm_panel panel = {.type = type, .k = s->k, .n = s->n, .data = vm_malloc(vm_panel_bytes(type, s->k, s->n), 1)};
-    bool done = a && b && c && panel.data;
+    vm_arena *arena = vm_arena_create();
+    int threads = vm_pool_threads(pools[1]), rows = s->tasks ? s->tasks * EXPERT_ROWS : s->m;
+    product p;
+    bool done = arena && threads <= MAX_WORKERS && make_product(arena, type, s, threads, &p);
     if (done) {
-        p.panel = &panel;
-        p.b = b;
-        run_pack_weights(&p);
-        for (int j = 0, row = 0; j < s->jobs; row += m[j++])
-            p.jobs[j] = (vm_gemm_job){.m = m[j],
-                                      .a = s->transposed ? a : a + (size_t)row * (size_t)s->k,
-                                      .a_m_stride = s->transposed ? 1 : (size_t)s->k,
-                                      .a_k_stride = s->transposed ? (size_t)s->m : 1,
-                                      .b = &panel,
-                                      .c = c + (size_t)row * (size_t)s->n,
-                                      .ldc = (size_t)s->n};
         double rates[2];
         for (int t = 0; t < 2; t++) {
             p.pool = pools[t];
             clock_used = t == 0 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
-            double flops = 2.0 * rows * s->n * s->k;
-            rates[t] = flops / best(run_product, &p) / 1e9;
+            rates[t] = 2.0 * rows * s->n * s->k / best(s->tasks ? run_experts : run_product, &p) / 1e9;
         }
         done = !p.failed;
-        printf("%s,%s,%s,%d,%d,%d,%d,%.1f,%.2f,%.1f,%.2f,%.2f\n", table->name, type_names[type], s->what, s->jobs, rows,
-               s->n, s->k, rates[0], peaks[0] > 0 ? rates[0] / peaks[0] : 0, rates[1],
-               peaks[1] > 0 ? rates[1] / peaks[1] : 0, rates[1] / rates[0]);
+        printf("%s,%s,%s,%d,%d,%d,%.1f,%.3f,%.1f,%.3f,%.2f\n", table->name, type_names[type], s->what, rows, s->n, s->k,
+               rates[0], peaks[0] > 0 ? rates[0] / peaks[0] : 0, rates[1], peaks[1] > 0 ? rates[1] / peaks[1] : 0,
+               rates[1] / rates[0]);
         fflush(stdout);
     }
-    vm_free(a);
-    vm_free(b);
-    vm_free(c);
-    vm_free(panel.data);
+    vm_arena_free(arena);
     return done;
 }
 
 static bool bench_packing(vm_compute type) {
     enum { N = 960, K = 576 };
-    product p = {.pool = pools[0]};
-    float *b = values((size_t)N * K);
-    vm_panel panel = {.type = type, .k = K, .n = N, .data = vm_malloc(vm_panel_bytes(type, K, N), 1)};
-    bool done = b && panel.data;
+    vm_arena *arena = vm_arena_create();
+    product p;
+    bool done = arena && make_product(arena, type, &(shape){"packing", 0, 1, N, K, false}, 1, &p);
     if (done) {
-        p.b = b;
-        p.panel = &panel;
+        p.pool = pools[0];
+        clock_used = CLOCK_THREAD_CPUTIME_ID;
         double read = (double)N * K * sizeof(float) / 1e9;
         printf("# packing B, one thread, GB/s of f32 read: weights %.1f, activations %.1f\n",
                read / best(run_pack_weights, &p), read / best(run_pack_activations, &p));
     }
-    vm_free(b);
-    vm_free(panel.data);
+    vm_arena_free(arena);
     return done;
 }
 
@@ -183,20 +243,20 @@ static bool bench_rows(const vm_kernels *table) {
                 {"softmax", run_softmax},
                 {"swiglu", run_swiglu},
                 {"swiglu_backward", run_swiglu_backward}};
-    row_run r = {
-        table, values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW), values(ROWS * ROW)};
-    bool done = r.x && r.y && r.z && r.d && r.e;
+    vm_arena *arena = vm_arena_create();
+    bool done = arena != NULL;
+    row_run r = {.k = table};
+    float **arrays[] = {&r.x, &r.y, &r.z, &r.d, &r.e};
+    for (size_t i = 0; done && i < sizeof arrays / sizeof *arrays; i++)
+        *arrays[i] = random_values(arena, ROWS * ROW, &done);
     if (done) {
+        clock_used = CLOCK_THREAD_CPUTIME_ID;
         printf("# %s rows of %d, elements/ns, one thread:", table->name, ROW);
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
             printf(" %s %.2f", rows[i].name, ROWS * ROW / best(rows[i].fn, &r) / 1e9);
         printf("\n");
     }
-    vm_free(r.x);
-    vm_free(r.y);
-    vm_free(r.z);
-    vm_free(r.d);
-    vm_free(r.e);
+    vm_arena_free(arena);
     return done;
 }
 
@@ -220,7 +280,7 @@ int main(int argc, char **argv) {
     if (vm_pool_create(1, &pools[0]) != VMOER_OK || vm_pool_create(0, &pools[1]) != VMOER_OK) return 1;
     const vm_kernels *tables[8];
     int n_tables = vm_kernels_all(tables, 8);
-    printf("isa,type,shape,jobs,m,n,k,gflops_1,of_peak_1,gflops_%d,of_peak_%d,speedup\n", vm_pool_threads(pools[1]),
+    printf("isa,type,shape,m,n,k,gflops_1,of_peak_1,gflops_%d,of_peak_%d,speedup\n", vm_pool_threads(pools[1]),
            vm_pool_threads(pools[1]));
     bool done = true;
     for (int t = 0; t < n_tables; t++) {
