@@ -23,8 +23,9 @@ mutant antithetic-draw-repeated src/train/objective.c '.sign = draw ? -1.0f : 1.
 mutant ece-bin-edge src/eval/metrics.c 'confidence > (double)(b + 1) / VM_ECE_BINS) b++' 'confidence >= (double)(b + 1) / VM_ECE_BINS) b++'
 mutant auroc-ties-lost src/eval/ood.c 'above_id - id[i] * .5' 'above_id - id[i] * 1.'
 mutant adamw-bias-correction src/train/optimizer.c '(float)(rate / s->correction1)' '(float)rate'
-mutant distillation-gradient-sign src/model/head.c '(zs[v] - t[v])' '(t[v] - zs[v])'
-mutant teacher-logits-undivided src/model/head.c 'zt[v] /= j->teacher_scale' 'zt[v] /= j->scale'
+mutant distillation-gradient-sign src/model/head.c 'z[v] -= zt[v]' 'z[v] = zt[v] - z[v]'
+mutant teacher-logits-undivided src/model/head.c 'float scale = s->m->config.logit_scale;' 'float scale = j->p->m->config.logit_scale;'
+mutant head-piece-of-another-sum src/model/head.c 'softmax(z, columns) - lse)' 'softmax(z, columns) - 0 * lse)'
 mutant distillation-mean-over-questions src/train/objective.c '1.0 / ((double)all * o->draws), arena' '1.0 / ((double)n * o->draws), arena'
 mutant state-of-another-question src/model/states.c 'if (e->hash != hash || e->n != n || memcmp(e->ids, ids, (size_t)n * sizeof *ids) != 0) return false;' \
     'if (e->n != n) return false;'

@@ -73,12 +73,13 @@ void vm_rows_set_tail(const vm_rows *r, int first, int m, int column, const floa
 /* Row first + i begins with row index[i] of `from`, i in [0, m). */
 void vm_rows_gather(const vm_rows *r, int first, int m, const vm_rows *from, const int32_t *index);
 
-/* C[m, columns] = (accumulate ? C : 0) + scale (A B), A the rows [first, first + m), B the columns [column, column + columns) of a panel with A's k
- * and type. An element has the bits vm_gemm gives it. */
+/* C[m, columns] = (accumulate ? C : 0) + scale (A B), A the rows [first, first + m), B the columns [column, column + columns) and the rows
+ * [k_first, k_first + k) of a panel of A's type. An element has the bits vm_gemm gives it. */
 typedef struct vm_product {
     const vm_rows *a;
     int first, m;
     const vm_panel *b;
+    int k_first, k;         /* k_first: a multiple of 32; k 0: all rows of B */
     int column, columns;    /* column: a multiple of 16 */
     float *c;               /* element (0, 0) of the product */
     size_t ldc;

@@ -55,14 +55,15 @@ void vm_multiply(const vm_product *p) {
     const vm_gemm_kernels *kernels = vm_kernels_get()->gemm;
     vm_compute type = p->b->type;
     size_t panel_words = vm_gemm_depth(type, p->b->k) * PANEL;
+    size_t skipped = vm_gemm_depth(type, p->k_first) * PANEL;
     for (int done = 0; done < p->m; done += VM_GEMM_BLOCK_ROWS) {
         size_t skip = p->c_index ? 0 : (size_t)done * p->ldc;
         vm_gemm_block block = {.m = p->m - done < VM_GEMM_BLOCK_ROWS ? p->m - done : VM_GEMM_BLOCK_ROWS,
                                .n = p->columns,
-                               .words = (int)vm_gemm_depth(type, p->b->k),
+                               .words = (int)vm_gemm_depth(type, p->k ? p->k : p->b->k),
                                .a = p->a->words + (size_t)(p->first + done) * p->a->stride,
                                .a_stride = p->a->stride,
-                               .b = (const uint32_t *)p->b->data + (size_t)(p->column / PANEL) * panel_words,
+                               .b = (const uint32_t *)p->b->data + (size_t)(p->column / PANEL) * panel_words + skipped,
                                .panel_words = panel_words,
                                .c = p->c + skip,
                                .ldc = p->ldc,

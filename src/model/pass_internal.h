@@ -34,7 +34,7 @@ struct vm_pass {
     double kl, divergence;
     float *inv_final; /* [n_rows] */
     float *normed;    /* [n_rows, D] */
-    float *slope;     /* [n_rows, D], training: gradient by `normed` of the log-probability at rows of one target, or NULL */
+    float *lse;       /* [n_rows] log sum exp of the logits */
     float *gate_entropy, *trace, *trace_projected, *spread, *margin;
     int32_t *chosen;
 };
