@@ -5,8 +5,8 @@
 
 Needs pip packages, for the peer alone: tools/requirements.txt. --shape: a model of tools/random_model, for the router's share of prefill.
 
-What the peer does is the usual way, made as fast as it goes without leaving it: frozen weights in bf16, activations too, trained
-tensors f32 (autocast), fused attention, the experts by whichever of transformers' ways is faster here; a question is four rows (prefix and
+What the peer does is the usual way, made as fast as it goes without leaving it: products in bf16 (autocast), trained tensors f32, fused attention; whether
+frozen weights are f32 or bf16 and which of transformers' ways runs the experts is tried first, and the fastest races; a question is four rows (prefix and
 choice) padded to the longest of the batch; logits only where a choice's tokens are predicted; AdamW. The router's training is tools/oracle/vglr.py in
 the model's own layers: what lies below the lowest of them asks for no gradient, so autograd neither keeps nor computes anything there.
 Steps are steady ones: of neither side the first is timed. A ratio is ours over the peer's, above 1 where ours is faster.
@@ -14,6 +14,7 @@ Steps are steady ones: of neither side the first is timed. A ratio is ours over 
 import argparse
 import csv
 import datetime
+import itertools
 import json
 import os
 import pathlib
@@ -88,6 +89,10 @@ def pad(batch):
     return ids, mask, weight, torch.tensor([right for _, _, right in batch])
 
 
+def bf16():
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
 def scores(model, ids, mask, weight, n):
     """[n, choices]: mean log-probability of each choice's tokens."""
     body = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -99,10 +104,12 @@ def scores(model, ids, mask, weight, n):
     return torch.zeros(len(ids)).index_add(0, row, token).view(n, -1)
 
 
-def load(path, experts):
+def load(path, how):
+    """how: (are frozen weights f32 or bf16, which way are experts run)."""
+    weights, experts = how
     model = gguf_to_hf.load(path)
     for p in model.parameters():  # not the rotary frequencies, which a model loaded in bf16 keeps in f32 too
-        p.data = p.data.to(torch.bfloat16)
+        p.data = p.data.to(weights)
     model.set_attn_implementation("sdpa")
     if hasattr(model.config, "num_local_experts"):
         model.set_experts_implementation(experts)
@@ -130,8 +137,8 @@ class VariationalRouter(torch.nn.Module):
 
 
 class Peer:
-    def __init__(self, path, experts):
-        self.model = load(path, experts)
+    def __init__(self, path, how):
+        self.model = load(path, how)
         self.trained, self.routers, self.first, self.scores = [], [], True, None
 
     def lora(self, modules):
@@ -156,7 +163,7 @@ class Peer:
 
     def step(self, batch):
         ids, mask, weight, right = pad(batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with bf16():
             loss = torch.nn.functional.cross_entropy(scores(self.model, ids, mask, weight, len(batch)), right)
         if self.routers:
             real = mask.reshape(-1).bool()
@@ -185,7 +192,8 @@ class Peer:
     def evaluate(self, items):
         def run(batch):
             ids, mask, weight, _ = pad(batch)
-            return scores(self.model, ids, mask, weight, len(batch))
+            with bf16():
+                return scores(self.model, ids, mask, weight, len(batch))
         batches = [items[i:i + BATCH] for i in range(0, len(items), BATCH)]
         self.warm(lambda: run(batches[0]))
         start = time.perf_counter()
@@ -195,9 +203,13 @@ class Peer:
     @torch.inference_mode()
     def prefill(self, n):
         ids = torch.randint(0, self.model.config.vocab_size, (1, n), generator=torch.Generator().manual_seed(0))
-        self.warm(lambda: self.model(input_ids=ids, logits_to_keep=1))
+
+        def run():
+            with bf16():
+                return self.model(input_ids=ids, logits_to_keep=1).logits
+        self.warm(run)
         start = time.perf_counter()
-        self.model(input_ids=ids, logits_to_keep=1)
+        run()
         return n / (time.perf_counter() - start)
 
 
@@ -208,7 +220,7 @@ class Race:
         self.ours = Ours(a)
         self.items, self.scores = self.ours.chosen(questions.from_gguf(a.dense))
         self.ours.bench(a.moe, "prefill")  # who we are, for the rows
-        self.experts = None
+        self.how = {}
 
     def only(self, name):
         return not self.a.only or name in self.a.only.split(",")
@@ -233,17 +245,23 @@ class Race:
             best = [max(b, side()) for b, side in zip(best, sides)]
         return best
 
-    def fastest_experts(self):
-        """The faster of transformers' ways to run experts here. (Its third, batched_mm, copies the weights for every token.)"""
-        if not self.experts:
-            peers = {way: Peer(self.a.moe, way) for way in ("eager", "grouped_mm")}
-            rates = dict(zip(peers, self.run(*(lambda p=p: p.prefill(self.a.length) for p in peers.values()))))
-            self.experts = max(rates, key=rates.get)
-            print("peer: experts, tokens/s of prefill: " + ", ".join(f"{k} {v:.0f}" for k, v in rates.items()), file=sys.stderr)
-        return self.experts
+    def fastest(self, path, modules=None):
+        """How the peer is fastest, by a step of LoRA on the modules, or an evaluation, with a few questions. (transformers' third way to run
+        experts, batched_mm, copies their weights for every token.)"""
+        if (path, bool(modules)) not in self.how:
+            rates = {}
+            for how in itertools.product((torch.bfloat16, torch.float32), ("grouped_mm", "eager") if path == self.a.moe else (None,)):
+                peer = Peer(path, how)
+                if modules:
+                    peer.lora(modules)
+                rates[how] = max((peer.epoch if modules else peer.evaluate)(self.items[:BATCH // 4]) for _ in range(2))
+            self.how[path, bool(modules)] = max(rates, key=rates.get)
+            print(f"peer, {'training' if modules else 'inference'}, questions/s: " +
+                  ", ".join(f"{experts or 'dense'} of {str(w)[6:]} {r:.2f}" for (w, experts), r in rates.items()), file=sys.stderr)
+        return self.how[path, bool(modules)]
 
-    def finetune(self, name, model, targets, modules, experts):
-        peer = Peer(model, experts).lora(modules)
+    def finetune(self, name, model, targets, modules):
+        peer = Peer(model, self.fastest(model, modules)).lora(modules)
         o, p = self.run(lambda: self.ours.rate(model, "finetune", "finetune r 8", None, "--targets", targets),
                         lambda: peer.epoch(self.items))
         self.row(name, o, p, "questions/s", 3)
@@ -251,7 +269,7 @@ class Race:
     def calibrate(self):
         first = self.ours.bench(self.a.moe, "calibrate")
         layers = self.ours.about["router"]["layers"]
-        peer = Peer(self.a.moe, self.fastest_experts()).router(layers)
+        peer = Peer(self.a.moe, self.fastest(self.a.moe, ATTENTION)).router(layers)
         rows = [first]
 
         def ours():
@@ -262,7 +280,7 @@ class Race:
         self.row("router ELBO, moe, first epoch", max(r["calibrate"]["rate"] for r in rows[1:]), p, "questions/s", 5)
 
     def evaluate(self):
-        peer = Peer(self.a.moe, self.fastest_experts())
+        peer = Peer(self.a.moe, self.fastest(self.a.moe))
         by_length = sorted(self.items, key=lambda q: len(q[0]) + max(map(len, q[1])))
         four = []
 
@@ -281,7 +299,7 @@ class Race:
         self.row("cloze evaluation, moe, over our four prompts", o, max(four), "questions/s", 2)
 
     def prefill(self):
-        peer = Peer(self.a.moe, self.fastest_experts())
+        peer = Peer(self.a.moe, self.fastest(self.a.moe))
         o, p = self.run(lambda: self.ours.rate(self.a.moe, "prefill", f"pp{self.a.length}"), lambda: peer.prefill(self.a.length))
         self.row(f"prefill {self.a.length} tokens, moe", o, p, "tokens/s")
 
@@ -336,8 +354,8 @@ def main():
     race = Race(a)
     measures = {
         "finetune-dense": lambda: race.finetune("MAP LoRA r 8, dense, attention and FFN", a.dense, "attention,experts",
-                                                ATTENTION + ["gate_proj", "up_proj", "down_proj"], None),
-        "finetune-moe": lambda: race.finetune("MAP LoRA r 8, moe, attention", a.moe, "attention", ATTENTION, race.fastest_experts()),
+                                                ATTENTION + ["gate_proj", "up_proj", "down_proj"]),
+        "finetune-moe": lambda: race.finetune("MAP LoRA r 8, moe, attention", a.moe, "attention", ATTENTION),
         "calibrate": race.calibrate, "eval": race.evaluate, "prefill": race.prefill, "threads": race.threads, "router": race.router,
         "gemm": race.gemm}
     for name, run in measures.items():
