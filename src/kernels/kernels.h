@@ -70,6 +70,8 @@ vm_rows vm_rows_at(vm_compute type, int k, void *memory); /* nothing in them yet
 void vm_rows_set(const vm_rows *r, int first, int m, int columns, const float *x, size_t ldx);
 /* The columns from `column` (even) on, all that are left. */
 void vm_rows_set_tail(const vm_rows *r, int first, int m, int column, const float *x, size_t ldx);
+/* All columns of rows [first, first + m) from x[k, m], row stride ldx: the transpose. */
+void vm_rows_set_across(const vm_rows *r, int first, int m, const float *x, size_t ldx);
 /* Row first + i begins with row index[i] of `from`, i in [0, m). */
 void vm_rows_gather(const vm_rows *r, int first, int m, const vm_rows *from, const int32_t *index);
 
@@ -79,7 +81,7 @@ typedef struct vm_product {
     const vm_rows *a;
     int first, m;
     const vm_panel *b;
-    int k_first, k;         /* k_first: a multiple of 32; k 0: all rows of B */
+    int k_first, k;         /* k_first: BF16: a multiple of 32; k 0: all rows of B */
     int column, columns;    /* column: a multiple of 16 */
     float *c;               /* element (0, 0) of the product */
     size_t ldc;
@@ -125,6 +127,8 @@ typedef struct vm_kernels {
     void (*rmsnorm_backward)(const float *x, const float *w, float inv_rms, const float *dy, float *dx, float *dw, int n);
     /* In place x_i = exp(x_i - max) / sum; returns log sum exp of the input. n >= 1. -inf entries give 0. */
     float (*softmax)(float *x, int n);
+    /* In place dp_i = scale p_i (dp_i - sum_j p_j dp_j): gradient of x from that of p = softmax(scale x). */
+    void (*softmax_backward)(const float *p, float scale, float *dp, int n);
     /* log sum exp without writing; n >= 1. */
     float (*logsumexp)(const float *x, int n);
     /* out_i = silu(gate_i) * up_i, silu(z) = z / (1 + exp(-z)). out may be gate or up. */

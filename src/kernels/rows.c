@@ -40,6 +40,22 @@ void vm_rows_set_tail(const vm_rows *r, int first, int m, int column, const floa
     }
 }
 
+void vm_rows_set_across(const vm_rows *r, int first, int m, const float *x, size_t ldx) {
+    const vm_gemm_kernels *kernels = vm_kernels_get()->gemm;
+    int depth = r->type == VM_COMPUTE_BF16 ? 2 * PANEL : PANEL;
+    vm_pack_block block = {.type = r->type, .dst_stride = r->stride};
+    for (int l = 0; l < r->k; l += depth) {
+        block.lines = r->k - l < depth ? r->k - l : depth;
+        for (int j = 0; j < block.lines; j++) block.line[j] = x + (size_t)(l + j) * ldx;
+        for (int i = 0; i < m; i += PANEL) {
+            block.offset = (size_t)i;
+            block.valid = block.rows = m - i < PANEL ? m - i : PANEL;
+            block.dst = r->words + (size_t)(first + i) * r->stride + (size_t)(l / depth * PANEL);
+            kernels->pack(&block);
+        }
+    }
+}
+
 void vm_rows_gather(const vm_rows *r, int first, int m, const vm_rows *from, const int32_t *index) {
     size_t words = (vm_gemm_depth(from->type, from->k) + PANEL - 1) / PANEL * PANEL;
     for (int i = 0; i < m; i++) {

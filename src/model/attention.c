@@ -1,5 +1,12 @@
-/* attention.c: see attention.h. A task is one root with its children and one key-value head, so no two tasks write the
- * same gradient. */
+/* attention.c: see attention.h. A task is one family (a root and its children) and one key-value head, so no two tasks
+ * write the same gradient.
+ *
+ * A task takes the family's tokens in blocks. A row is a query head of a token; the rows of a token are neighbours, so
+ * those of a segment are too, and all its heads share a product. A block's products are taken a piece at a time: the
+ * root's keys meet every row, in one product for all children, and a child's own keys meet the child's rows. A row of
+ * probabilities is [the root's keys, the own keys], zero where it may not look.
+ * Where the blocks are cut depends on the family alone, and no output depends on it but the keys' gradients, which are
+ * summed block by block. */
 #include "model/attention.h"
 
 #include "base/status.h"
@@ -7,137 +14,321 @@
 
 #include <string.h>
 
+enum { BLOCK_ROWS = 48 }; /* their probabilities and gradients stay in a second-level cache for some hundred keys */
+
+/* What a thread works in; sizes are those of the largest family. */
+typedef struct memory {
+    vm_panel *k_columns, *v_columns; /* [segments] each k = head_dim, n = its keys; V only backward */
+    vm_panel k_rows, v_rows;         /* k = the family's keys, n = head_dim; K only backward, V only forward */
+    vm_panel q_rows, dout_rows;      /* k = rows of a block, n = head_dim; backward */
+    float *columns[2];               /* what k_columns and v_columns are packed in */
+    float *p, *dp;                   /* [rows, ldp] probabilities of a block, and their gradients; dp only backward */
+    void *left;                      /* the left-hand rows of one product */
+} memory;
+
 typedef struct attention_job {
     const vm_attention *a;
     const int32_t *roots; /* [n_roots + 1] index of each root segment; the end */
     const float *qkv, *dout;
     float *out, *dqkv;
-    float *scratch; /* [threads, 2 max_keys] */
-    size_t max_keys;
+    int group;           /* query heads a key-value head */
+    int block_tokens;    /* most of a block */
+    size_t ld, ldo, ldp; /* floats of a row of qkv, of out, of probabilities */
+    int32_t *q_row,
+        *o_row;     /* [rows of a block] where a row lies in qkv and in out, in head_dims from the block's first */
+    float *scale;   /* [rows of a block] a->scale each */
+    memory *memory; /* [threads] */
 } attention_job;
 
-static vmoer_status prepare(const vm_attention *a, vm_pool *pool, vm_arena *scratch, attention_job *job, int *n_roots) {
-    int32_t *roots = vm_arena_alloc(scratch, (size_t)a->n_segments + 1, sizeof *roots);
-    if (!roots) return vm_error(VMOER_ERROR_MEMORY, "no memory for attention");
-    *n_roots = 0;
-    for (int s = 0; s < a->n_segments; s++) {
-        const vm_segment *segment = &a->segments[s];
-        size_t keys = (size_t)segment->length;
-        if (segment->parent < 0)
-            roots[(*n_roots)++] = s;
-        else
-            keys += (size_t)a->segments[segment->parent].length;
-        if (keys > job->max_keys) job->max_keys = keys;
-    }
-    roots[*n_roots] = a->n_segments;
-    job->a = a;
-    job->roots = roots;
-    job->scratch = vm_arena_alloc(scratch, (size_t)vm_pool_threads(pool) * 2 * job->max_keys + 1, sizeof *job->scratch);
-    return job->scratch ? VMOER_OK
-                        : vm_error(VMOER_ERROR_MEMORY, "no memory for attention over %zu keys", job->max_keys);
+typedef struct family {
+    const attention_job *job;
+    memory *m;
+    const vm_segment *segments; /* the root first */
+    int n_segments;
+    int begin, end; /* tokens */
+    size_t q, k, v; /* where the head's first query, its key and its value lie in a row of qkv; q in one of out too */
+} family;
+
+typedef struct block {
+    int begin, end; /* tokens */
+    int rows;
+} block;
+
+/* The rows of a block that meet the keys of a segment. */
+typedef struct piece {
+    int row, rows;
+    int keys;      /* the segment's first ones, up to the end of the block */
+    size_t column; /* of its first key in a row of probabilities */
+} piece;
+
+static int at_most(int value, int limit) { return value < limit ? value : limit; }
+static int at_least(int value, int limit) { return value > limit ? value : limit; }
+static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+static int segment_end(const vm_segment *s) { return s->start + s->length; }
+
+/* False: no row of the block meets a key of segment s. */
+static bool piece_of(const family *f, const block *b, int s, piece *out) {
+    const vm_segment *own = &f->segments[s];
+    int end = at_most(segment_end(own), b->end);
+    int first = s == 0 ? b->begin : at_least(own->start, b->begin), last = s == 0 ? b->end : end;
+    if (first >= last) return false;
+    *out = (piece){.row = (first - b->begin) * f->job->group,
+                   .rows = (last - first) * f->job->group,
+                   .keys = end - own->start,
+                   .column = s == 0 ? 0 : (size_t)f->segments[0].length};
+    return true;
 }
 
-/* The keys query `token` of `segment` sees: the parent's, then its own up to itself. */
-typedef struct key_range {
-    size_t first[2], count[2];
-} key_range;
-
-static key_range keys_of(const vm_attention *a, const vm_segment *s, int token) {
-    key_range r = {{0, (size_t)s->start}, {0, (size_t)(token - s->start + 1)}};
-    if (s->parent >= 0) {
-        r.first[0] = (size_t)a->segments[s->parent].start;
-        r.count[0] = (size_t)a->segments[s->parent].length;
-    }
-    return r;
+/* to[row, key] = scale * <x of the row, column of the key>; x: of the block's first row, ld from token to token. */
+static void meet(const family *f, const block *b, const float *x, size_t ld, const vm_panel *columns,
+                 const float *scale, float *to) {
+    int group = f->job->group, hd = f->job->a->head_dim;
+    vm_rows left = vm_rows_at(VM_COMPUTE_F32, hd, f->m->left);
+    for (int t = 0; t < b->end - b->begin; t++)
+        vm_rows_set(&left, t * group, group, hd, x + (size_t)t * ld, (size_t)hd);
+    piece p;
+    for (int s = 0; s < f->n_segments; s++)
+        if (piece_of(f, b, s, &p))
+            vm_multiply(&(vm_product){.a = &left,
+                                      .first = p.row,
+                                      .m = p.rows,
+                                      .b = &columns[s],
+                                      .columns = p.keys,
+                                      .c = to + (size_t)p.row * f->job->ldp + p.column,
+                                      .ldc = f->job->ldp,
+                                      .scale = scale});
 }
 
-/* p[keys] = softmax over the keys of scale * <q, k>. */
-static void probabilities(const vm_attention *a, const vm_kernels *kernels, const float *q, const float *k, size_t ld,
-                          const key_range *r, float *p) {
-    size_t n = 0;
-    for (int part = 0; part < 2; part++)
-        for (size_t j = 0; j < r->count[part]; j++)
-            p[n++] = a->scale * kernels->dot(q, k + (r->first[part] + j) * ld, a->head_dim);
-    kernels->softmax(p, (int)n);
+/* to[row] = sum over keys of w[row, key] * vector of the key; index: where a row of `to` lies. */
+static void gather(const family *f, const block *b, const float *w, const vm_panel *vectors, float *to,
+                   const int32_t *index) {
+    piece p;
+    for (int s = 0; s < f->n_segments; s++) {
+        if (!piece_of(f, b, s, &p)) continue;
+        vm_rows left = vm_rows_at(VM_COMPUTE_F32, p.keys, f->m->left);
+        vm_rows_set(&left, 0, p.rows, p.keys, w + (size_t)p.row * f->job->ldp + p.column, f->job->ldp);
+        vm_multiply(&(vm_product){.a = &left,
+                                  .m = p.rows,
+                                  .b = vectors,
+                                  .k_first = f->segments[s].start - f->begin,
+                                  .k = p.keys,
+                                  .columns = f->job->a->head_dim,
+                                  .c = to,
+                                  .ldc = (size_t)f->job->a->head_dim,
+                                  .c_index = index + p.row,
+                                  .accumulate = s > 0});
+    }
+}
+
+/* d[key] += sum over rows of w[row, key] * x of the row; d: of the batch's first token. */
+static void spread(const family *f, const block *b, const float *w, const vm_panel *x, float *d) {
+    piece p;
+    for (int s = 0; s < f->n_segments; s++) {
+        if (!piece_of(f, b, s, &p)) continue;
+        vm_rows left = vm_rows_at(VM_COMPUTE_F32, p.rows, f->m->left);
+        vm_rows_set_across(&left, 0, p.keys, w + (size_t)p.row * f->job->ldp + p.column, f->job->ldp);
+        vm_multiply(&(vm_product){.a = &left,
+                                  .m = p.keys,
+                                  .b = x,
+                                  .k_first = p.row,
+                                  .k = p.rows,
+                                  .columns = f->job->a->head_dim,
+                                  .c = d + (size_t)f->segments[s].start * f->job->ld,
+                                  .ldc = f->job->ld,
+                                  .accumulate = true});
+    }
+}
+
+/* Rows of probabilities from products with the keys; with dp, also rows of their gradients to those of the products. */
+static void finish_rows(const family *f, const block *b, float *dp) {
+    const vm_kernels *kernels = vm_kernels_get();
+    size_t ldp = f->job->ldp;
+    for (int s = 0; s < f->n_segments; s++) {
+        const vm_segment *own = &f->segments[s];
+        int first = at_least(own->start, b->begin), last = at_most(segment_end(own), b->end);
+        int before = (s == 0 ? 0 : f->segments[0].length) - own->start;
+        for (int t = first; t < last; t++)
+            for (int h = 0; h < f->job->group; h++) {
+                size_t row = ((size_t)(t - b->begin) * (size_t)f->job->group + (size_t)h) * ldp;
+                int seen = before + t + 1, multiplied = before + last;
+                float *x = (dp ? dp : f->m->p) + row;
+                if (dp)
+                    kernels->softmax_backward(f->m->p + row, f->job->a->scale, x, seen);
+                else
+                    kernels->softmax(x, seen);
+                memset(x + seen, 0, (size_t)(multiplied - seen) * sizeof *x);
+            }
+    }
+}
+
+/* A panel of each segment, its keys as columns; x: of the family's first token. */
+static void pack_columns(const family *f, const float *x, float *data, vm_panel *columns) {
+    int hd = f->job->a->head_dim;
+    size_t ld = f->job->ld;
+    for (int s = 0; s < f->n_segments; s++) {
+        const vm_segment *own = &f->segments[s];
+        columns[s].data = data;
+        vm_panel_pack(NULL, &columns[s], VM_COMPUTE_F32, hd, own->length, x + (size_t)(own->start - f->begin) * ld, 1,
+                      ld, NULL);
+        data += vm_panel_bytes(VM_COMPUTE_F32, hd, own->length) / sizeof *data;
+    }
+}
+
+static family open_family(const attention_job *job, int task, int worker) {
+    const vm_attention *a = job->a;
+    int root = task / a->n_kv_heads, kv = task % a->n_kv_heads, hd = a->head_dim;
+    family f = {.job = job,
+                .m = &job->memory[worker],
+                .segments = &a->segments[job->roots[root]],
+                .n_segments = job->roots[root + 1] - job->roots[root],
+                .q = (size_t)(kv * job->group * hd),
+                .k = (size_t)((a->n_heads + kv) * hd)};
+    f.begin = f.segments[0].start;
+    f.end = segment_end(&f.segments[f.n_segments - 1]);
+    f.v = f.k + (size_t)(a->n_kv_heads * hd);
+    pack_columns(&f, job->qkv + (size_t)f.begin * job->ld + f.k, f.m->columns[0], f.m->k_columns);
+    return f;
+}
+
+/* The family's blocks are of one size, but for the last. */
+static bool next_block(const family *f, block *b) {
+    int tokens = f->end - f->begin, size = ceil_div(tokens, ceil_div(tokens, f->job->block_tokens));
+    b->begin = b->end;
+    b->end = at_most(b->begin + size, f->end);
+    b->rows = (b->end - b->begin) * f->job->group;
+    return b->begin < f->end;
 }
 
 static void forward_task(void *context, int task, int worker) {
     const attention_job *job = context;
-    const vm_attention *a = job->a;
-    const vm_kernels *kernels = vm_kernels_get();
-    int root = task / a->n_kv_heads, kv = task % a->n_kv_heads, group = a->n_heads / a->n_kv_heads, hd = a->head_dim;
-    size_t ld = (size_t)((a->n_heads + 2 * a->n_kv_heads) * hd), ldo = (size_t)(a->n_heads * hd);
-    const float *k = job->qkv + (size_t)((a->n_heads + kv) * hd), *v = k + (size_t)(a->n_kv_heads * hd);
-    float *p = job->scratch + (size_t)worker * 2 * job->max_keys;
-    for (int s = job->roots[root]; s < job->roots[root + 1]; s++)
-        for (int t = a->segments[s].start; t < a->segments[s].start + a->segments[s].length; t++) {
-            key_range r = keys_of(a, &a->segments[s], t);
-            for (int h = kv * group; h < (kv + 1) * group; h++) {
-                float *out = job->out + (size_t)t * ldo + (size_t)(h * hd);
-                probabilities(a, kernels, job->qkv + (size_t)t * ld + (size_t)(h * hd), k, ld, &r, p);
-                memset(out, 0, (size_t)hd * sizeof *out);
-                size_t n = 0;
-                for (int part = 0; part < 2; part++)
-                    for (size_t j = 0; j < r.count[part]; j++)
-                        kernels->axpy(p[n++], v + (r.first[part] + j) * ld, out, hd);
-            }
-        }
+    family f = open_family(job, task, worker);
+    memory *m = f.m;
+    vm_panel_pack(NULL, &m->v_rows, VM_COMPUTE_F32, f.end - f.begin, job->a->head_dim,
+                  job->qkv + (size_t)f.begin * job->ld + f.v, job->ld, 1, NULL);
+    for (block b = {.end = f.begin}; next_block(&f, &b);) {
+        meet(&f, &b, job->qkv + (size_t)b.begin * job->ld + f.q, job->ld, m->k_columns, job->scale, m->p);
+        finish_rows(&f, &b, NULL);
+        gather(&f, &b, m->p, &m->v_rows, job->out + (size_t)b.begin * job->ldo + f.q, job->o_row);
+    }
 }
 
+/* P = softmax(scale Q K^T), O = P V:  dV = P^T dO, dP = dO V^T, dS = scale P (dP - <P, dP>), dQ = dS K, dK = dS^T Q. */
 static void backward_task(void *context, int task, int worker) {
     const attention_job *job = context;
-    const vm_attention *a = job->a;
-    const vm_kernels *kernels = vm_kernels_get();
-    int root = task / a->n_kv_heads, kv = task % a->n_kv_heads, group = a->n_heads / a->n_kv_heads, hd = a->head_dim;
-    size_t ld = (size_t)((a->n_heads + 2 * a->n_kv_heads) * hd), ldo = (size_t)(a->n_heads * hd);
-    size_t k_offset = (size_t)((a->n_heads + kv) * hd), v_offset = k_offset + (size_t)(a->n_kv_heads * hd);
-    float *p = job->scratch + (size_t)worker * 2 * job->max_keys, *dp = p + job->max_keys;
-    for (int s = job->roots[root]; s < job->roots[root + 1]; s++)
-        for (int t = a->segments[s].start; t < a->segments[s].start + a->segments[s].length; t++) {
-            key_range r = keys_of(a, &a->segments[s], t);
-            for (int h = kv * group; h < (kv + 1) * group; h++) {
-                const float *q = job->qkv + (size_t)t * ld + (size_t)(h * hd),
-                            *dout = job->dout + (size_t)t * ldo + (size_t)(h * hd);
-                float *dq = job->dqkv + (size_t)t * ld + (size_t)(h * hd), mean = 0;
-                probabilities(a, kernels, q, job->qkv + k_offset, ld, &r, p);
-                size_t n = 0;
-                for (int part = 0; part < 2; part++)
-                    for (size_t j = 0; j < r.count[part]; j++, n++) {
-                        size_t row = (r.first[part] + j) * ld;
-                        dp[n] = kernels->dot(dout, job->qkv + row + v_offset, hd);
-                        kernels->axpy(p[n], dout, job->dqkv + row + v_offset, hd);
-                        mean += p[n] * dp[n];
-                    }
-                n = 0;
-                for (int part = 0; part < 2; part++)
-                    for (size_t j = 0; j < r.count[part]; j++, n++) {
-                        size_t row = (r.first[part] + j) * ld;
-                        float ds = a->scale * p[n] * (dp[n] - mean);
-                        kernels->axpy(ds, job->qkv + row + k_offset, dq, hd);
-                        kernels->axpy(ds, q, job->dqkv + row + k_offset, hd);
-                    }
-            }
-        }
+    family f = open_family(job, task, worker);
+    memory *m = f.m;
+    int hd = job->a->head_dim;
+    const float *k = job->qkv + (size_t)f.begin * job->ld + f.k, *v = job->qkv + (size_t)f.begin * job->ld + f.v;
+    vm_panel_pack(NULL, &m->k_rows, VM_COMPUTE_F32, f.end - f.begin, hd, k, job->ld, 1, NULL);
+    pack_columns(&f, v, m->columns[1], m->v_columns);
+    for (int t = f.begin; t < f.end; t++) {
+        memset(job->dqkv + (size_t)t * job->ld + f.k, 0, (size_t)hd * sizeof(float));
+        memset(job->dqkv + (size_t)t * job->ld + f.v, 0, (size_t)hd * sizeof(float));
+    }
+    for (block b = {.end = f.begin}; next_block(&f, &b);) {
+        const float *q = job->qkv + (size_t)b.begin * job->ld + f.q;
+        const float *dout = job->dout + (size_t)b.begin * job->ldo + f.q;
+        meet(&f, &b, q, job->ld, m->k_columns, job->scale, m->p);
+        finish_rows(&f, &b, NULL);
+        vm_panel_pack(NULL, &m->dout_rows, VM_COMPUTE_F32, b.rows, hd, dout, (size_t)hd, 1, job->o_row);
+        spread(&f, &b, m->p, &m->dout_rows, job->dqkv + f.v);
+        meet(&f, &b, dout, job->ldo, m->v_columns, NULL, m->dp);
+        finish_rows(&f, &b, m->dp);
+        gather(&f, &b, m->dp, &m->k_rows, job->dqkv + (size_t)b.begin * job->ld + f.q, job->q_row);
+        vm_panel_pack(NULL, &m->q_rows, VM_COMPUTE_F32, b.rows, hd, q, (size_t)hd, 1, job->q_row);
+        spread(&f, &b, m->dp, &m->q_rows, job->dqkv + f.k);
+    }
+}
+
+/* The largest of each of a family's measures. */
+typedef struct extent {
+    int segments, tokens, keys; /* keys: that a row sees */
+    size_t columns;             /* floats of a panel of every segment */
+} extent;
+
+static void extend(extent *most, const vm_attention *a, int first, int end) {
+    extent e = {.segments = end - first, .tokens = segment_end(&a->segments[end - 1]) - a->segments[first].start};
+    for (int s = first; s < end; s++) {
+        e.columns += vm_panel_bytes(VM_COMPUTE_F32, a->head_dim, a->segments[s].length) / sizeof(float);
+        e.keys = at_least(e.keys, a->segments[s].length + (s == first ? 0 : a->segments[first].length));
+    }
+    most->segments = at_least(most->segments, e.segments);
+    most->tokens = at_least(most->tokens, e.tokens);
+    most->keys = at_least(most->keys, e.keys);
+    if (e.columns > most->columns) most->columns = e.columns;
+}
+
+static float *rows_panel(vm_arena *scratch, int k, int n, bool *ok) {
+    return vm_arena_floats(scratch, vm_panel_bytes(VM_COMPUTE_F32, k, n) / sizeof(float), 1, ok);
+}
+
+static bool take_memory(memory *m, vm_arena *scratch, const attention_job *job, const extent *most) {
+    int hd = job->a->head_dim, rows = job->block_tokens * job->group;
+    size_t meeting = vm_rows_bytes(VM_COMPUTE_F32, rows, hd),
+           gathering = vm_rows_bytes(VM_COMPUTE_F32, rows, most->keys),
+           spreading = job->dout ? vm_rows_bytes(VM_COMPUTE_F32, most->keys, rows) : 0;
+    size_t left = meeting > gathering ? meeting : gathering;
+    bool ok = true;
+    memset(m, 0, sizeof *m);
+    m->left = vm_arena_alloc(scratch, left > spreading ? left : spreading, 1);
+    m->k_columns = vm_arena_alloc(scratch, (size_t)most->segments, sizeof *m->k_columns);
+    m->columns[0] = vm_arena_floats(scratch, most->columns, 1, &ok);
+    m->p = vm_arena_floats(scratch, (size_t)rows, job->ldp, &ok);
+    if (!job->dout) {
+        m->v_rows.data = rows_panel(scratch, most->tokens, hd, &ok);
+        return ok && m->left && m->k_columns;
+    }
+    m->v_columns = vm_arena_alloc(scratch, (size_t)most->segments, sizeof *m->v_columns);
+    m->columns[1] = vm_arena_floats(scratch, most->columns, 1, &ok);
+    m->k_rows.data = rows_panel(scratch, most->tokens, hd, &ok);
+    m->q_rows.data = rows_panel(scratch, rows, hd, &ok);
+    m->dout_rows.data = rows_panel(scratch, rows, hd, &ok);
+    m->dp = vm_arena_floats(scratch, (size_t)rows, job->ldp, &ok);
+    return ok && m->left && m->k_columns && m->v_columns;
+}
+
+static vmoer_status run(const vm_attention *a, vm_pool *pool, vm_arena *scratch, vm_task_fn task, attention_job *job) {
+    int threads = vm_pool_threads(pool), group = a->n_heads / a->n_kv_heads, n_roots = 0;
+    int32_t *roots = vm_arena_alloc(scratch, (size_t)a->n_segments + 1, sizeof *roots);
+    if (!roots) return vm_error(VMOER_ERROR_MEMORY, "no memory for attention");
+    for (int s = 0; s < a->n_segments; s++)
+        if (a->segments[s].parent < 0) roots[n_roots++] = s;
+    roots[n_roots] = a->n_segments;
+    extent most = {0};
+    for (int i = 0; i < n_roots; i++) extend(&most, a, roots[i], roots[i + 1]);
+
+    job->a = a;
+    job->roots = roots;
+    job->group = group;
+    job->block_tokens = at_least(BLOCK_ROWS / group, 1);
+    job->ld = (size_t)((a->n_heads + 2 * a->n_kv_heads) * a->head_dim);
+    job->ldo = (size_t)(a->n_heads * a->head_dim);
+    job->ldp = ((size_t)most.keys + 15) / 16 * 16;
+    int rows = job->block_tokens * group;
+    job->q_row = vm_arena_alloc(scratch, (size_t)rows, sizeof *job->q_row);
+    job->o_row = vm_arena_alloc(scratch, (size_t)rows, sizeof *job->o_row);
+    job->memory = vm_arena_alloc(scratch, (size_t)threads, sizeof *job->memory);
+    job->scale = vm_arena_alloc(scratch, (size_t)rows, sizeof *job->scale);
+    bool ok = job->q_row && job->o_row && job->scale && job->memory;
+    for (int t = 0; ok && t < threads; t++) ok = take_memory(&job->memory[t], scratch, job, &most);
+    if (!ok) return vm_error(VMOER_ERROR_MEMORY, "no memory for attention over %d keys", most.keys);
+    for (int r = 0; r < rows; r++) {
+        job->q_row[r] = r / group * (a->n_heads + 2 * a->n_kv_heads) + r % group;
+        job->o_row[r] = r / group * a->n_heads + r % group;
+        job->scale[r] = a->scale;
+    }
+    vm_pool_run(pool, n_roots * a->n_kv_heads, task, job);
+    return VMOER_OK;
 }
 
 vmoer_status vm_attention_forward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv,
                                   float *out) {
     attention_job job = {.qkv = qkv, .out = out};
-    int n_roots;
-    VM_TRY(prepare(a, pool, scratch, &job, &n_roots));
-    vm_pool_run(pool, n_roots * a->n_kv_heads, forward_task, &job);
-    return VMOER_OK;
+    return run(a, pool, scratch, forward_task, &job);
 }
 
 vmoer_status vm_attention_backward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv,
                                    const float *dout, float *dqkv) {
     attention_job job = {.qkv = qkv, .dout = dout, .dqkv = dqkv};
-    int n_roots, n_tokens = 0;
-    VM_TRY(prepare(a, pool, scratch, &job, &n_roots));
-    for (int s = 0; s < a->n_segments; s++)
-        if (a->segments[s].start + a->segments[s].length > n_tokens)
-            n_tokens = a->segments[s].start + a->segments[s].length;
-    memset(dqkv, 0, (size_t)n_tokens * (size_t)((a->n_heads + 2 * a->n_kv_heads) * a->head_dim) * sizeof *dqkv);
-    vm_pool_run(pool, n_roots * a->n_kv_heads, backward_task, &job);
-    return VMOER_OK;
+    return run(a, pool, scratch, backward_task, &job);
 }

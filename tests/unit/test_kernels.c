@@ -585,8 +585,18 @@ static void test_softmax(void **state) {
                 else
                     CHECK(y[i], p, p * 0x1p-24 * (n + 12 + fabs(x[i] - max)) + 3e-45);
             }
+            float *dp = random_values(&rng, (size_t)n);
+            double mean = 0, absolute = 0;
+            for (int i = 0; i < n; i++) mean += (double)y[i] * dp[i], absolute += fabs((double)y[i] * dp[i]);
+            memcpy(x, dp, (size_t)n * sizeof *x);
+            k->softmax_backward(y, 0.3f, dp, n);
+            for (int i = 0; i < n; i++) {
+                double error = SOME(x[i]) + (n + 8) * 0x1p-24 * absolute;
+                CHECK(dp[i], 0.3f * y[i] * (x[i] - mean), 0.3f * y[i] * error + SOME(0.3f * y[i] * (x[i] - mean)));
+            }
             free(x);
             free(y);
+            free(dp);
         }
         float masked[19], wild[19];
         for (int i = 0; i < 19; i++) masked[i] = -INFINITY, wild[i] = 1;

@@ -63,6 +63,11 @@ static float softmax(float *x, int n) {
     return max + logf((float)sum);
 }
 
+static void softmax_backward(const float *p, float scale, float *dp, int n) {
+    float mean = dot(p, dp, n);
+    for (int i = 0; i < n; i++) dp[i] = scale * p[i] * (dp[i] - mean);
+}
+
 static float logsumexp(const float *x, int n) {
     float max = maximum(x, n);
     double sum = 0;
@@ -119,6 +124,7 @@ const vm_kernels vm_kernels_ref = {.name = "ref",
                                    .rmsnorm = rmsnorm,
                                    .rmsnorm_backward = rmsnorm_backward,
                                    .softmax = softmax,
+                                   .softmax_backward = softmax_backward,
                                    .logsumexp = logsumexp,
                                    .swiglu = swiglu,
                                    .swiglu_backward = swiglu_backward,
