@@ -2,9 +2,10 @@
  * folders.
  *
  * Panels (B): F32 [ceil(n/16)][k][16] f32; BF16 [ceil(n/16)][ceil(k/32) * 16 pairs][16][2] bf16, zero-padded.
- * A block of at most 256 rows of A is packed into the thread's scratch and multiplied by a group of panels. A task is
- * such a pair; every element of C is written by one task and summed over the whole k inside it, so the cut into tasks,
- * which does depend on the number of threads, never shows in the result. */
+ * A block of rows of A is packed into the thread's scratch and multiplied by a group of panels: at most 256 rows at
+ * once, or 32 at a time where these stay in the first-level cache and the panels in the second. A task is such a pair;
+ * every element of C is written by one task and summed over the whole k inside it, so the cut into tasks, which depends
+ * on the number of threads and on the caches, never shows in the result. */
 #include "kernels/gemm.h"
 
 #include "base/memory.h"
@@ -12,18 +13,23 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     PANEL = VM_GEMM_PANEL,
     BLOCK_ROWS = VM_GEMM_BLOCK_ROWS,
     BLOCK_BYTES = 512 << 10, /* packed A stays in a second-level cache of 1 MB beside two panels */
+    STRIP_ROWS = 32,         /* packed just before they are multiplied where they stay in the first-level cache */
+    LONG_ROW = 256,          /* columns of C whose runs the hardware foresees */
     SPLIT_ROWS = 64,         /* below this the panels are read too often for the rows they serve */
     TASKS_PER_THREAD = 4,    /* enough that the last task to end is short */
     PANELS_PER_PACK_TASK = 4
 };
 #define SPLIT_WORK 500000.0 /* multiply-adds that outweigh the start of a task */
 
-static int panel_count(int n) { return (n + PANEL - 1) / PANEL; }
+static int at_most(int value, int limit) { return value < limit ? value : limit; }
+static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+static int panel_count(int n) { return ceil_div(n, PANEL); }
 
 size_t vm_panel_bytes(vm_compute type, int k, int n) {
     return (size_t)panel_count(n) * vm_gemm_depth(type, k) * PANEL * sizeof(uint32_t);
@@ -58,8 +64,6 @@ static const float *outer_line(const source *s, int i) {
 
 static size_t k_offset(const source *s, int l) { return (size_t)(s->k_index ? s->k_index[l] : l) * s->k_stride; }
 
-static int at_most(int value, int limit) { return value < limit ? value : limit; }
-
 /* Fills in the destination of one block and packs it. */
 static void pack_at(const vm_gemm_kernels *kernels, const source *s, const destination *d, vm_pack_block *block,
                     int outer, int k_first) {
@@ -72,19 +76,14 @@ static void pack_at(const vm_gemm_kernels *kernels, const source *s, const desti
 
 static int block_depth(vm_compute type) { return type == VM_COMPUTE_BF16 ? 2 * PANEL : PANEL; }
 
-/* Outer [first, first + count), whose neighbours are neighbours in memory. Every line is short and far from the one
- * before it, which the hardware does not foresee: while one group of lines is packed, the next is fetched. */
+/* Outer [first, first + count), whose neighbours are neighbours in memory. */
 static void pack_across(const vm_gemm_kernels *kernels, const source *s, int first, int count, const destination *d) {
     int depth = block_depth(s->type);
     vm_pack_block block = {.type = s->type, .along_k = false, .by_word = d->by_word, .dst_stride = d->stride};
     for (int l = 0; l < s->k; l += depth) {
-        const float *next[2 * PANEL];
-        int n_next = at_most(s->k - l - depth, depth);
-        for (int j = 0; j < n_next; j++) next[j] = s->data + k_offset(s, l + depth + j) + first;
         block.lines = at_most(s->k - l, depth);
         for (int j = 0; j < block.lines; j++) block.line[j] = s->data + k_offset(s, l + j);
         for (int i = 0; i < count; i += PANEL) {
-            for (int j = 0; j < n_next; j++) __builtin_prefetch(next[j] + i, 0, 2);
             block.offset = (size_t)(first + i);
             block.valid = at_most(count - i, PANEL);
             pack_at(kernels, s, d, &block, i, l);
@@ -216,7 +215,6 @@ typedef struct scratch {
     size_t bytes;
 } scratch;
 static pthread_key_t scratch_key;
-static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
 static bool scratch_key_valid;
 
 static void scratch_free(void *value) {
@@ -225,11 +223,26 @@ static void scratch_free(void *value) {
     vm_free(s);
 }
 
-static void scratch_init(void) { scratch_key_valid = pthread_key_create(&scratch_key, scratch_free) == 0; }
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static size_t panel_room; /* bytes of panels that stay in the second-level cache beside what passes: A, C */
+
+static void init(void) {
+    scratch_key_valid = pthread_key_create(&scratch_key, scratch_free) == 0;
+    long cache = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    panel_room = (cache > 0 ? (size_t)cache : (size_t)1 << 20) / 8 * 5;
+}
+
+/* Do 32 rows of A stay in the first-level cache, and all panels in the second while they pass? */
+static bool rows_stay(const vm_panel *b) {
+    return b->n >= LONG_ROW && vm_gemm_depth(b->type, b->k) <= VM_GEMM_STRIP_WORDS &&
+           vm_panel_bytes(b->type, b->k, b->n) <= panel_room;
+}
 
 /* At least `bytes` bytes; NULL: out of memory. */
 static void *scratch_get(size_t bytes) {
-    pthread_once(&scratch_once, scratch_init);
     if (!scratch_key_valid) return NULL;
     scratch *s = pthread_getspecific(scratch_key);
     if (!s) {
@@ -288,41 +301,42 @@ static void gemm_task(void *context, int task, int worker) {
     int first_panel = group * p->group_panels;
     size_t stride = vm_gemm_row_stride(b->type, b->k), panel_words = vm_gemm_depth(b->type, b->k) * PANEL;
 
+    bool tiles = run->kernels->a_tiles[b->type];
+    bool stay = tiles && rows_stay(b);
+    int strip = stay ? at_most(rows, STRIP_ROWS) : rows;
+
     uint32_t *a = NULL;
     if (b->k > 0) {
-        int padded = (rows + PANEL - 1) / PANEL * PANEL;
-        a = scratch_get((size_t)padded * stride * sizeof *a);
+        a = scratch_get((size_t)ceil_div(strip, PANEL) * PANEL * stride * sizeof *a);
         if (!a) {
             atomic_store(&run->out_of_memory, true);
             return;
         }
-        int first_of_block = task - group;
-        if (run->packed[worker] != first_of_block) {
-            source s = {b->type,      b->k,         job->a,    job->a_m_stride,  job->a_k_stride,
-                        job->m_index, job->k_index, job->tail, job->tail_stride, job->tail_k};
-            bool tiles = run->kernels->a_tiles[b->type];
-            destination d = {a, PANEL * stride, tiles ? PANEL : 1, tiles ? PANEL : stride, false, false};
-            pack_rows(run->kernels, &s, first_row, rows, &d);
-            run->packed[worker] = first_of_block;
-        }
     }
-    vm_gemm_block product = {.m = rows,
-                             .n = at_most(b->n - first_panel * PANEL, p->group_panels * PANEL),
+    source s = {b->type,      b->k,         job->a,    job->a_m_stride,  job->a_k_stride,
+                job->m_index, job->k_index, job->tail, job->tail_stride, job->tail_k};
+    destination d = {a, PANEL * stride, tiles ? PANEL : 1, tiles ? PANEL : stride, false, false};
+    vm_gemm_block product = {.n = at_most(b->n - first_panel * PANEL, p->group_panels * PANEL),
                              .words = (int)vm_gemm_depth(b->type, b->k),
+                             .rows_stay = stay,
                              .a = a,
                              .a_stride = stride,
-                             .a_tiles = run->kernels->a_tiles[b->type],
+                             .a_tiles = tiles,
                              .b = b->k > 0 ? (const uint32_t *)b->data + (size_t)first_panel * panel_words : NULL,
                              .panel_words = panel_words,
-                             .c = job->c + (size_t)first_row * job->ldc + (size_t)first_panel * PANEL,
                              .ldc = job->ldc,
                              .accumulate = job->accumulate};
-    run->kernels->multiply[b->type](&product);
+    bool packed = run->packed[worker] == task - group;
+    run->packed[worker] = strip == rows ? task - group : -1;
+    for (int row = first_row; row < first_row + rows; row += strip) {
+        product.m = at_most(first_row + rows - row, strip);
+        product.c = job->c + (size_t)row * job->ldc + (size_t)first_panel * PANEL;
+        if (b->k > 0 && !packed) pack_rows(run->kernels, &s, row, product.m, &d);
+        run->kernels->multiply[b->type](&product);
+    }
 }
 
 static double job_work(const vm_gemm_job *job) { return (double)job->m * job->b->n * (job->b->k + 1); }
-
-static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /* Cuts a job into about work / share tasks: by rows while the blocks stay tall enough, then by panels. */
 static plan make_plan(const vm_gemm_job *job, int tile_rows, double share, int first_task) {
@@ -349,6 +363,7 @@ static plan make_plan(const vm_gemm_job *job, int tile_rows, double share, int f
 
 vmoer_status vm_gemm(vm_pool *pool, const vm_gemm_job *jobs, int n_jobs) {
     if (n_jobs <= 0) return VMOER_OK;
+    pthread_once(&once, init);
     int threads = vm_pool_threads(pool);
     size_t plan_bytes = ((size_t)n_jobs + 1) * sizeof(plan);
     plan *plans = vm_malloc(plan_bytes + (size_t)threads * sizeof(int), 1);

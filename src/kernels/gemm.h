@@ -12,8 +12,9 @@
 #include "kernels/kernels.h"
 
 enum {
-    VM_GEMM_PANEL = 16,      /* columns of a panel, and words of a block side */
-    VM_GEMM_BLOCK_ROWS = 256 /* most rows of a block */
+    VM_GEMM_PANEL = 16,       /* columns of a panel, and words of a block side */
+    VM_GEMM_BLOCK_ROWS = 256, /* most rows of a block */
+    VM_GEMM_STRIP_WORDS = 320 /* deepest that 32 rows or columns stay in a first-level cache of 48 KB */
 };
 
 /* Words of depth k: of a panel, and of a packed row of A. */
@@ -46,6 +47,7 @@ typedef struct vm_pack_block {
 /* C[m, n] = (accumulate ? C : 0) + A B for one packed block of rows and some panels. */
 typedef struct vm_gemm_block {
     int m, n, words;   /* m <= VM_GEMM_BLOCK_ROWS */
+    bool rows_stay;    /* the panels stay in the second-level cache, 32 rows of A in the first (VM_GEMM_STRIP_WORDS) */
     const uint32_t *a; /* [m, 16-padded][a_stride], plain or as tiles */
     size_t a_stride;   /* words, >= words rounded up to 16 */
     bool a_tiles;

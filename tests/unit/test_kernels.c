@@ -183,9 +183,9 @@ static void test_gemm_every_layout(void **state) {
             check_product(tables[t], &p, flags & 4);
             free_product(&p);
         }
-        /* more than one row block, and rows of A 2048 bytes apart */
-        static const shape large[] = {{300, 40, 512}, {70, 33, 2048}, {3, 1000, 9}, {600, 8, 33}};
-        for (int i = 0; i < 8; i++) {
+        /* more than one row block, rows of A 2048 bytes apart, and rows of C long enough for rows of A to stay */
+        static const shape large[] = {{300, 40, 512}, {70, 33, 2048}, {3, 1000, 9}, {600, 8, 33}, {300, 263, 70}};
+        for (int i = 0; i < 10; i++) {
             product p =
                 make_product(&rng, large[i / 2], (vm_compute)(i % 2), i % A_LAYOUTS, (i + 1) % B_LAYOUTS, false, false);
             check_product(tables[t], &p, i % 3 == 0);
@@ -253,7 +253,7 @@ static void test_panels_equal(void **state) {
 static void test_gemm_same_bits(void **state) {
     (void)state;
     enum { JOBS = 6 };
-    static const int m_of_job[JOBS] = {300, 1, 21, 64, 5, 150};
+    static const int m_of_job[JOBS] = {300, 1, 21, 64, 5, 150}, n_of_job[JOBS] = {270, 150, 150, 300, 33, 150};
     vm_pool *pools[2];
     assert_int_equal(vm_pool_create(2, &pools[0]), VMOER_OK);
     assert_int_equal(vm_pool_create(3, &pools[1]), VMOER_OK);
@@ -261,20 +261,21 @@ static void test_gemm_same_bits(void **state) {
     for (int t = 0; t < n_tables; t++) {
         vm_kernels_force(tables[t]);
         for (int type = VM_COMPUTE_F32; type <= VM_COMPUTE_BF16; type++) {
-            const int n = 150, k = 200;
+            const int k = 200;
             vm_gemm_job jobs[JOBS];
             product p[JOBS];
             vm_panel panels[JOBS];
             float *alone[JOBS], *together[JOBS];
             for (int j = 0; j < JOBS; j++) {
+                const int n = n_of_job[j];
                 p[j] = make_product(&rng, (shape){m_of_job[j], n, k}, (vm_compute)type, j % A_LAYOUTS, j % B_LAYOUTS,
                                     j == 2, false);
                 panels[j] = pack_panel(pools[0], &p[j]);
-                alone[j] = calloc((size_t)m_of_job[j] * n, sizeof(float));
-                together[j] = calloc((size_t)m_of_job[j] * n, sizeof(float));
+                alone[j] = calloc((size_t)m_of_job[j] * (size_t)n, sizeof(float));
+                together[j] = calloc((size_t)m_of_job[j] * (size_t)n, sizeof(float));
                 assert_true(alone[j] && together[j]);
                 for (int i = 0; i < m_of_job[j]; i++) { /* row by row */
-                    vm_gemm_job job = make_job(&p[j], &panels[j], alone[j] + (size_t)i * n, n, false);
+                    vm_gemm_job job = make_job(&p[j], &panels[j], alone[j] + (size_t)(i * n), (size_t)n, false);
                     job.m = 1;
                     if (job.m_index)
                         job.m_index += i;
@@ -282,16 +283,18 @@ static void test_gemm_same_bits(void **state) {
                         job.a += (size_t)i * job.a_m_stride;
                     assert_int_equal(vm_gemm(NULL, &job, 1), VMOER_OK);
                 }
-                jobs[j] = make_job(&p[j], &panels[j], together[j], n, false);
+                jobs[j] = make_job(&p[j], &panels[j], together[j], (size_t)n, false);
             }
             for (int round = 0; round < 3; round++) {
-                for (int j = 0; j < JOBS; j++) memset(together[j], 0xff, (size_t)m_of_job[j] * n * sizeof(float));
+                for (int j = 0; j < JOBS; j++)
+                    memset(together[j], 0xff, (size_t)m_of_job[j] * (size_t)n_of_job[j] * sizeof(float));
                 assert_int_equal(vm_gemm(round == 0 ? NULL : pools[round - 1], jobs, JOBS), VMOER_OK);
                 for (int j = 0; j < JOBS; j++)
-                    assert_memory_equal(alone[j], together[j], (size_t)m_of_job[j] * n * sizeof(float));
-                memset(together[0], 0xff, (size_t)m_of_job[0] * n * sizeof(float));
+                    assert_memory_equal(alone[j], together[j],
+                                        (size_t)m_of_job[j] * (size_t)n_of_job[j] * sizeof(float));
+                memset(together[0], 0xff, (size_t)m_of_job[0] * (size_t)n_of_job[0] * sizeof(float));
                 assert_int_equal(vm_gemm(round == 0 ? NULL : pools[round - 1], jobs, 1), VMOER_OK);
-                assert_memory_equal(alone[0], together[0], (size_t)m_of_job[0] * n * sizeof(float));
+                assert_memory_equal(alone[0], together[0], (size_t)m_of_job[0] * (size_t)n_of_job[0] * sizeof(float));
             }
             for (int j = 0; j < JOBS; j++) {
                 free_product(&p[j]);
