@@ -18,11 +18,10 @@
 enum {
     PANEL = VM_GEMM_PANEL,
     BLOCK_ROWS = VM_GEMM_BLOCK_ROWS,
-    BLOCK_BYTES = 512 << 10, /* packed A stays in a second-level cache of 1 MB beside two panels */
-    STRIP_ROWS = 32,         /* packed just before they are multiplied where they stay in the first-level cache */
-    LONG_ROW = 256,          /* columns of C whose runs the hardware foresees */
-    SPLIT_ROWS = 64,         /* below this the panels are read too often for the rows they serve */
-    TASKS_PER_THREAD = 4,    /* enough that the last task to end is short */
+    STRIP_ROWS = 32,      /* packed just before they are multiplied where they stay in the first-level cache */
+    LONG_ROW = 256,       /* columns of C whose runs the hardware foresees */
+    SPLIT_ROWS = 64,      /* below this the panels are read too often for the rows they serve */
+    TASKS_PER_THREAD = 4, /* enough that the last task to end is short */
     PANELS_PER_PACK_TASK = 4
 };
 #define SPLIT_WORK 500000.0 /* multiply-adds that outweigh the start of a task */
@@ -224,7 +223,8 @@ static void scratch_free(void *value) {
 }
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static size_t panel_room; /* bytes of panels that stay in the second-level cache beside what passes: A, C */
+/* Bytes that stay in the second-level cache: of panels, beside A and C that pass; of packed rows, beside two panels. */
+static size_t panel_room, row_room;
 
 static void init(void) {
     scratch_key_valid = pthread_key_create(&scratch_key, scratch_free) == 0;
@@ -232,7 +232,9 @@ static void init(void) {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
     cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    panel_room = (cache > 0 ? (size_t)cache : (size_t)1 << 20) / 8 * 5;
+    size_t size = cache > 0 ? (size_t)cache : (size_t)1 << 20;
+    panel_room = size / 8 * 5;
+    row_room = size / 2;
 }
 
 /* Do 32 rows of A stay in the first-level cache, and all panels in the second while they pass? */
@@ -343,7 +345,7 @@ static plan make_plan(const vm_gemm_job *job, int tile_rows, double share, int f
     plan p = {.first_task = first_task, .block_rows = 1, .group_panels = 1, .groups = 1};
     if (job->m <= 0 || job->b->n <= 0) return p;
     size_t row_bytes = vm_gemm_row_stride(job->b->type, job->b->k) * sizeof(uint32_t);
-    int most = row_bytes ? at_most((int)(BLOCK_BYTES / row_bytes), BLOCK_ROWS) : BLOCK_ROWS;
+    int most = row_bytes ? at_most((int)(row_room / row_bytes), BLOCK_ROWS) : BLOCK_ROWS;
     most = most / tile_rows * tile_rows;
     if (most < tile_rows) most = tile_rows;
 
