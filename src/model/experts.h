@@ -13,7 +13,8 @@
 /* y[T, D] = the experts' outputs of a->u by a->chosen and a->gates, added to what a layer with a shared part has there; groups the rows.
  * keep: what backward reads stays in this arena; NULL: nothing does. */
 vmoer_status vm_experts_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, vm_ffn_acts *a, float *y);
-/* From dy[T, D]: dgate[T, K], the gradient by every gate; du[T, D] = or += (as y) the gradient of u; accumulates the gradients of what is trained. */
+/* From dy[T, D]: dgate[T, K], the gradient by every gate; du[T, D] = or += (as y) the gradient of u, NULL: not wanted;
+ * accumulates the gradients of what is trained. */
 vmoer_status vm_experts_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_acts *a, const float *dy, float *dgate,
                                  float *du);
 

@@ -303,7 +303,8 @@ static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *sc
 vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route,
                              const vm_ffn_acts *a, const float *dy, float kl_weight, float *du) {
     size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts;
-    if (f->shared_width) VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
+    bool shared_wanted = du || vm_linear_trainable(&f->shared_in) || vm_linear_trainable(&f->shared_out);
+    if (f->shared_width && shared_wanted) VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
     if (f->n_experts == 0) return VMOER_OK;
 
     bool ok = true;

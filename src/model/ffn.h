@@ -63,7 +63,7 @@ typedef struct vm_ffn_acts {
 /* y[T, D] = the feed-forward output of u[T, D]. */
 vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, const float *u,
                             const vm_ffn_route *route, vm_ffn_acts *acts, float *y);
-/* du[T, D] = gradient of the input from dy[T, D] and kl_weight * sum of the KL; accumulates the gradients of what is trained. */
+/* du[T, D] = gradient of the input from dy[T, D] and kl_weight * sum of the KL, NULL: not wanted; accumulates the gradients of what is trained. */
 vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route, const vm_ffn_acts *acts,
                              const float *dy, float kl_weight, float *du);
 

@@ -256,8 +256,9 @@ static vmoer_status layer_backward(vm_pass *p, int layer, layer_acts *a, float k
     if (!ok) return vm_pass_no_memory(p);
     const float *dy = times_residual_scale(p, dx, room);
     vm_ffn_route route = route_of(p, layer);
-    VM_TRY(vm_ffn_backward(&l->ffn, p->pool, p->scratch, T, &route, &a->ffn, dy, kl_weight, dn));
-    if (input || attention_trained(l)) {
+    bool attention = input || attention_trained(l);
+    VM_TRY(vm_ffn_backward(&l->ffn, p->pool, p->scratch, T, &route, &a->ffn, dy, kl_weight, attention ? dn : NULL));
+    if (attention) {
         float *dattended = vm_arena_floats(p->scratch, t, q, &ok), *dqkv = vm_arena_floats(p->scratch, t, width, &ok);
         if (!ok) return vm_pass_no_memory(p);
         norm_backward(p, a->h, &l->ffn_norm, a->inv2, dn, T, dx);
@@ -272,8 +273,8 @@ static vmoer_status layer_backward(vm_pass *p, int layer, layer_acts *a, float k
                                   .dx = dattended,
                                   .lddx = q};
         VM_TRY(vm_linear_backward(p->pool, p->scratch, &project, 1));
-        vm_attention attention = attention_of(p);
-        VM_TRY(vm_attention_backward(&attention, p->pool, p->scratch, a->qkv, dattended, dqkv));
+        vm_attention heads = attention_of(p);
+        VM_TRY(vm_attention_backward(&heads, p->pool, p->scratch, a->qkv, dattended, dqkv));
         rope(p, dqkv, -1.0f);
         bool norm_wanted = input || l->attention_norm.grad;
         vm_linear_call qkv = {.l = &l->qkv,

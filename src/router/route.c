@@ -324,6 +324,7 @@ static vmoer_status backward_chunk(vm_pool *pool, call *c, backward_panels *pane
     }
     for_tokens(pool, c, trunk_backward_token, c->first, c->first + rows);
     VM_TRY(linear_backward(pool, c->dh, rows, &panels->u, &w[VM_TRUNK_WEIGHT], &w[VM_TRUNK_BIAS]));
+    if (!du) return VMOER_OK;
     vm_gemm_job down =
         job(rows, c->dh, (size_t)width, &panels->trunk, du + (size_t)c->first * (size_t)dim, (size_t)dim, true);
     return vm_gemm(pool, &down, 1);

@@ -70,7 +70,8 @@ vmoer_status vm_router_pack(vm_router *r);
 size_t vm_router_saved_floats(const vm_router *r);
 /* p[T, N] = softmax of one draw; saved[T, saved_floats]; kl[T] = KL(q||p) of each token (0 for "residual"). */
 vmoer_status vm_router_forward(vm_router *r, vm_pool *pool, const vm_route *in, float *p, float *saved, float *kl);
-/* Gradients of  sum_t <dp_t, p_t> + kl_weight * sum_t kl_t: accumulates the params' grad, du[T, D] +=, dlogits[T, N] = (overwritten). */
+/* Gradients of  sum_t <dp_t, p_t> + kl_weight * sum_t kl_t: accumulates the params' grad, du[T, D] += where it is not NULL,
+ * dlogits[T, N] = (overwritten). */
 vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in, const float *p, const float *saved, const float *dp, float kl_weight,
                                 float *du, float *dlogits);
 
