@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # install.sh BUILD_DIR SOURCE_DIR CC CXX: installs into an empty prefix, then does what a newcomer does: compiles README's first
-# program through pkg-config, as C and as C++, shared and static, and asks it a question.
+# program through pkg-config, as C and as C++, shared and static, and asks it a question. TEST_EMULATOR runs what is
+# built for another machine.
 set -euo pipefail
 build=$1 source=$2 cc=$3 cxx=$4
 work=$(mktemp -d)
@@ -26,11 +27,12 @@ whole=$(pkg-config --static --cflags --libs vmoer | sed "s| -lvmoer| $(dirname "
 LD_LIBRARY_PATH=$(dirname "$library")
 export LD_LIBRARY_PATH
 model=$source/tests/golden/tiny-moe.gguf
-"$work/first-c" "$model" | tee "$work/c"
-"$work/first-cpp" "$model" | diff "$work/c" -
-"$work/first-static" "$model" | diff "$work/c" -
+run() { ${TEST_EMULATOR:-} "$@"; }
+run "$work/first-c" "$model" | tee "$work/c"
+run "$work/first-cpp" "$model" | diff "$work/c" -
+run "$work/first-static" "$model" | diff "$work/c" -
 grep -q -E '^.+ \([0-9]+%\)$' "$work/c"
 unset LD_LIBRARY_PATH
-"$work/usr/bin/vmoer" --version
+run "$work/usr/bin/vmoer" --version
 bash -n "$work/usr/share/bash-completion/completions/vmoer"
 for file in share/man/man1/vmoer.1 include/vmoer/vmoer.h include/vmoer/vmoer_errors.h; do [ -s "$work/usr/$file" ] || { echo "$file is missing"; exit 1; }; done

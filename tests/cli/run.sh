@@ -6,7 +6,8 @@
 #   ? code          expected exit code, 0 where it is not said
 # Anything else is comment. A command without > or ! lines must print nothing there.
 set -uo pipefail
-PATH="$(cd "$1" && pwd):$PATH"
+build=$(cd "$1" && pwd)
+PATH="$build:$PATH"
 case_file=$(realpath "$2")
 CASES=$(dirname "$case_file")
 GOLDEN=$(realpath "$CASES/../golden")
@@ -15,6 +16,12 @@ for name in ${!VMOER_@}; do [ "$name" = VMOER_ISA ] || unset "$name"; done # a d
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/cwd"
+if [ -n "${TEST_EMULATOR:-}" ]; then # built for another machine: `vmoer` is a script that runs it
+    mkdir "$work/bin"
+    printf '#!/bin/sh\nexec %s "%s/vmoer" "$@"\n' "$TEST_EMULATOR" "$build" >"$work/bin/vmoer"
+    chmod +x "$work/bin/vmoer"
+    PATH="$work/bin:$PATH"
+fi
 failures=0 commands=0 command=
 
 complain() {
