@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "bench/shapes.h"
 #include "kernels/peak.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,39 +39,6 @@ static double best(void (*fn)(void *), void *context) {
 
 /* ---- products ---- */
 
-typedef struct shape {
-    const char *what;
-    int tasks, m, n, k; /* tasks > 0: experts, see run_block */
-    bool transposed;    /* A is stored [k, m] */
-} shape;
-
-/* The projections of SmolLM2-135M and of the MoE made of it, 1000 tokens: forward, dx (gradient of the input), dw (of
- * the weight). Then other sizes and kinds. */
-static const shape shapes[] = {{"qkv", 0, 1000, 960, 576, false},
-                               {"qkv_dx", 0, 1000, 576, 960, false},
-                               {"qkv_dw", 0, 960, 576, 1000, true},
-                               {"attention_out", 0, 1000, 576, 576, false}, /* dx has the same shape */
-                               {"attention_out_dw", 0, 576, 576, 1000, true},
-                               {"gate_up", 0, 1000, 3072, 576, false},
-                               {"gate_up_dx", 0, 1000, 576, 3072, false},
-                               {"gate_up_dw", 0, 3072, 576, 1000, true},
-                               {"down", 0, 1000, 576, 1536, false},
-                               {"down_dx", 0, 1000, 1536, 576, false},
-                               {"down_dw", 0, 576, 1536, 1000, true},
-                               {"experts_up", 125, 128, 96, 576, false},
-                               {"experts_up_dx", 125, 128, 576, 96, false},
-                               {"experts_down", 125, 128, 576, 48, false},
-                               {"experts_down_dx", 125, 128, 48, 576, false},
-                               {"head", 0, 64, 49152, 576, false},
-                               {"head_dx", 0, 64, 576, 49152, false},
-                               {"qkv_600", 0, 600, 960, 576, false},
-                               {"down_300", 0, 300, 576, 1536, false},
-                               {"gradient_300", 0, 576, 576, 300, true},
-                               {"lora_down", 0, 1000, 16, 576, false},
-                               {"lora_up", 0, 1000, 576, 16, false},
-                               {"router", 0, 1000, 24, 576, false},
-                               {"row", 0, 1, 3072, 576, false},
-                               {"square", 0, 2048, 2048, 2048, false}};
 enum { TOKENS = 1000, EXPERT_ROWS = 128, MAX_WORKERS = 64 };
 
 typedef struct product {
@@ -128,7 +96,7 @@ static float *random_values(vm_arena *arena, size_t n, bool *ok) {
 }
 
 /* Everything from the arena, as the shape wants it. */
-static bool make_product(vm_arena *arena, vm_compute type, const shape *s, int threads, product *p) {
+static bool make_product(vm_arena *arena, vm_compute type, const vm_shape *s, int threads, product *p) {
     size_t m = (size_t)(s->tasks ? TOKENS : s->m), k = (size_t)s->k, n = (size_t)s->n;
     bool ok = true;
     float *a = random_values(arena, m * k, &ok), *b = random_values(arena, k * n, &ok);
@@ -165,7 +133,7 @@ static bool make_product(vm_arena *arena, vm_compute type, const shape *s, int t
     return true;
 }
 
-static bool bench_shape(const vm_kernels *table, vm_compute type, const shape *s, double peaks[2]) {
+static bool bench_shape(const vm_kernels *table, vm_compute type, const vm_shape *s, double peaks[2]) {
     static const char *const type_names[] = {"f32", "bf16"};
     vm_arena *arena = vm_arena_create();
     int threads = vm_pool_threads(pools[1]), rows = s->tasks ? s->tasks * EXPERT_ROWS : s->m;
@@ -192,7 +160,7 @@ static bool bench_packing(vm_compute type) {
     enum { N = 960, K = 576 };
     vm_arena *arena = vm_arena_create();
     product p;
-    bool done = arena && make_product(arena, type, &(shape){"packing", 0, 1, N, K, false}, 1, &p);
+    bool done = arena && make_product(arena, type, &(vm_shape){"packing", 0, 1, N, K, false}, 1, &p);
     if (done) {
         p.pool = pools[0];
         clock_used = CLOCK_THREAD_CPUTIME_ID;
@@ -265,8 +233,7 @@ static bool wanted(const char *name, bool is_shape, int argc, char **argv) {
     bool any = false;
     for (int i = 1; i < argc; i++) {
         bool names_shape = false;
-        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-            names_shape = names_shape || strcmp(argv[i], shapes[s].what) == 0;
+        for (int s = 0; s < VM_N_SHAPES; s++) names_shape = names_shape || strcmp(argv[i], vm_shapes[s].what) == 0;
         if (names_shape != is_shape) continue;
         if (strcmp(argv[i], name) == 0) return true;
         any = true;
@@ -293,11 +260,12 @@ int main(int argc, char **argv) {
             printf("# %s %s peak, GFLOP/s: one thread %.0f, all %.0f\n", tables[t]->name,
                    type == VM_COMPUTE_F32 ? "f32" : "bf16", peaks[0], peaks[1]);
             done = bench_packing((vm_compute)type) && done;
-            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-                if (!wanted(shapes[s].what, true, argc, argv)) continue;
-                if (strcmp(tables[t]->name, "ref") == 0 && shapes[s].m * (double)shapes[s].n * shapes[s].k > 1e9)
+            for (int s = 0; s < VM_N_SHAPES; s++) {
+                if (!wanted(vm_shapes[s].what, true, argc, argv)) continue;
+                if (strcmp(tables[t]->name, "ref") == 0 &&
+                    vm_shapes[s].m * (double)vm_shapes[s].n * vm_shapes[s].k > 1e9)
                     continue;
-                done = bench_shape(tables[t], (vm_compute)type, &shapes[s], peaks) && done;
+                done = bench_shape(tables[t], (vm_compute)type, &vm_shapes[s], peaks) && done;
             }
         }
     }

@@ -28,7 +28,8 @@ BEGIN {
     may["report"] = "base eval report vmoer"
     may["api"] = "base io kernels router model train infer eval report api vmoer"
     may["cli"] = "vmoer"
-    may["tools"] = may["tests"] = may["fuzz"] = may["bench"] = may["api"]
+    may["tools"] = may["fuzz"] = may["api"]
+    may["tests"] = may["bench"] = may["api"] " bench" # bench/shapes.h
     for (room in may) { n = split(may[room], names, " "); for (i = 1; i <= n; i++) allowed[room, names[i]] = 1 }
     leftover = "(^|[^A-Za-z_])(TO" "DO|FIX" "ME|XX" "X|HA" "CK)([^A-Za-z_]|$)"
 }
