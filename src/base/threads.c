@@ -6,6 +6,10 @@
  *   worker: sees an open gate with a number it does not know, enters (adds one), takes tasks, leaves.
  *
  * A worker that wakes too late finds the gate shut and is not waited for, so a short job never pays for a slow wake-up.
+ *
+ * Every thread begins with its own share of the tasks, the same part of them in every job, and takes them in order; who
+ * has none left takes the last ones of another. So the rows that a thread wrote in one job are those it reads in the
+ * next, and stay in its cache: lines that travel between cores cost more than most of the arithmetic.
  * Both sides spin for some tens of microseconds (the gap between two layers' jobs) before they sleep. */
 #include "base/threads.h"
 
@@ -21,7 +25,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { MAX_THREADS = 1024, SPINS = 1000 };
+enum { MAX_THREADS = 1024, SPINS = 4000 };
 
 /* gate = job number << 32 | OPEN | members */
 #define OPEN ((uint64_t)1 << 31)
@@ -33,18 +37,22 @@ typedef struct worker {
     int index;
 } worker;
 
+/* Tasks [first, end) of a thread's share that are left: first << 32 | end. */
+typedef struct share {
+    _Alignas(64) _Atomic uint64_t left;
+} share;
+
 struct vm_pool {
     int n_threads;   /* the caller included */
     int spins;       /* 0 when there are more threads than CPUs: spinning would take the CPU from who has work */
     worker *workers; /* [n_threads - 1] */
+    share *shares;   /* [n_threads] */
 
     /* The job: written by the caller while the gate is shut and empty. */
     vm_task_fn fn;
     void *context;
-    int n_tasks;
 
     _Alignas(64) _Atomic uint64_t gate;
-    _Alignas(64) _Atomic int64_t next_task;
     _Alignas(64) atomic_int sleepers; /* workers that sleep or are about to */
     atomic_bool caller_sleeps;
     atomic_bool stop;
@@ -75,11 +83,22 @@ static int cpu_count(void) {
     return 1;
 }
 
-static void take_tasks(vm_pool *pool, int worker_index) {
+/* The first task of a share, or its last; -1: none is left. */
+static int take(share *s, bool last) {
+    uint64_t left = atomic_load_explicit(&s->left, memory_order_relaxed);
     for (;;) {
-        int64_t task = atomic_fetch_add_explicit(&pool->next_task, 1, memory_order_relaxed);
-        if (task >= pool->n_tasks) return;
-        pool->fn(pool->context, (int)task, worker_index);
+        uint32_t first = (uint32_t)(left >> 32), end = (uint32_t)left;
+        if (first >= end) return -1;
+        uint64_t rest = last ? left - 1 : left + ((uint64_t)1 << 32);
+        if (atomic_compare_exchange_weak_explicit(&s->left, &left, rest, memory_order_relaxed, memory_order_relaxed))
+            return (int)(last ? end - 1 : first);
+    }
+}
+
+static void take_tasks(vm_pool *pool, int worker_index) {
+    for (int i = 0; i < pool->n_threads; i++) {
+        share *s = &pool->shares[(worker_index + i) % pool->n_threads];
+        for (int task; (task = take(s, i > 0)) >= 0;) pool->fn(pool->context, task, worker_index);
     }
 }
 
@@ -150,8 +169,11 @@ void vm_pool_run(vm_pool *pool, int n_tasks, vm_task_fn fn, void *context) {
     }
     pool->fn = fn;
     pool->context = context;
-    pool->n_tasks = n_tasks;
-    atomic_store_explicit(&pool->next_task, 0, memory_order_relaxed);
+    for (int64_t t = 0; t < pool->n_threads; t++) {
+        uint64_t first = (uint64_t)(n_tasks * t / pool->n_threads),
+                 end = (uint64_t)(n_tasks * (t + 1) / pool->n_threads);
+        atomic_store_explicit(&pool->shares[t].left, first << 32 | end, memory_order_relaxed);
+    }
     uint32_t job = (uint32_t)(atomic_load_explicit(&pool->gate, memory_order_relaxed) >> 32) + 1;
     if (job == 0) job = 1; /* 0: what a new worker has seen, nothing */
     atomic_store(&pool->gate, (uint64_t)job << 32 | OPEN);
@@ -180,6 +202,7 @@ static void stop_workers(vm_pool *pool, int started) {
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
     vm_free(pool->workers);
+    vm_free(pool->shares);
     vm_free(pool);
 }
 
@@ -192,14 +215,17 @@ vmoer_status vm_pool_create(int n_threads, vm_pool **out) {
 
     vm_pool *pool = vm_calloc(1, sizeof *pool);
     worker *workers = vm_calloc((size_t)n_threads, sizeof *workers);
-    if (!pool || !workers) {
+    share *shares = vm_calloc((size_t)n_threads, sizeof *shares);
+    if (!pool || !workers || !shares) {
         vm_free(pool);
         vm_free(workers);
+        vm_free(shares);
         return vm_error(VMOER_ERROR_MEMORY, "thread pool: out of memory");
     }
     pool->n_threads = n_threads;
     pool->spins = n_threads <= cpus ? SPINS : 0;
     pool->workers = workers;
+    pool->shares = shares;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->left, NULL);

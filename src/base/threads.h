@@ -16,7 +16,8 @@ int vm_pool_threads(const vm_pool *pool); /* NULL: 1 */
 /* task in [0, n_tasks), worker in [0, vm_pool_threads). */
 typedef void (*vm_task_fn)(void *context, int task, int worker);
 
-/* Runs fn for every task and returns when all are done. Tasks are taken in order by whichever thread is free.
+/* Runs fn for every task and returns when all are done. Every thread has a share of neighbouring tasks, in order; who is done
+ * takes over from others.
  * pool NULL or one thread: runs inline. Not re-entrant: a task must not call vm_pool_run on the same pool;
  * one caller at a time. */
 void vm_pool_run(vm_pool *pool, int n_tasks, vm_task_fn fn, void *context);

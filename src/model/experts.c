@@ -6,10 +6,10 @@
 #include <string.h>
 
 enum {
-    PANEL = 16,
-    BLOCK_ROWS = 128, /* most rows of a task of the first stage: what lies between its products stays in cache */
-    STRIP_ROWS = 32,
-    SLICES_PER_THREAD = 2 /* column slices of the second stage */
+    BLOCK_ROWS = 128,    /* most rows of a task of the first stage: what lies between its products stays in cache */
+    STRIP = 32,          /* rows and columns that the fastest kernels take at once */
+    OWN_TOKENS = 256,    /* from so many tokens a thread on, each thread runs all experts for its own tokens */
+    PARTS_PER_THREAD = 2 /* of the second stage */
 };
 
 static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the experts of a layer"); }
@@ -41,9 +41,9 @@ typedef struct experts_job {
     float *dgate;   /* [T K] by row; backward */
     float *dhidden; /* [T K, 2 w]; NULL: nothing in the first matrices is trained */
     float *scaled;  /* [T K, w] g SwiGLU; NULL: nothing in the second matrices is trained */
-    float *t_scaled; /* [T K, rank sum] g t_out */
-    float *out;      /* [T, D]: y; backward: du */
-    int slice;       /* columns of it a task adds to */
+    float *t_scaled;               /* [T K, rank sum] g t_out */
+    float *out;                    /* [T, D]: y; backward: du */
+    int token_parts, column_parts; /* what is cut into tasks of the second stage */
 } experts_job;
 
 /* ---- which rows are whose ---- */
@@ -67,19 +67,39 @@ static vmoer_status group(const vm_ffn *f, vm_arena *arena, int n_tokens, vm_ffn
     return VMOER_OK;
 }
 
-static int rows_of(const vm_ffn_acts *a, int e) { return a->begin[e + 1] - a->begin[e]; }
+/* The first row of expert e whose token is at least `token`. */
+static int row_from(const vm_ffn_acts *a, int e, int token) {
+    int low = a->begin[e], high = a->begin[e + 1];
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (a->row_token[middle] < token)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
 
-/* Every expert's rows in blocks of equal height, of whole strips but for the last. */
-static block *make_blocks(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, int *count) {
-    int most = a->begin[f->n_experts] / STRIP_ROWS + f->n_experts;
+static int part_begin(int n, int part, int parts) { return (int)((int64_t)n * part / parts); }
+
+/* Every expert's rows of each range of tokens in blocks of equal height, of whole strips but for the last. Blocks of a
+ * range follow each other: they are one thread's, whose cache holds the range's tokens. With few tokens there is one
+ * range, since every range reads all weights. */
+static block *make_blocks(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, int n_tokens, int threads,
+                          int *count) {
+    int ranges = n_tokens / threads >= OWN_TOKENS ? threads : 1;
+    int most = a->begin[f->n_experts] / STRIP + ranges * f->n_experts;
     block *blocks = vm_arena_alloc(scratch, (size_t)most, sizeof *blocks);
     *count = 0;
-    for (int e = 0; blocks && e < f->n_experts; e++) {
-        int rows = rows_of(a, e), parts = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-        int height = parts ? ((rows + parts - 1) / parts + STRIP_ROWS - 1) / STRIP_ROWS * STRIP_ROWS : 0;
-        for (int done = 0; done < rows; done += height)
-            blocks[(*count)++] = (block){e, a->begin[e] + done, rows - done < height ? rows - done : height};
-    }
+    for (int r = 0; blocks && r < ranges; r++)
+        for (int e = 0; e < f->n_experts; e++) {
+            int first = row_from(a, e, part_begin(n_tokens, r, ranges)),
+                rows = row_from(a, e, part_begin(n_tokens, r + 1, ranges)) - first;
+            int parts = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+            int height = parts ? ((rows + parts - 1) / parts + STRIP - 1) / STRIP * STRIP : 0;
+            for (int done = 0; done < rows; done += height)
+                blocks[(*count)++] = (block){e, first + done, rows - done < height ? rows - done : height};
+        }
     return blocks;
 }
 
@@ -107,7 +127,7 @@ static vmoer_status start(experts_job *j, vm_pool *pool, vm_arena *scratch, int 
     vm_compute type = first->compute;
     size_t rows = (size_t)j->a->begin[f->n_experts], w = (size_t)f->width;
     int threads = vm_pool_threads(pool), rank = vm_linear_rank(first), rank2 = vm_linear_rank(second);
-    bool ok = (j->blocks = make_blocks(f, scratch, j->a, n_blocks)) != NULL;
+    bool ok = (j->blocks = make_blocks(f, scratch, j->a, n_tokens, threads, n_blocks)) != NULL;
     j->work = vm_arena_alloc(scratch, (size_t)threads, sizeof *j->work);
     j->gate = vm_arena_floats(scratch, rows, 1, &ok);
     ok = ok && j->work && rows_alloc(scratch, type, (size_t)n_tokens, f->dim, &j->input) &&
@@ -123,7 +143,7 @@ static vmoer_status start(experts_job *j, vm_pool *pool, vm_arena *scratch, int 
     }
     if (!ok) return no_memory();
     for (size_t i = 0; i < rows; i++) j->gate[j->a->row_of[i]] = j->a->gates[i];
-    vm_pool_run_range(pool, (size_t)n_tokens, STRIP_ROWS, round_rows, j);
+    vm_pool_run_range(pool, (size_t)n_tokens, STRIP, round_rows, j);
     return VMOER_OK;
 }
 
@@ -140,24 +160,29 @@ static void multiply_input(const workspace *s, int m, const vm_panel *b, float *
     vm_multiply(&(vm_product){.a = &s->input, .m = m, .b = b, .columns = b->n, .c = c, .ldc = (size_t)b->n});
 }
 
-/* The second stage: some columns of the output, all experts' products added in turn. */
-static void add_slice(void *context, int task, int worker) {
+/* The second stage: some tokens and columns of the output, all experts' products added in turn. */
+static void add_part(void *context, int task, int worker) {
     (void)worker;
     const experts_job *j = context;
     const vm_ffn *f = j->f;
-    int column = task * j->slice, left = f->dim - column;
-    size_t bytes = (size_t)(left < j->slice ? left : j->slice) * sizeof *j->out;
-    for (int t = 0; !f->shared_width && t < j->n_tokens; t++)
-        memset(j->out + (size_t)t * (size_t)f->dim + column, 0, bytes);
+    int token_part = task / j->column_parts, column_part = task % j->column_parts,
+        strips = (f->dim + STRIP - 1) / STRIP;
+    int token = part_begin(j->n_tokens, token_part, j->token_parts),
+        last_token = part_begin(j->n_tokens, token_part + 1, j->token_parts);
+    int column = part_begin(strips, column_part, j->column_parts) * STRIP,
+        end = part_begin(strips, column_part + 1, j->column_parts) * STRIP,
+        columns = (end < f->dim ? end : f->dim) - column;
+    for (int t = token; !f->shared_width && t < last_token; t++)
+        memset(j->out + (size_t)t * (size_t)f->dim + column, 0, (size_t)columns * sizeof *j->out);
     for (int e = 0; e < f->n_experts; e++) {
         const vm_linear *l = j->backward ? &f->expert_in[e] : &f->expert_out[e];
-        int first = j->a->begin[e];
+        int first = row_from(j->a, e, token);
         vm_multiply(&(vm_product){.a = &j->inner,
                                   .first = first,
-                                  .m = rows_of(j->a, e),
+                                  .m = row_from(j->a, e, last_token) - first,
                                   .b = j->backward ? &l->backward : &l->forward,
                                   .column = column,
-                                  .columns = left < j->slice ? left : j->slice,
+                                  .columns = columns,
                                   .c = j->out + column,
                                   .ldc = (size_t)f->dim,
                                   .c_index = j->a->row_token + first,
@@ -166,12 +191,17 @@ static void add_slice(void *context, int task, int worker) {
     }
 }
 
+/* The second stage is cut by tokens, whose rows of the output are in the thread's cache then, unless all its weights,
+ * which every part of the tokens reads, are more than these rows: then by columns. */
 static void run(experts_job *j, vm_pool *pool, int n_blocks, vm_task_fn block_task) {
+    const vm_ffn *f = j->f;
     vm_pool_run(pool, n_blocks, block_task, j);
     if (!j->out) return;
-    int panels = (j->f->dim + PANEL - 1) / PANEL, slices = vm_pool_threads(pool) * SLICES_PER_THREAD;
-    j->slice = (panels + slices - 1) / slices * PANEL;
-    vm_pool_run(pool, (j->f->dim + j->slice - 1) / j->slice, add_slice, j);
+    int strips = (f->dim + STRIP - 1) / STRIP, parts = vm_pool_threads(pool) * PARTS_PER_THREAD;
+    bool by_tokens = f->n_experts * f->width <= 4 * j->n_tokens;
+    j->token_parts = !by_tokens ? 1 : parts < j->n_tokens ? parts : j->n_tokens;
+    j->column_parts = by_tokens ? 1 : parts < strips ? parts : strips;
+    vm_pool_run(pool, j->token_parts * j->column_parts, add_part, j);
 }
 
 /* ---- forward ---- */
@@ -261,7 +291,7 @@ static vmoer_status parameters(const experts_job *j, vm_pool *pool, vm_arena *sc
         size_t first = (size_t)a->begin[e];
         if (j->scaled)
             calls[count++] = (vm_linear_call){.l = &f->expert_out[e],
-                                              .m = rows_of(a, e),
+                                              .m = a->begin[e + 1] - a->begin[e],
                                               .x = j->scaled + first * w,
                                               .ldx = w,
                                               .dy = dy,
@@ -270,7 +300,7 @@ static vmoer_status parameters(const experts_job *j, vm_pool *pool, vm_arena *sc
                                               .t = j->t_scaled + first * rank_out};
         if (j->dhidden)
             calls[count++] = (vm_linear_call){.l = &f->expert_in[e],
-                                              .m = rows_of(a, e),
+                                              .m = a->begin[e + 1] - a->begin[e],
                                               .x = a->u,
                                               .ldx = D,
                                               .index = a->row_token + first,

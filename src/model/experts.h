@@ -4,7 +4,7 @@
  *   y_t += sum_e g_te out_e( silu(gate_e u_t) * up_e u_t )      e rising over the token's experts: the same sum whatever the batch
  *
  * Two stages, forward and backward alike. First tasks of (expert, some of its rows): u -> [2 w] -> SwiGLU -> [w], rounded for the next product. Then tasks
- * of some columns of y, each adding all experts' products in turn, so that no two tasks write the same element. */
+ * of some tokens (or columns) of y, each adding all experts' products in turn, so that no two tasks write the same element. */
 #ifndef VM_MODEL_EXPERTS_H
 #define VM_MODEL_EXPERTS_H
 
