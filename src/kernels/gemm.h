@@ -53,6 +53,9 @@ typedef struct vm_gemm_block {
     bool a_tiles;
     const uint32_t *b; /* [panels][panel_words] */
     size_t panel_words;
+    const uint32_t *next; /* next_words of panels wanted after these: fetched meanwhile; NULL: unknown */
+    size_t next_words;
+    bool fetched; /* these are in the second-level cache */
     float *c; /* [m, n], row length ldc */
     size_t ldc;
     const int32_t *c_index; /* [m] row i of the product goes to c[c_index[i]]; NULL: c[i] */

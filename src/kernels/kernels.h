@@ -83,6 +83,9 @@ typedef struct vm_product {
     const vm_panel *b;
     int k_first, k;         /* k_first: BF16: a multiple of 32; k 0: all rows of B */
     int column, columns;    /* column: a multiple of 16 */
+    const void *next;       /* next_bytes of panels that products after this one read: fetched meanwhile; NULL: unknown */
+    size_t next_bytes;
+    bool fetched;           /* an earlier product fetched B */
     float *c;               /* element (0, 0) of the product */
     size_t ldc;
     const int32_t *c_index; /* [m] row i goes to c[c_index[i]], each to its own; NULL: c[i] */

@@ -6,6 +6,8 @@
 #include <string.h>
 
 enum {
+    PANEL = 16,
+    FETCH_BYTES = 256 << 10,
     BLOCK_ROWS = 128,    /* most rows of a task of the first stage: what lies between its products stays in cache */
     STRIP = 32,          /* rows and columns that the fastest kernels take at once */
     OWN_TOKENS = 256,    /* from so many tokens a thread on, each thread runs all experts for its own tokens */
@@ -14,9 +16,11 @@ enum {
 
 static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the experts of a layer"); }
 
-/* Rows [first, first + rows) of all T K rows, every one of `expert`. */
+/* Rows [first, first + rows) of all T K rows, every one of `expert`: part `part` of its `parts` blocks, after which
+ * next_expert's follow. */
 typedef struct block {
     int expert, first, rows;
+    int part, parts, next_expert;
 } block;
 
 /* One thread's own; BLOCK_ROWS rows each. */
@@ -97,8 +101,11 @@ static block *make_blocks(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts 
                 rows = row_from(a, e, part_begin(n_tokens, r + 1, ranges)) - first;
             int parts = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
             int height = parts ? ((rows + parts - 1) / parts + STRIP - 1) / STRIP * STRIP : 0;
-            for (int done = 0; done < rows; done += height)
-                blocks[(*count)++] = (block){e, first + done, rows - done < height ? rows - done : height};
+            parts = height ? (rows + height - 1) / height : 0;
+            for (int part = 0; part < parts; part++) {
+                int done = part * height, left = rows - done, next = e + 1 < f->n_experts ? e + 1 : 0;
+                blocks[(*count)++] = (block){e, first + done, left < height ? left : height, part, parts, next};
+            }
         }
     return blocks;
 }
@@ -155,9 +162,27 @@ static void append_middles(const vm_linear *l, const vm_panel *b, const vm_rows 
     vm_rows_set_tail(rows, first, m, b->k, t, (size_t)b->n);
 }
 
-/* C[m, n] of the block's rows of the input. */
-static void multiply_input(const workspace *s, int m, const vm_panel *b, float *c) {
-    vm_multiply(&(vm_product){.a = &s->input, .m = m, .b = b, .columns = b->n, .c = c, .ldc = (size_t)b->n});
+/* While an expert's panel is multiplied, the next one's comes into the second-level cache, if it has room for both:
+ * some columns of it, or one of `parts` parts. Of larger ones only what is multiplied first. */
+static void fetch_next(vm_product *p, const vm_panel *next, int part, int parts) {
+    size_t panels = (size_t)(p->columns + PANEL - 1) / PANEL, bytes = vm_panel_bytes(next->type, next->k, PANEL);
+    const unsigned char *data = (const unsigned char *)next->data + (size_t)(p->column / PANEL) * bytes;
+    p->fetched = panels * bytes <= FETCH_BYTES;
+    size_t first = p->fetched ? panels * (size_t)part / (size_t)parts : 0,
+           end = p->fetched   ? panels * (size_t)(part + 1) / (size_t)parts
+                 : panels < 2 ? panels
+                              : 2;
+    p->next = data + first * bytes;
+    p->next_bytes = (end - first) * bytes;
+}
+
+/* C[rows, n] of a block's rows of the input and its expert's matrix in `experts`, forward or backward. */
+static void multiply_input(const workspace *s, const block *b, const vm_linear *experts, bool backward, float *c) {
+    const vm_linear *l = &experts[b->expert], *next = &experts[b->next_expert];
+    const vm_panel *panel = backward ? &l->backward : &l->forward;
+    vm_product p = {.a = &s->input, .m = b->rows, .b = panel, .columns = panel->n, .c = c, .ldc = (size_t)panel->n};
+    fetch_next(&p, backward ? &next->backward : &next->forward, b->part, b->parts);
+    vm_multiply(&p);
 }
 
 /* The second stage: some tokens and columns of the output, all experts' products added in turn. */
@@ -176,18 +201,21 @@ static void add_part(void *context, int task, int worker) {
         memset(j->out + (size_t)t * (size_t)f->dim + column, 0, (size_t)columns * sizeof *j->out);
     for (int e = 0; e < f->n_experts; e++) {
         const vm_linear *l = j->backward ? &f->expert_in[e] : &f->expert_out[e];
+        const vm_linear *next = e + 1 < f->n_experts ? l + 1 : l;
         int first = row_from(j->a, e, token);
-        vm_multiply(&(vm_product){.a = &j->inner,
-                                  .first = first,
-                                  .m = row_from(j->a, e, last_token) - first,
-                                  .b = j->backward ? &l->backward : &l->forward,
-                                  .column = column,
-                                  .columns = columns,
-                                  .c = j->out + column,
-                                  .ldc = (size_t)f->dim,
-                                  .c_index = j->a->row_token + first,
-                                  .scale = j->backward ? NULL : j->gate + first,
-                                  .accumulate = true});
+        vm_product p = {.a = &j->inner,
+                        .first = first,
+                        .m = row_from(j->a, e, last_token) - first,
+                        .b = j->backward ? &l->backward : &l->forward,
+                        .column = column,
+                        .columns = columns,
+                        .c = j->out + column,
+                        .ldc = (size_t)f->dim,
+                        .c_index = j->a->row_token + first,
+                        .scale = j->backward ? NULL : j->gate + first,
+                        .accumulate = true};
+        fetch_next(&p, j->backward ? &next->backward : &next->forward, 0, 1);
+        vm_multiply(&p);
     }
 }
 
@@ -217,7 +245,7 @@ static void forward_block(void *context, int task, int worker) {
     float *hidden = a->hidden ? a->hidden + first * 2 * w : s->wide;
     vm_rows_gather(&s->input, 0, m, &j->input, a->row_token + first);
     append_middles(in, &in->lora_a, &s->input, 0, m, a->t_in + first * (size_t)vm_linear_rank(in));
-    multiply_input(s, m, &in->forward, hidden);
+    multiply_input(s, b, j->f->expert_in, false, hidden);
     for (size_t i = 0; i < (size_t)m; i++)
         vm_kernels_get()->swiglu(hidden + i * 2 * w, hidden + i * 2 * w + w, s->active + i * w, width);
     vm_rows_set(&j->inner, b->first, m, width, s->active, w);
@@ -255,7 +283,7 @@ static void backward_block(void *context, int task, int worker) {
     size_t first = (size_t)b->first, w = (size_t)width;
     vm_rows_gather(&s->input, 0, m, &j->input, a->row_token + first);
     append_middles(out, &out->lora_b, &s->input, 0, m, s->t);
-    multiply_input(s, m, &out->backward, s->inner);
+    multiply_input(s, b, j->f->expert_out, true, s->inner);
     float *dhidden = j->dhidden ? j->dhidden + first * 2 * w : s->wide2;
     for (size_t i = 0; i < (size_t)m; i++) {
         const float *gate = a->hidden + (first + i) * 2 * w;

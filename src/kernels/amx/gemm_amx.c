@@ -180,12 +180,19 @@ static void multiply_panels_stay(const vm_gemm_block *g) {
     int passes = ceil_div(all_steps, PASS_STEPS), pass_steps = ceil_div(all_steps, passes);
     const uint32_t *end = g->b + (size_t)panels * g->panel_words;
     aside s = {.g = g, .rows_per_step = ceil_div(SIDE, pass_steps)};
-    s.fetch_per_step = at_most(ceil_div((int)(2 * g->panel_words / LINE_WORDS), strips * all_steps), MAX_FETCH);
+    size_t lines = (g->fetched ? g->next_words : 2 * g->panel_words) / LINE_WORDS;
+    int in_steps = strips * all_steps * (g->fetched ? ceil_div(panels, 2) : 1);
+    s.fetch_per_step = at_most(ceil_div((int)lines, in_steps), MAX_FETCH);
     int turn = 0;
     for (int j = 0; j < g->n; j += SIDE) {
         const uint32_t *b = g->b + (size_t)(j / TILE) * g->panel_words;
-        s.fetch = b + 2 * g->panel_words;
-        s.fetch_end = s.fetch < end ? s.fetch + 2 * g->panel_words : s.fetch;
+        if (!g->fetched && b + 2 * g->panel_words < end) {
+            s.fetch = b + 2 * g->panel_words;
+            s.fetch_end = s.fetch + 2 * g->panel_words;
+        } else if (!g->fetched || j == 0) {
+            s.fetch = g->next;
+            s.fetch_end = g->next + g->next_words;
+        }
         for (int pass = 0; pass < passes; pass++) {
             int step = pass * pass_steps, steps = at_most(all_steps - step, pass_steps);
             for (int strip = 0; strip < strips; strip++, turn = !turn) {
