@@ -1,5 +1,5 @@
 /* attention.c: see attention.h. A task is one family (a root and its children) and one key-value head, so no two tasks
- * write the same gradient.
+ * write the same gradient; forward, where few families are long, some of its blocks.
  *
  * A task takes the family's tokens in blocks. A row is a query head of a token; the rows of a token are neighbours, so
  * those of a segment are too, and all its heads share a product. A block's products are taken a piece at a time: the
@@ -14,7 +14,10 @@
 
 #include <string.h>
 
-enum { BLOCK_ROWS = 48 }; /* their probabilities and gradients stay in a second-level cache for some hundred keys */
+enum {
+    BLOCK_ROWS = 48, /* their probabilities and gradients stay in a second-level cache for some hundred keys */
+    TASKS_PER_THREAD = 4
+};
 
 /* What a thread works in; sizes are those of the largest family. */
 typedef struct memory {
@@ -33,6 +36,7 @@ typedef struct attention_job {
     float *out, *dqkv;
     int group;           /* query heads a key-value head */
     int block_tokens;    /* most of a block */
+    int parts;           /* tasks a family and key-value head */
     size_t ld, ldo, ldp; /* floats of a row of qkv, of out, of probabilities */
     int32_t *q_row,
         *o_row;     /* [rows of a block] where a row lies in qkv and in out, in head_dims from the block's first */
@@ -201,11 +205,13 @@ static bool next_block(const family *f, block *b) {
 
 static void forward_task(void *context, int task, int worker) {
     const attention_job *job = context;
-    family f = open_family(job, task, worker);
+    family f = open_family(job, task / job->parts, worker);
     memory *m = f.m;
+    int turn = task % job->parts; /* in turn, because later blocks see more keys */
     vm_panel_pack(NULL, &m->v_rows, VM_COMPUTE_F32, f.end - f.begin, job->a->head_dim,
                   job->qkv + (size_t)f.begin * job->ld + f.v, job->ld, 1, NULL);
-    for (block b = {.end = f.begin}; next_block(&f, &b);) {
+    for (block b = {.end = f.begin}; next_block(&f, &b); turn = (turn + 1) % job->parts) {
+        if (turn != 0) continue;
         meet(&f, &b, job->qkv + (size_t)b.begin * job->ld + f.q, job->ld, m->k_columns, job->scale, m->p);
         finish_rows(&f, &b, NULL);
         gather(&f, &b, m->p, &m->v_rows, job->out + (size_t)b.begin * job->ldo + f.q, job->o_row);
@@ -287,7 +293,8 @@ static bool take_memory(memory *m, vm_arena *scratch, const attention_job *job, 
     return ok && m->left && m->k_columns && m->v_columns;
 }
 
-static vmoer_status run(const vm_attention *a, vm_pool *pool, vm_arena *scratch, vm_task_fn task, attention_job *job) {
+static vmoer_status run(const vm_attention *a, vm_pool *pool, vm_arena *scratch, vm_task_fn task, bool apart,
+                        attention_job *job) {
     int threads = vm_pool_threads(pool), group = a->n_heads / a->n_kv_heads, n_roots = 0;
     int32_t *roots = vm_arena_alloc(scratch, (size_t)a->n_segments + 1, sizeof *roots);
     if (!roots) return vm_error(VMOER_ERROR_MEMORY, "no memory for attention");
@@ -317,18 +324,21 @@ static vmoer_status run(const vm_attention *a, vm_pool *pool, vm_arena *scratch,
         job->o_row[r] = r / group * a->n_heads + r % group;
         job->scale[r] = a->scale;
     }
-    vm_pool_run(pool, n_roots * a->n_kv_heads, task, job);
+    int tasks = n_roots * a->n_kv_heads;
+    job->parts =
+        apart && threads > 1 && tasks < TASKS_PER_THREAD * threads ? ceil_div(TASKS_PER_THREAD * threads, tasks) : 1;
+    vm_pool_run(pool, tasks * job->parts, task, job);
     return VMOER_OK;
 }
 
 vmoer_status vm_attention_forward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv,
                                   float *out) {
     attention_job job = {.qkv = qkv, .out = out};
-    return run(a, pool, scratch, forward_task, &job);
+    return run(a, pool, scratch, forward_task, true, &job);
 }
 
 vmoer_status vm_attention_backward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv,
                                    const float *dout, float *dqkv) {
     attention_job job = {.qkv = qkv, .dout = dout, .dqkv = dqkv};
-    return run(a, pool, scratch, backward_task, &job);
+    return run(a, pool, scratch, backward_task, false, &job);
 }
