@@ -7,11 +7,11 @@
 
 enum {
     PANEL = 16,
-    FETCH_BYTES = 256 << 10,
-    BLOCK_ROWS = 128,    /* most rows of a task of the first stage: what lies between its products stays in cache */
-    STRIP = 32,          /* rows and columns that the fastest kernels take at once */
-    OWN_TOKENS = 256,    /* from so many tokens a thread on, each thread runs all experts for its own tokens */
-    PARTS_PER_THREAD = 2 /* of the second stage */
+    FETCH_BYTES = 256 << 10, /* two such matrices leave room for the rows in a second-level cache of 1 MB */
+    BLOCK_ROWS = 128,        /* most rows of a task of the first stage: what lies between its products stays in cache */
+    STRIP = 32,              /* rows and columns that the fastest kernels take at once */
+    OWN_TOKENS = 256,        /* fewer a thread leave too few rows an expert */
+    PARTS_PER_THREAD = 2     /* of the second stage */
 };
 
 static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the experts of a layer"); }
@@ -26,7 +26,7 @@ typedef struct block {
 /* One thread's own; BLOCK_ROWS rows each. */
 typedef struct workspace {
     vm_rows input;         /* of D + R: the block's rows of the job's input, and the LoRA's middles */
-    float *wide, *wide2;   /* of 2 w */
+    float *wide;           /* of 2 w: gate and up, or their gradients */
     float *active, *inner; /* of w */
     float *t;              /* of R */
 } workspace;
@@ -84,14 +84,17 @@ static int row_from(const vm_ffn_acts *a, int e, int token) {
     return low;
 }
 
+/* Is it cheaper that every thread reads all weights, for its own tokens, than that the tokens' rows travel between the
+ * threads? */
+static bool by_tokens(const vm_ffn *f, int n_tokens) { return f->n_experts * f->width <= 4 * n_tokens; }
+
 static int part_begin(int n, int part, int parts) { return (int)((int64_t)n * part / parts); }
 
 /* Every expert's rows of each range of tokens in blocks of equal height, of whole strips but for the last. Blocks of a
- * range follow each other: they are one thread's, whose cache holds the range's tokens. With few tokens there is one
- * range, since every range reads all weights. */
+ * range follow each other: they are one thread's, whose cache holds the range's tokens. */
 static block *make_blocks(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts *a, int n_tokens, int threads,
                           int *count) {
-    int ranges = n_tokens / threads >= OWN_TOKENS ? threads : 1;
+    int ranges = by_tokens(f, n_tokens) && n_tokens / threads >= OWN_TOKENS ? threads : 1;
     int most = a->begin[f->n_experts] / STRIP + ranges * f->n_experts;
     block *blocks = vm_arena_alloc(scratch, (size_t)most, sizeof *blocks);
     *count = 0;
@@ -143,7 +146,6 @@ static vmoer_status start(experts_job *j, vm_pool *pool, vm_arena *scratch, int 
         workspace *s = &j->work[t];
         ok = rows_alloc(scratch, type, BLOCK_ROWS, f->dim + rank, &s->input);
         s->wide = vm_arena_floats(scratch, BLOCK_ROWS, 2 * w, &ok);
-        s->wide2 = vm_arena_floats(scratch, BLOCK_ROWS, 2 * w, &ok);
         s->active = vm_arena_floats(scratch, BLOCK_ROWS, w, &ok);
         s->inner = vm_arena_floats(scratch, BLOCK_ROWS, w, &ok);
         s->t = vm_arena_floats(scratch, BLOCK_ROWS, (size_t)(rank > rank2 ? rank : rank2), &ok);
@@ -219,16 +221,15 @@ static void add_part(void *context, int task, int worker) {
     }
 }
 
-/* The second stage is cut by tokens, whose rows of the output are in the thread's cache then, unless all its weights,
- * which every part of the tokens reads, are more than these rows: then by columns. */
+/* The second stage is cut by tokens too, whose rows of the output are in the thread's cache then, or by columns. */
 static void run(experts_job *j, vm_pool *pool, int n_blocks, vm_task_fn block_task) {
     const vm_ffn *f = j->f;
     vm_pool_run(pool, n_blocks, block_task, j);
     if (!j->out) return;
     int strips = (f->dim + STRIP - 1) / STRIP, parts = vm_pool_threads(pool) * PARTS_PER_THREAD;
-    bool by_tokens = f->n_experts * f->width <= 4 * j->n_tokens;
-    j->token_parts = !by_tokens ? 1 : parts < j->n_tokens ? parts : j->n_tokens;
-    j->column_parts = by_tokens ? 1 : parts < strips ? parts : strips;
+    bool tokens = by_tokens(f, j->n_tokens);
+    j->token_parts = !tokens ? 1 : parts < j->n_tokens ? parts : j->n_tokens;
+    j->column_parts = tokens ? 1 : parts < strips ? parts : strips;
     vm_pool_run(pool, j->token_parts * j->column_parts, add_part, j);
 }
 
@@ -284,7 +285,7 @@ static void backward_block(void *context, int task, int worker) {
     vm_rows_gather(&s->input, 0, m, &j->input, a->row_token + first);
     append_middles(out, &out->lora_b, &s->input, 0, m, s->t);
     multiply_input(s, b, j->f->expert_out, true, s->inner);
-    float *dhidden = j->dhidden ? j->dhidden + first * 2 * w : s->wide2;
+    float *dhidden = j->dhidden ? j->dhidden + first * 2 * w : s->wide;
     for (size_t i = 0; i < (size_t)m; i++) {
         const float *gate = a->hidden + (first + i) * 2 * w;
         float *active = s->active + i * w, *dactive = s->inner + i * w, *dgate = dhidden + i * 2 * w;
