@@ -313,8 +313,7 @@ class Race:
         for name, model in (("moe", self.a.moe), ("3B shape", self.a.shape)):
             if not model:
                 continue
-            rounds = max(5, 5 * self.a.repeats) if name == "moe" else max(3, self.a.repeats)
-            rows, test = self.ours.bench(model, "router", None, "--samples", "32", "-r", rounds), f"pp{self.a.length}"
+            rows, test = self.ours.bench(model, "router", None, "--samples", "32", "-r", max(5, 5 * self.a.repeats)), f"pp{self.a.length}"
             self.row(f"VGLR-FC, S = 32, over deterministic: prefill, {name}", rows[test + " sample 32"]["rate"], rows[test]["rate"],
                      "tokens/s", 0.99)
 
@@ -338,7 +337,7 @@ def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Needs: pip install -r tools/requirements.txt")
     a.add_argument("--moe", required=True, help="Mixture-of-Experts GGUF")
     a.add_argument("--dense", required=True, help="dense GGUF with the same tokenizer")
-    a.add_argument("--shape", help="GGUF of tools/random_model: the router's overhead on a larger shape")
+    a.add_argument("--shape", help="GGUF of tools/random_model: the router's overhead on a larger shape; half its layers keep the noise small")
     a.add_argument("--data", default=os.environ.get("VMOER_DATA", "data"))
     a.add_argument("--questions", type=int, default=32)
     a.add_argument("--layers", default="auto", help="variational layers, as in vmoer bench")
