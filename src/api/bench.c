@@ -516,7 +516,7 @@ static vmoer_status training_phase(bench *b, int first, int last) {
 
 static void end_phase(bench *b) {
     vm_optimizer_free(b->optimizer);
-    if (b->training.model && b->objective.router == NULL) vm_free(b->trained.items);
+    if (!b->router) vm_free(b->trained.items);
     for (size_t i = 0; i < b->n_singles; i++) vm_prompt_free(&b->singles[i]);
     vm_free(b->singles);
     vm_free(b->order);

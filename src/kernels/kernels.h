@@ -29,7 +29,7 @@ void vm_panel_pack(vm_pool *pool, vm_panel *dst, vm_compute type, int k, int n, 
 
 /* dst, with its type, k, n and data set, becomes src with dst->k - src->k rows of zeros below; same type and n. */
 void vm_panel_extend(vm_panel *dst, const vm_panel *src);
-/* Packs `rows` more rows of B, at the bottom of a packed panel: row k_first + i is src[i * ld ..], k_first even, k_first + rows <= dst->k.
+/* Packs `rows` more rows of B, at the bottom of a packed panel: row k_first + i is src[i * ld ..], k_first even (BF16), k_first + rows <= dst->k.
  * Rows below them, up to the next whole word, become 0. */
 void vm_panel_set_rows(vm_panel *dst, int k_first, int rows, const float *src, size_t ld);
 
@@ -68,7 +68,7 @@ vm_rows vm_rows_at(vm_compute type, int k, void *memory); /* nothing in them yet
 /* Columns [0, columns) of rows [first, first + m) from x[m, columns], row stride ldx; rounded to nearest even for BF16. The rest of their last group of
  * 32 columns (F32: 16) becomes 0. */
 void vm_rows_set(const vm_rows *r, int first, int m, int columns, const float *x, size_t ldx);
-/* The columns from `column` (even) on, all that are left. */
+/* The columns from `column` (BF16: even) on, all that are left. */
 void vm_rows_set_tail(const vm_rows *r, int first, int m, int column, const float *x, size_t ldx);
 /* All columns of rows [first, first + m) from x[k, m], row stride ldx: the transpose. */
 void vm_rows_set_across(const vm_rows *r, int first, int m, const float *x, size_t ldx);
@@ -82,7 +82,7 @@ typedef struct vm_product {
     int first, m;
     const vm_panel *b;
     int k_first, k;         /* k_first: BF16: a multiple of 32; k 0: all rows of B */
-    int column, columns;    /* column: a multiple of 16 */
+    int column, columns;    /* column: a multiple of 16; columns >= 1 */
     const void *next;       /* next_bytes of panels that products after this one read: fetched meanwhile; NULL: unknown */
     size_t next_bytes;
     bool fetched;           /* an earlier product fetched B */

@@ -325,8 +325,9 @@ static vmoer_status run(const vm_attention *a, vm_pool *pool, vm_arena *scratch,
         job->scale[r] = a->scale;
     }
     int tasks = n_roots * a->n_kv_heads;
-    job->parts =
-        apart && threads > 1 && tasks < TASKS_PER_THREAD * threads ? ceil_div(TASKS_PER_THREAD * threads, tasks) : 1;
+    job->parts = 1;
+    if (apart && threads > 1 && tasks < TASKS_PER_THREAD * threads)
+        job->parts = at_most(ceil_div(TASKS_PER_THREAD * threads, tasks), ceil_div(most.tokens, job->block_tokens));
     vm_pool_run(pool, tasks * job->parts, task, job);
     return VMOER_OK;
 }

@@ -1,5 +1,5 @@
 /* ffn.h: the feed-forward half of a layer: shared experts (always on) and N routed experts of which K run a token. A dense layer is the shared
- * part alone. Experts are SwiGLU: out( silu(gate x) * up x ). Tokens are grouped by expert, so each expert's matrices are read once a batch.
+ * part alone. Experts are SwiGLU: out( silu(gate x) * up x ). Tokens are grouped by expert, so an expert's matrices are read once a batch, or once a thread.
  *
  *   y = shared(u) + sum_{k in top-K} g_k expert_k(u),   g_k = scale * p_k / (renormalise ? sum_top-K p : 1)
  *

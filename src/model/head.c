@@ -359,6 +359,7 @@ vmoer_status vm_head_forward(vm_pass *p, const float *x, float *log_probability,
 
 vmoer_status vm_head_backward(vm_pass *p, const float *x, const float *d_log_probability, float *dx) {
     head_job j;
+    if (p->batch->n_targets == 0) return VMOER_OK; /* a loss of the KL alone */
     VM_TRY(start(p, true, &j));
     j.d_log_probability = d_log_probability;
     VM_TRY(ranges(p, p->batch->target_row, p->batch->n_targets, &j.first_target));

@@ -82,7 +82,7 @@ vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int row
                                 vm_lora **out) {
     if (l->n_lora == VM_MAX_LORA)
         return vm_error(VMOER_ERROR_LIMIT, "%s: more than %d LoRA on one projection", name, VM_MAX_LORA);
-    if (l->in % 2 || l->out % 2) /* B and A begin in a word of their own below W */
+    if (l->compute == VM_COMPUTE_BF16 && (l->in % 2 || l->out % 2)) /* B and A begin in words of their own below W */
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: LoRA on a matrix of %d x %d, an odd number", name, l->out, l->in);
     vm_lora *r = vm_calloc(1, sizeof *r);
     if (!r) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
@@ -153,7 +153,7 @@ void vm_linear_scale(const vm_linear *l, int m, float *t) {
             for (int r = 0; r < l->lora[i]->rank; r++) *t++ *= l->lora[i]->scale;
 }
 
-/* Jobs of one stage, at most one a call. */
+/* Jobs of one stage. */
 typedef struct job_list {
     vm_gemm_job *jobs;
     int count;

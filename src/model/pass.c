@@ -399,7 +399,7 @@ static vmoer_status embed(vm_pass *p, float *x) {
     return VMOER_OK;
 }
 
-/* Is this layer's input gradient or a gradient inside it needed? */
+/* The lowest layer that has something trained in it. */
 static int lowest_trained(const vm_pass *p) {
     int lowest = p->m->first_trained;
     for (int l = 0; p->options.router && l < lowest; l++)

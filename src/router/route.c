@@ -19,7 +19,7 @@ typedef struct call {
     const vm_router *r;
     vm_router_layer *layer;
     const vm_route *in;
-    int first; /* token of row 0 of h, dh, ddmu, draw, and of z, mean, raw where they are scratch */
+    int first; /* token of row 0 of h, dh, ddmu, draw */
     size_t stride;
     float *z, *mean, *raw, *h, *dh, *ddmu, *draw;
     const float *saved, *eps, *dp, *p_in;
@@ -339,7 +339,7 @@ vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route
     backward_panels panels = {0};
     const vm_param *w = c.layer->params;
     bool ok = make_weight_panel(pool, r->work, &w[VM_MEAN_WEIGHT], &panels.mean) &&
-              make_weight_panel(pool, r->work, &w[VM_TRUNK_WEIGHT], &panels.trunk) &&
+              (!du || make_weight_panel(pool, r->work, &w[VM_TRUNK_WEIGHT], &panels.trunk)) &&
               (m == 0 || make_weight_panel(pool, r->work, &w[VM_SCALE_WEIGHT], &panels.scale)) &&
               make_panel(pool, r->work, chunk, r->config.width, NULL, &panels.h) &&
               make_panel(pool, r->work, chunk, r->config.dim, NULL, &panels.u);

@@ -16,9 +16,8 @@ static size_t triangle(int i) { return (size_t)i * ((size_t)i + 1) / 2; } /* sta
 static size_t diagonal(int i, bool full) { return full ? triangle(i) + (size_t)i : (size_t)i; }
 static size_t outputs(int n, bool full) { return full ? triangle(n) : (size_t)n; }
 
-/* L may be raw. */
 static void build_scale(const float *raw, int n, bool full, float *L) {
-    if (L != raw) memcpy(L, raw, outputs(n, full) * sizeof *L);
+    memcpy(L, raw, outputs(n, full) * sizeof *L);
     for (int i = 0; i < n; i++) L[diagonal(i, full)] = expf(clamp_raw(raw[diagonal(i, full)]));
 }
 

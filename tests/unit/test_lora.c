@@ -210,9 +210,48 @@ static void test_refused(void **state) {
     vm_model_free(forward);
 }
 
+/* y = x W' + scale (x A') B' on rows [1, 4) of a 5 x 7 matrix: a router of five experts is no multiple of anything.
+ * Such a matrix is refused in bf16, whose words hold two numbers. */
+static void test_odd_matrix(void **state) {
+    (void)state;
+    enum { OUT = 5, IN = 7, ROW = 1, ROWS = 3, RANK = 3, M = 4 };
+    float w[OUT * IN], x[M * IN], y[M * OUT], t[M * RANK];
+    vm_rng rng = vm_rng_start(3, VM_RNG_INIT, 0);
+    for (int i = 0; i < OUT * IN; i++) w[i] = vm_rng_normal(&rng);
+    for (int i = 0; i < M * IN; i++) x[i] = vm_rng_normal(&rng);
+    vm_linear l;
+    vm_lora *r;
+    assert_int_equal(vm_linear_init(&l, NULL, VM_COMPUTE_F32, OUT, IN, w, true), VMOER_OK);
+    assert_int_equal(vm_linear_add_lora(&l, "router", ROW, ROWS, RANK, 0.5f, &r), VMOER_OK);
+    for (int i = 0; i < RANK * IN; i++) r->a.value[i] = vm_rng_normal(&rng);
+    for (int i = 0; i < ROWS * RANK; i++) r->b.value[i] = vm_rng_normal(&rng);
+    assert_int_equal(vm_linear_refresh(&l, NULL), VMOER_OK);
+    vm_arena *arena = vm_arena_create();
+    assert_non_null(arena);
+    vm_linear_call call = {.l = &l, .m = M, .x = x, .ldx = IN, .y = y, .ldy = OUT, .t = t};
+    assert_int_equal(vm_linear_forward(NULL, arena, &call, 1), VMOER_OK);
+    for (int m = 0; m < M; m++)
+        for (int o = 0; o < OUT; o++) {
+            double sum = 0;
+            for (int i = 0; i < IN; i++) sum += (double)x[m * IN + i] * (double)w[o * IN + i];
+            for (int j = 0; o >= ROW && o < ROW + ROWS && j < RANK; j++) {
+                double middle = 0;
+                for (int i = 0; i < IN; i++) middle += (double)x[m * IN + i] * (double)r->a.value[j * IN + i];
+                sum += 0.5 * middle * (double)r->b.value[(o - ROW) * RANK + j];
+            }
+            assert_float_equal(y[m * OUT + o], sum, 1e-5);
+        }
+    vm_linear_clear(&l);
+    vm_arena_free(arena);
+    assert_int_equal(vm_linear_init(&l, NULL, VM_COMPUTE_BF16, OUT, IN, w, true), VMOER_OK);
+    assert_int_equal(vm_linear_add_lora(&l, "router", ROW, ROWS, RANK, 0.5f, &r), VMOER_ERROR_UNSUPPORTED);
+    vm_linear_clear(&l);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attach),
+        cmocka_unit_test(test_odd_matrix),
         cmocka_unit_test(test_save),
         cmocka_unit_test(test_refused),
     };

@@ -1,12 +1,12 @@
 /* gemm_amx.c: bf16 products by TMUL: 32 x 32 sums in four tiles of 16 x 16, two tiles of A, two of B.
  *
  * Of the two operands one stays in the first-level cache while the other streams past it from the second:
- *   rows stay     32 rows of A, while all panels pass. C is written along its rows, 32 runs at a time, which the
- * hardware foresees: 29 GB/s where blocks of 256 rows got 17, and C is most of what a shallow product moves. panels
- * stay   two panels, while all rows pass: where the panels are too many for the second-level cache or too deep for 32
- * rows to stay. A depth whose two panels exceed the first-level cache is gone through in passes; sums wait in f32
- * between them, so the passes do not show in the result. The panels to come are fetched into the second-level cache on
- * the way.
+ * - Rows stay: 32 rows of A, while all panels pass. C is written along its rows, 32 runs at a time, which the hardware
+ *   foresees: 29 GB/s where blocks of 256 rows got 17, and C is most of what a shallow product moves.
+ * - Panels stay: two panels, while all rows pass, where the panels are too many for the second-level cache or too deep
+ *   for 32 rows to stay. A depth whose two panels exceed the first-level cache is gone through in passes; sums wait in
+ *   f32 between them, so the passes do not show in the result. The panels to come are fetched into the second-level
+ *   cache on the way.
  *
  * Sums leave the tiles for a small buffer in the first-level cache; from there vector stores carry them to C between
  * the steps of the next 32 x 32 sums, where they cost little. Storing tiles into C straight would stall on every cache
