@@ -311,31 +311,14 @@ static vm_pass_options options_of(const bench *b, const test *t) {
 
 /* A prompt of random tokens; the next one's distribution is asked for. */
 static vmoer_status run_prefill(bench *b, test *t) {
-    size_t n = (size_t)t->length;
-    int32_t *ids = vm_arena_alloc(b->arena, n, sizeof *ids),
-            *positions = vm_arena_alloc(b->arena, n, sizeof *positions);
-    vm_token_key *keys = vm_arena_alloc(b->arena, n, sizeof *keys);
-    if (!ids || !positions || !keys) return no_memory();
+    int32_t *ids = vm_arena_alloc(b->arena, (size_t)t->length, sizeof *ids), target_row = 0;
+    if (!ids) return no_memory();
     vm_rng rng = vm_rng_start(b->p->seed, VM_RNG_TEXT, 0);
-    for (int i = 0; i < t->length; i++) {
-        ids[i] = (int32_t)vm_rng_below(&rng, (uint32_t)b->config.n_vocab);
-        positions[i] = i;
-        keys[i] = (vm_token_key){0, 0, (uint16_t)i};
-    }
-    vm_segment segment = {0, t->length, -1};
-    int32_t row = t->length - 1, target_row = 0;
+    for (int i = 0; i < t->length; i++) ids[i] = (int32_t)vm_rng_below(&rng, (uint32_t)b->config.n_vocab);
+    vm_batch batch;
     float log_probability;
-    vm_batch batch = {.n_tokens = t->length,
-                      .ids = ids,
-                      .positions = positions,
-                      .keys = keys,
-                      .n_segments = 1,
-                      .segments = &segment,
-                      .n_rows = 1,
-                      .rows = &row,
-                      .n_targets = 1,
-                      .target_row = &target_row,
-                      .target_id = ids};
+    VM_TRY(vm_sequence_build(b->arena, ids, t->length, &batch));
+    batch.n_targets = 1, batch.target_row = &target_row, batch.target_id = ids;
     vm_pass_options o = options_of(b, t);
     double start = now();
     VM_TRY(vm_pass_forward(b->session->pass, &batch, &o, &log_probability, NULL, NULL));

@@ -195,23 +195,9 @@ vmoer_status vmoer_detokenize(const char *path, const int32_t *ids, size_t count
 
 static vmoer_status last_logits(vmoer_model *m, const int32_t *ids, int length, float *logits) {
     vm_arena *arena = vm_arena_create();
-    int32_t *positions = arena ? vm_arena_alloc(arena, (size_t)length, sizeof *positions) : NULL, row = length - 1;
-    vm_token_key *keys = arena ? vm_arena_alloc(arena, (size_t)length, sizeof *keys) : NULL;
-    vm_segment segment = {0, length, -1};
-    vmoer_status status =
-        positions && keys ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", length);
-    for (int t = 0; status == VMOER_OK && t < length; t++) {
-        positions[t] = t;
-        keys[t] = (vm_token_key){0, 0, (uint16_t)t};
-    }
-    vm_batch b = {.n_tokens = length,
-                  .ids = ids,
-                  .positions = positions,
-                  .keys = keys,
-                  .n_segments = 1,
-                  .segments = &segment,
-                  .n_rows = 1,
-                  .rows = &row};
+    vm_batch b;
+    if (!arena) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", length);
+    vmoer_status status = vm_sequence_build(arena, ids, length, &b);
     if (status == VMOER_OK) status = vm_pass_forward(m->session->pass, &b, &m->session->options, NULL, NULL, logits);
     vm_arena_free(arena);
     return status;

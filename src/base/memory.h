@@ -20,6 +20,10 @@ bool vm_grow(void **array, size_t *capacity, size_t need, size_t size);
 static inline bool vm_mul(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
 static inline bool vm_add(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
 
+/* a / b rounded up, a >= 0, b > 0. */
+static inline int vm_ceil_div(int a, int b) { return (a + b - 1) / b; }
+static inline int vm_at_most(int value, int limit) { return value < limit ? value : limit; }
+
 /* Memory of one lifetime (a model, a step): allocate piecewise, free at once. Blocks are 64-byte aligned. */
 typedef struct vm_arena vm_arena;
 vm_arena *vm_arena_create(void);                               /* NULL: out of memory */

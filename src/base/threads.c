@@ -6,11 +6,11 @@
  *   worker: sees an open gate with a number it does not know, enters (adds one), takes tasks, leaves.
  *
  * A worker that wakes too late finds the gate shut and is not waited for, so a short job never pays for a slow wake-up.
+ * Both sides spin for some hundred microseconds (the gap between two layers' jobs) before they sleep.
  *
  * Every thread begins with its own share of the tasks, the same part of them in every job, and takes them in order; who
  * has none left takes the last ones of another. So the rows that a thread wrote in one job are those it reads in the
- * next, and stay in its cache: lines that travel between cores cost more than most of the arithmetic.
- * Both sides spin for some tens of microseconds (the gap between two layers' jobs) before they sleep. */
+ * next, and stay in its cache: lines that travel between cores cost more than most of the arithmetic. */
 #include "base/threads.h"
 
 #include "base/memory.h"

@@ -26,9 +26,7 @@ enum {
 };
 #define SPLIT_WORK 500000.0 /* multiply-adds that outweigh the start of a task */
 
-static int at_most(int value, int limit) { return value < limit ? value : limit; }
-static int ceil_div(int a, int b) { return (a + b - 1) / b; }
-static int panel_count(int n) { return ceil_div(n, PANEL); }
+static int panel_count(int n) { return vm_ceil_div(n, PANEL); }
 
 size_t vm_panel_bytes(vm_compute type, int k, int n) {
     return (size_t)panel_count(n) * vm_gemm_depth(type, k) * PANEL * sizeof(uint32_t);
@@ -69,7 +67,7 @@ static void pack_at(const vm_gemm_kernels *kernels, const source *s, const desti
     size_t word = (size_t)(s->type == VM_COMPUTE_BF16 ? k_first / 2 : k_first);
     block->dst = d->words + (size_t)(outer / PANEL) * d->outer_step + word * d->word_step;
     int left = s->type == VM_COMPUTE_BF16 ? (s->k - k_first + 1) / 2 : s->k - k_first;
-    block->rows = d->by_word && (d->exact || s->type == VM_COMPUTE_F32) ? at_most(left, PANEL) : PANEL;
+    block->rows = d->by_word && (d->exact || s->type == VM_COMPUTE_F32) ? vm_at_most(left, PANEL) : PANEL;
     kernels->pack(block);
 }
 
@@ -80,11 +78,11 @@ static void pack_across(const vm_gemm_kernels *kernels, const source *s, int fir
     int depth = block_depth(s->type);
     vm_pack_block block = {.type = s->type, .along_k = false, .by_word = d->by_word, .dst_stride = d->stride};
     for (int l = 0; l < s->k; l += depth) {
-        block.lines = at_most(s->k - l, depth);
+        block.lines = vm_at_most(s->k - l, depth);
         for (int j = 0; j < block.lines; j++) block.line[j] = s->data + k_offset(s, l + j);
         for (int i = 0; i < count; i += PANEL) {
             block.offset = (size_t)(first + i);
-            block.valid = at_most(count - i, PANEL);
+            block.valid = vm_at_most(count - i, PANEL);
             pack_at(kernels, s, d, &block, i, l);
         }
     }
@@ -107,7 +105,7 @@ static void pack_tail(const vm_gemm_kernels *kernels, const source *s, int i, co
     int body = s->k - s->tail_k, depth = block_depth(s->type);
     float stage[2 * PANEL];
     for (int l = from; l < s->k; l += depth, dst += step) {
-        int n = at_most(s->k - l, depth);
+        int n = vm_at_most(s->k - l, depth);
         for (int x = 0; x < n; x++) stage[x] = l + x < body ? line[l + x] : tail[l + x - body];
         kernels->pack_row(s->type, stage, n, dst, step, NULL);
     }
@@ -132,7 +130,7 @@ static void pack_rows(const vm_gemm_kernels *kernels, const source *s, int first
         }
         float stage[2 * PANEL];
         for (int l = 0; l < s->k; l += depth, dst += step) {
-            int n = at_most(s->k - l, depth);
+            int n = vm_at_most(s->k - l, depth);
             kernels->pack_row(s->type, line_part(s, line, l, n, stage), n, dst, step, NULL);
         }
     }
@@ -148,9 +146,9 @@ static void pack_columns(const vm_gemm_kernels *kernels, const source *s, int fi
     int depth = block_depth(s->type);
     vm_pack_block block = {.type = s->type, .along_k = true, .by_word = true, .dst_stride = d->stride};
     for (int i = 0; i < count; i += PANEL) {
-        block.lines = at_most(count - i, PANEL);
+        block.lines = vm_at_most(count - i, PANEL);
         for (int l = 0; l < s->k; l += depth) {
-            block.valid = at_most(s->k - l, depth);
+            block.valid = vm_at_most(s->k - l, depth);
             for (int j = 0; j < block.lines; j++)
                 block.line[j] = line_part(s, outer_line(s, first + i + j), l, block.valid, stage[j]);
             pack_at(kernels, s, d, &block, i, l);
@@ -170,7 +168,7 @@ static void panel_pack_task(void *context, int task, int worker) {
     (void)worker;
     const panel_pack *p = context;
     int first = task * PANELS_PER_PACK_TASK;
-    int count = at_most(p->n - first * PANEL, PANELS_PER_PACK_TASK * PANEL);
+    int count = vm_at_most(p->n - first * PANEL, PANELS_PER_PACK_TASK * PANEL);
     destination d = {p->words + (size_t)first * p->panel_words, p->panel_words, PANEL, PANEL, true, false};
     pack_columns(p->kernels, &p->source, first * PANEL, count, &d);
 }
@@ -299,17 +297,17 @@ static void gemm_task(void *context, int task, int worker) {
     const vm_panel *b = job->b;
     const plan *p = &run->plans[j];
     int block = (task - p->first_task) / p->groups, group = (task - p->first_task) % p->groups;
-    int first_row = block * p->block_rows, rows = at_most(job->m - first_row, p->block_rows);
+    int first_row = block * p->block_rows, rows = vm_at_most(job->m - first_row, p->block_rows);
     int first_panel = group * p->group_panels;
     size_t stride = vm_gemm_row_stride(b->type, b->k), panel_words = vm_gemm_depth(b->type, b->k) * PANEL;
 
     bool tiles = run->kernels->a_tiles[b->type];
     bool stay = tiles && rows_stay(b);
-    int strip = stay ? at_most(rows, STRIP_ROWS) : rows;
+    int strip = stay ? vm_at_most(rows, STRIP_ROWS) : rows;
 
     uint32_t *a = NULL;
     if (b->k > 0) {
-        a = scratch_get((size_t)ceil_div(strip, PANEL) * PANEL * stride * sizeof *a);
+        a = scratch_get((size_t)vm_ceil_div(strip, PANEL) * PANEL * stride * sizeof *a);
         if (!a) {
             atomic_store(&run->out_of_memory, true);
             return;
@@ -318,7 +316,7 @@ static void gemm_task(void *context, int task, int worker) {
     source s = {b->type,      b->k,         job->a,    job->a_m_stride,  job->a_k_stride,
                 job->m_index, job->k_index, job->tail, job->tail_stride, job->tail_k};
     destination d = {a, PANEL * stride, tiles ? PANEL : 1, tiles ? PANEL : stride, false, false};
-    vm_gemm_block product = {.n = at_most(b->n - first_panel * PANEL, p->group_panels * PANEL),
+    vm_gemm_block product = {.n = vm_at_most(b->n - first_panel * PANEL, p->group_panels * PANEL),
                              .words = (int)vm_gemm_depth(b->type, b->k),
                              .rows_stay = stay,
                              .a = a,
@@ -331,7 +329,7 @@ static void gemm_task(void *context, int task, int worker) {
     bool packed = run->packed[worker] == task - group;
     run->packed[worker] = strip == rows ? task - group : -1;
     for (int row = first_row; row < first_row + rows; row += strip) {
-        product.m = at_most(first_row + rows - row, strip);
+        product.m = vm_at_most(first_row + rows - row, strip);
         product.c = job->c + (size_t)row * job->ldc + (size_t)first_panel * PANEL;
         if (b->k > 0 && !packed) pack_rows(run->kernels, &s, row, product.m, &d);
         run->kernels->multiply[b->type](&product);
@@ -345,21 +343,21 @@ static plan make_plan(const vm_gemm_job *job, int tile_rows, double share, int f
     plan p = {.first_task = first_task, .block_rows = 1, .group_panels = 1, .groups = 1};
     if (job->m <= 0 || job->b->n <= 0) return p;
     size_t row_bytes = vm_gemm_row_stride(job->b->type, job->b->k) * sizeof(uint32_t);
-    int most = row_bytes ? at_most((int)(row_room / row_bytes), BLOCK_ROWS) : BLOCK_ROWS;
+    int most = row_bytes ? vm_at_most((int)(row_room / row_bytes), BLOCK_ROWS) : BLOCK_ROWS;
     most = most / tile_rows * tile_rows;
     if (most < tile_rows) most = tile_rows;
 
     double wanted = share > 0 ? job_work(job) / share : 1;
     int parts = wanted < 1 ? 1 : wanted > 1e6 ? 1000000 : (int)(wanted + 0.999);
-    int blocks = ceil_div(job->m, most);
-    if (parts > blocks) blocks = at_most(parts, job->m / SPLIT_ROWS > blocks ? job->m / SPLIT_ROWS : blocks);
-    p.block_rows = at_most(ceil_div(ceil_div(job->m, blocks), tile_rows) * tile_rows, most);
-    p.blocks = ceil_div(job->m, p.block_rows);
-    int pairs = ceil_div(panel_count(job->b->n), 2);                /* kernels take two panels at a time */
-    int groups = at_most((parts + p.blocks / 2) / p.blocks, pairs); /* every further group may pack the rows again */
+    int blocks = vm_ceil_div(job->m, most);
+    if (parts > blocks) blocks = vm_at_most(parts, job->m / SPLIT_ROWS > blocks ? job->m / SPLIT_ROWS : blocks);
+    p.block_rows = vm_at_most(vm_ceil_div(vm_ceil_div(job->m, blocks), tile_rows) * tile_rows, most);
+    p.blocks = vm_ceil_div(job->m, p.block_rows);
+    int pairs = vm_ceil_div(panel_count(job->b->n), 2);                /* kernels take two panels at a time */
+    int groups = vm_at_most((parts + p.blocks / 2) / p.blocks, pairs); /* every further group may pack the rows again */
     if (groups < 1) groups = 1;
-    p.group_panels = 2 * ceil_div(pairs, groups);
-    p.groups = ceil_div(panel_count(job->b->n), p.group_panels);
+    p.group_panels = 2 * vm_ceil_div(pairs, groups);
+    p.groups = vm_ceil_div(panel_count(job->b->n), p.group_panels);
     return p;
 }
 

@@ -33,7 +33,7 @@ static inline size_t vm_gemm_row_stride(vm_compute type, int k) {
  * along k (line j is column j of B) or across k (line l is the slice of all rows of A, or columns of B, at depth l). */
 typedef struct vm_pack_block {
     vm_compute type;
-    bool along_k;          /* only with by_word: A along k is packed by pack_row */
+    bool along_k;          /* lines run along k */
     const float *line[32]; /* [lines] */
     int lines;             /* along k: 0..16; across k: 0..16, or 0..32 for bf16 */
     size_t offset;         /* first element read in every line */

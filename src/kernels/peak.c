@@ -78,9 +78,9 @@ double vm_peak_flops(const vm_kernels *table, vm_compute type, vm_pool *pool, do
 /* ---- reading ---- */
 
 enum {
-    PIECE = 4 << 20,
-    STREAMS = 8
-}; /* bytes of a task; of independent runs in it, so that the CPU has many lines under way */
+    PIECE = 4 << 20, /* bytes of a task */
+    STREAMS = 8      /* independent runs in it, so that the CPU has many lines under way */
+};
 
 typedef struct reading {
     vm_pool *pool;

@@ -65,15 +65,13 @@ typedef struct piece {
     size_t column; /* of its first key in a row of probabilities */
 } piece;
 
-static int at_most(int value, int limit) { return value < limit ? value : limit; }
 static int at_least(int value, int limit) { return value > limit ? value : limit; }
-static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static int segment_end(const vm_segment *s) { return s->start + s->length; }
 
 /* False: no row of the block meets a key of segment s. */
 static bool piece_of(const family *f, const block *b, int s, piece *out) {
     const vm_segment *own = &f->segments[s];
-    int end = at_most(segment_end(own), b->end);
+    int end = vm_at_most(segment_end(own), b->end);
     int first = s == 0 ? b->begin : at_least(own->start, b->begin), last = s == 0 ? b->end : end;
     if (first >= last) return false;
     *out = (piece){.row = (first - b->begin) * f->job->group,
@@ -149,7 +147,7 @@ static void finish_rows(const family *f, const block *b, float *dp) {
     size_t ldp = f->job->ldp;
     for (int s = 0; s < f->n_segments; s++) {
         const vm_segment *own = &f->segments[s];
-        int first = at_least(own->start, b->begin), last = at_most(segment_end(own), b->end);
+        int first = at_least(own->start, b->begin), last = vm_at_most(segment_end(own), b->end);
         int before = (s == 0 ? 0 : f->segments[0].length) - own->start;
         for (int t = first; t < last; t++)
             for (int h = 0; h < f->job->group; h++) {
@@ -196,9 +194,9 @@ static family open_family(const attention_job *job, int task, int worker) {
 
 /* The family's blocks are of one size, but for the last. */
 static bool next_block(const family *f, block *b) {
-    int tokens = f->end - f->begin, size = ceil_div(tokens, ceil_div(tokens, f->job->block_tokens));
+    int tokens = f->end - f->begin, size = vm_ceil_div(tokens, vm_ceil_div(tokens, f->job->block_tokens));
     b->begin = b->end;
-    b->end = at_most(b->begin + size, f->end);
+    b->end = vm_at_most(b->begin + size, f->end);
     b->rows = (b->end - b->begin) * f->job->group;
     return b->begin < f->end;
 }
@@ -327,7 +325,8 @@ static vmoer_status run(const vm_attention *a, vm_pool *pool, vm_arena *scratch,
     int tasks = n_roots * a->n_kv_heads;
     job->parts = 1;
     if (apart && threads > 1 && tasks < TASKS_PER_THREAD * threads)
-        job->parts = at_most(ceil_div(TASKS_PER_THREAD * threads, tasks), ceil_div(most.tokens, job->block_tokens));
+        job->parts =
+            vm_at_most(vm_ceil_div(TASKS_PER_THREAD * threads, tasks), vm_ceil_div(most.tokens, job->block_tokens));
     vm_pool_run(pool, tasks * job->parts, task, job);
     return VMOER_OK;
 }

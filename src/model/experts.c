@@ -28,7 +28,6 @@ typedef struct workspace {
     vm_rows input;         /* of D + R: the block's rows of the job's input, and the LoRA's middles */
     float *wide;           /* of 2 w: gate and up, or their gradients */
     float *active, *inner; /* of w */
-    float *t;              /* of R */
 } workspace;
 
 typedef struct experts_job {
@@ -45,7 +44,8 @@ typedef struct experts_job {
     float *dgate;   /* [T K] by row; backward */
     float *dhidden; /* [T K, 2 w]; NULL: nothing in the first matrices is trained */
     float *scaled;  /* [T K, w] g SwiGLU; NULL: nothing in the second matrices is trained */
-    float *t_scaled;               /* [T K, rank sum] g t_out */
+    float *t_scaled;               /* [T K, R] g t_out */
+    float *dt_in, *dt_out;         /* [T K, R] of either's LoRA; backward */
     float *out;                    /* [T, D]: y; backward: du */
     int token_parts, column_parts; /* what is cut into tasks of the second stage */
 } experts_job;
@@ -148,7 +148,6 @@ static vmoer_status start(experts_job *j, vm_pool *pool, vm_arena *scratch, int 
         s->wide = vm_arena_floats(scratch, BLOCK_ROWS, 2 * w, &ok);
         s->active = vm_arena_floats(scratch, BLOCK_ROWS, w, &ok);
         s->inner = vm_arena_floats(scratch, BLOCK_ROWS, w, &ok);
-        s->t = vm_arena_floats(scratch, BLOCK_ROWS, (size_t)(rank > rank2 ? rank : rank2), &ok);
     }
     if (!ok) return no_memory();
     for (size_t i = 0; i < rows; i++) j->gate[j->a->row_of[i]] = j->a->gates[i];
@@ -283,7 +282,7 @@ static void backward_block(void *context, int task, int worker) {
     int m = b->rows, width = j->f->width;
     size_t first = (size_t)b->first, w = (size_t)width;
     vm_rows_gather(&s->input, 0, m, &j->input, a->row_token + first);
-    append_middles(out, &out->lora_b, &s->input, 0, m, s->t);
+    append_middles(out, &out->lora_b, &s->input, 0, m, j->dt_out + first * (size_t)vm_linear_rank(out));
     multiply_input(s, b, j->f->expert_out, true, s->inner);
     float *dhidden = j->dhidden ? j->dhidden + first * 2 * w : s->wide;
     for (size_t i = 0; i < (size_t)m; i++) {
@@ -301,9 +300,9 @@ static void backward_block(void *context, int task, int worker) {
     for (size_t i = 0; j->scaled && i < (size_t)m; i++)
         for (size_t r = 0, at = (first + i) * rank; r < rank; r++, at++)
             j->t_scaled[at] = j->gate[first + i] * a->t_out[at];
-    if (!j->out) return;
+    if (!j->out && !in->n_lora) return;
     vm_rows_set(&j->inner, b->first, m, 2 * width, dhidden, 2 * w);
-    append_middles(in, &in->lora_b, &j->inner, b->first, m, s->t);
+    append_middles(in, &in->lora_b, &j->inner, b->first, m, j->dt_in + first * (size_t)vm_linear_rank(in));
 }
 
 /* The gradients of the experts' own parameters. The second matrices' take g from their other side: g SwiGLU for SwiGLU
@@ -326,7 +325,8 @@ static vmoer_status parameters(const experts_job *j, vm_pool *pool, vm_arena *sc
                                               .dy = dy,
                                               .dy_index = a->row_token + first,
                                               .ldy = D,
-                                              .t = j->t_scaled + first * rank_out};
+                                              .t = j->t_scaled + first * rank_out,
+                                              .dt = rank_out ? j->dt_out + first * rank_out : NULL};
         if (j->dhidden)
             calls[count++] = (vm_linear_call){.l = &f->expert_in[e],
                                               .m = a->begin[e + 1] - a->begin[e],
@@ -335,7 +335,8 @@ static vmoer_status parameters(const experts_job *j, vm_pool *pool, vm_arena *sc
                                               .index = a->row_token + first,
                                               .dy = j->dhidden + first * 2 * w,
                                               .ldy = 2 * w,
-                                              .t = a->t_in + first * rank_in};
+                                              .t = a->t_in + first * rank_in,
+                                              .dt = rank_in ? j->dt_in + first * rank_in : NULL};
     }
     return vm_linear_backward(pool, scratch, calls, count);
 }
@@ -346,6 +347,8 @@ vmoer_status vm_experts_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
     bool ok = true;
     experts_job j = {.f = f, .a = a, .backward = true, .n_tokens = n_tokens, .dy = dy, .out = du};
     j.dgate = vm_arena_floats(scratch, rows, 1, &ok);
+    j.dt_in = vm_arena_floats(scratch, rows, (size_t)vm_linear_rank(&f->expert_in[0]), &ok);
+    j.dt_out = vm_arena_floats(scratch, rows, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
     if (vm_linear_trainable(&f->expert_in[0])) j.dhidden = vm_arena_floats(scratch, rows, 2 * w, &ok);
     if (vm_linear_trainable(&f->expert_out[0])) {
         j.scaled = vm_arena_floats(scratch, rows, w, &ok);

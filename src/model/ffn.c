@@ -59,7 +59,7 @@ typedef struct rows_job {
     const vm_ffn_acts *acts;
     const vm_ffn_route *route;
     int width;
-    const float *hidden, *dactive, *dy, *outputs;
+    const float *hidden, *dactive, *outputs;
     float *out, *dhidden, *dp, *dgate;
 } rows_job;
 

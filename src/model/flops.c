@@ -64,16 +64,8 @@ double vm_flops_forward(const vm_model *m, const vm_batch *b, const vm_pass_opti
     return sum;
 }
 
-/* Lowest layer with something trained, a variational router too. */
-static int lowest_trained(const vm_model *m, const vm_pass_options *o) {
-    int lowest = m->first_trained;
-    for (int l = 0; o->router && l < lowest; l++)
-        if (vm_router_has_layer(o->router, l)) lowest = l;
-    return lowest;
-}
-
 double vm_flops_backward(const vm_model *m, const vm_batch *b, const vm_pass_options *o) {
-    int lowest = lowest_trained(m, o);
+    int lowest = vm_pass_lowest_trained(m, o->router);
     bool by_router = lowest < m->first_trained; /* nothing else in that layer is trained */
     double sum = head(m, b);
     for (int l = lowest; l < m->config.n_layers; l++) {

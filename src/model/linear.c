@@ -165,11 +165,14 @@ static vmoer_status jobs_init(job_list *list, vm_arena *scratch, int n, int per_
     return list->jobs ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d matrix products", n);
 }
 
-/* The products t[m, R] = scale * x B of the calls whose projection has LoRA. */
+/* Is a LoRA's middle to be computed for this call? */
+static bool wants_middle(const vm_linear_call *call) { return call->m > 0 && call->l->n_lora && !call->dt; }
+
+/* The products t[m, R] = scale * x B of the calls that want one. */
 static vmoer_status lora_middles(vm_pool *pool, const vm_linear_call *calls, int n, job_list *list) {
     VM_TRY(vm_gemm(pool, list->jobs, list->count));
     for (int c = 0, job = 0; c < n; c++)
-        if (calls[c].m > 0 && calls[c].l->n_lora) vm_linear_scale(calls[c].l, calls[c].m, list->jobs[job++].c);
+        if (wants_middle(&calls[c])) vm_linear_scale(calls[c].l, calls[c].m, list->jobs[job++].c);
     return VMOER_OK;
 }
 
@@ -188,7 +191,7 @@ vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear
         vm_gemm_job job = {
             .m = call->m, .a = call->x, .a_m_stride = call->ldx, .a_k_stride = 1, .m_index = call->index};
         job.b = &call->l->lora_a, job.c = call->t, job.ldc = (size_t)vm_linear_rank(call->l);
-        if (call->l->n_lora) middles.jobs[middles.count++] = job;
+        if (wants_middle(call)) middles.jobs[middles.count++] = job;
         job.b = &call->l->forward, job.c = call->y, job.ldc = call->ldy;
         add_tail(&job, call->l, call->t);
         products.jobs[products.count++] = job;
@@ -297,10 +300,10 @@ vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linea
         if (call->m == 0) continue;
         vm_gemm_job job = {
             .m = call->m, .a = call->dy, .a_m_stride = call->ldy, .a_k_stride = 1, .m_index = call->dy_index};
-        if (R && !(dt[c] = vm_arena_alloc(scratch, (size_t)call->m * R, sizeof(float))))
-            return vm_error(VMOER_ERROR_MEMORY, "no memory for the LoRA gradients");
+        dt[c] = call->dt ? call->dt : vm_arena_alloc(scratch, (size_t)call->m * R, sizeof(float));
+        if (!dt[c]) return vm_error(VMOER_ERROR_MEMORY, "no memory for the LoRA gradients");
         job.b = &l->lora_b, job.c = dt[c], job.ldc = R;
-        if (R) middles.jobs[middles.count++] = job;
+        if (wants_middle(call)) middles.jobs[middles.count++] = job;
         if (call->dx) {
             job.b = &l->backward, job.c = call->dx, job.ldc = call->lddx, job.accumulate = call->add_dx;
             add_tail(&job, l, dt[c]);

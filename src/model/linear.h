@@ -54,6 +54,7 @@ typedef struct vm_linear_call {
     const int32_t *dy_index;
     size_t ldy;
     float *t;             /* [m, R], written forward, read backward; NULL without LoRA */
+    float *dt;            /* backward: [m, R] scale * dy B where the caller has it; NULL: it is computed */
     float *dx;            /* backward: [m, in] row stride lddx, written (or added to); NULL: not wanted */
     size_t lddx;
     bool add_dx;

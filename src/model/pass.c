@@ -399,11 +399,10 @@ static vmoer_status embed(vm_pass *p, float *x) {
     return VMOER_OK;
 }
 
-/* The lowest layer that has something trained in it. */
-static int lowest_trained(const vm_pass *p) {
-    int lowest = p->m->first_trained;
-    for (int l = 0; p->options.router && l < lowest; l++)
-        if (vm_router_has_layer(p->options.router, l)) lowest = l;
+int vm_pass_lowest_trained(const vm_model *m, const vm_router *router) {
+    int lowest = m->first_trained;
+    for (int l = 0; router && l < lowest; l++)
+        if (vm_router_has_layer(router, l)) lowest = l;
     return lowest;
 }
 
@@ -411,7 +410,7 @@ static int lowest_trained(const vm_pass *p) {
 static vmoer_status divide(vm_pass *p) {
     const vm_pass_options *o = &p->options;
     int n = p->m->config.n_layers;
-    p->lowest = o->training || o->states ? lowest_trained(p) : n;
+    p->lowest = o->training || o->states ? vm_pass_lowest_trained(p->m, p->options.router) : n;
     p->half = p->lowest < n && !p->m->embedding_param && !attention_trained(&p->m->layers[p->lowest]);
     if (o->training && p->lowest == n) return vm_error(VMOER_ERROR_ARGUMENT, "a training pass, but nothing is trained");
     if (o->training && p->lowest < p->m->backward_from)
@@ -546,13 +545,12 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
     return VMOER_OK;
 }
 
-static vmoer_status embed_backward(vm_pass *p, const float *dx) {
+static void embed_backward(vm_pass *p, const float *dx) {
     vm_param *e = p->m->embedding_param;
     size_t d = (size_t)p->m->config.dim;
     for (size_t t = 0; e && t < (size_t)p->batch->n_tokens; t++)
         vm_kernels_get()->axpy(p->m->config.embedding_scale, dx + t * d, e->grad + (size_t)p->batch->ids[t] * d,
                                (int)d);
-    return VMOER_OK;
 }
 
 vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float kl_weight) {
@@ -571,7 +569,8 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
         bool input = l > p->lowest || p->m->embedding_param;
         VM_TRY_IN(layer_backward(p, l, &p->acts[l], kl_weight, input, dx), "layer %d", l);
     }
-    return embed_backward(p, dx);
+    embed_backward(p, dx);
+    return VMOER_OK;
 }
 
 double vm_pass_kl(const vm_pass *p) { return p->kl; }

@@ -55,6 +55,9 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
 /* After a training forward of the same batch: accumulates the gradients of  sum_i d_log_probability_i log_probability_i + kl_weight * sum KL. */
 vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float kl_weight);
 
+/* The lowest layer with something trained in it, a router (NULL: none) too; n_layers: none. */
+int vm_pass_lowest_trained(const vm_model *m, const vm_router *router);
+
 /* After a training forward with a router: sum of the KL over tokens and Bayesian layers, nats. */
 double vm_pass_kl(const vm_pass *p);
 /* With a teacher, after backward or after a forward that does not train: sum over the asked rows of KL(teacher || this), nats. */

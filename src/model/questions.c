@@ -107,6 +107,29 @@ vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, i
     return VMOER_OK;
 }
 
+vmoer_status vm_sequence_build(vm_arena *arena, const int32_t *ids, int length, vm_batch *out) {
+    size_t n = (size_t)length;
+    int32_t *positions = vm_arena_alloc(arena, n, sizeof *positions), *row = vm_arena_alloc(arena, 1, sizeof *row);
+    vm_token_key *keys = vm_arena_alloc(arena, n, sizeof *keys);
+    vm_segment *segment = vm_arena_alloc(arena, 1, sizeof *segment);
+    if (!positions || !row || !keys || !segment) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", length);
+    for (int i = 0; i < length; i++) {
+        positions[i] = i;
+        keys[i] = (vm_token_key){0, 0, (uint16_t)i};
+    }
+    *segment = (vm_segment){0, length, -1};
+    *row = length - 1;
+    *out = (vm_batch){.n_tokens = length,
+                      .ids = ids,
+                      .positions = positions,
+                      .keys = keys,
+                      .n_segments = 1,
+                      .segments = segment,
+                      .n_rows = 1,
+                      .rows = row};
+    return VMOER_OK;
+}
+
 void vm_questions_score(const vm_questions *q, const float *log_probability, double *score) {
     for (int c = 0; c < q->n_choices; c++) score[c] = 0;
     for (int i = 0; i < q->batch.n_targets; i++) score[q->target_choice[i]] += (double)log_probability[i];

@@ -24,6 +24,8 @@ typedef struct vm_questions {
 } vm_questions;
 
 vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, int n, vm_format format, vm_questions *out);
+/* ids[length] alone, as item 0, with the last token's distribution asked and no target. Arrays live in the arena but for ids, the caller's. */
+vmoer_status vm_sequence_build(vm_arena *arena, const int32_t *ids, int length, vm_batch *out);
 /* score[C] from log_probability[n_targets]. */
 void vm_questions_score(const vm_questions *q, const float *log_probability, double *score);
 /* d_log_probability[n_targets] from d_score[C]. */

@@ -180,8 +180,7 @@ static void infer_strip(void *context, size_t first, size_t end, int worker) {
     k->swiglu(m.h, c->r->ones, m.h, width * VM_STRIP);
     multiply(c, &c->packed->mean, n, width, m.h, m.dmu);
     memset(m.check, 0, 3 * VM_STRIP * sizeof *m.check);
-    if (c->scale)
-        k->strip_product(c->packed->scale.weight, c->r->scale_outputs, width, c->packed->scale.bias, m.h, m.raw);
+    if (c->scale) multiply(c, &c->packed->scale, c->r->scale_outputs, width, m.h, m.raw);
     float broken[VM_STRIP] = {0};
     add_mean(c->in->logits + first * (size_t)n, m.dmu, rows, n, p, broken);
     if (c->scale) {

@@ -16,8 +16,8 @@ static double forward(const vm_token_context *c, const float *dmu, const float *
 }
 
 static void backward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl,
-                     float kl_weight, float *ddmu, float *draw, float *scratch) {
-    (void)dmu, (void)raw, (void)eps, (void)kl_weight, (void)draw, (void)scratch;
+                     float kl_weight, float *ddmu, float *draw) {
+    (void)dmu, (void)raw, (void)eps, (void)kl_weight, (void)draw;
     memcpy(ddmu, dl, (size_t)c->n * sizeof *dl);
 }
 

@@ -238,6 +238,7 @@ vmoer_status vm_router_forward(vm_router *r, vm_pool *pool, const vm_route *in, 
 
 /* dl = p (dp - <p, dp>), the gradient of the softmax; then the heads' gradients, and h again from z. */
 static void heads_backward_token(const call *c, int t, float *scratch) {
+    (void)scratch;
     int n = c->token.n, width = c->r->config.width, m = c->r->scale_outputs;
     size_t row = (size_t)(t - c->first), at = (size_t)t * (size_t)n;
     const float *saved = c->saved + (size_t)t * c->stride, *p = c->p_in + at, *dp = c->dp + at;
@@ -245,7 +246,7 @@ static void heads_backward_token(const call *c, int t, float *scratch) {
     float mean = c->token.kernels->dot(p, dp, n);
     for (int i = 0; i < n; i++) dl[i] = p[i] * (dp[i] - mean);
     c->r->kind->backward(&c->token, saved + width, saved + width + n, c->eps ? c->eps + at : NULL, dl, c->kl_weight,
-                         c->ddmu + row * (size_t)n, m > 0 ? c->draw + row * (size_t)m : NULL, scratch);
+                         c->ddmu + row * (size_t)n, m > 0 ? c->draw + row * (size_t)m : NULL);
     c->token.kernels->swiglu(saved, c->r->ones, c->h + row * (size_t)width, width);
 }
 

@@ -44,12 +44,12 @@ typedef struct vm_router_kind {
     int max_experts;
     int (*scale_outputs)(int n);                                  /* rows of the scale head; NULL: no such head, raw is NULL */
     void (*start_scale)(int n, float initial_scale, float *bias); /* the scale head's bias at the start; [scale outputs] */
-    size_t (*scratch_floats)(int n); /* of forward and backward */
+    size_t (*scratch_floats)(int n); /* of forward */
     /* On entry l[N] = l_det + dmu; on return the logits of the draw eps[N]. Returns KL(q||p). */
     double (*forward)(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, float *l, float *scratch);
     /* Gradients of  <dl, l> + kl_weight * KL  into ddmu[N] and draw[scale outputs], both overwritten. */
     void (*backward)(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl, float kl_weight,
-                     float *ddmu, float *draw, float *scratch);
+                     float *ddmu, float *draw);
     /* Kinds with covariance; a strip, arrays [rows][16]. raw[scale outputs] (may be overwritten); mean[N]: l_det + dmu; p[N]: the routing
      * probabilities (MEAN: left alone); trace, projected: the signals; check: NaN added where raw is not finite; scratch[VM_DRAW_BLOCK + 2][N]. */
     void (*infer)(const vm_strip_context *c, vm_inference inference, float *raw, const float *mean, float *p, float *check, float *trace,

@@ -51,8 +51,7 @@ static double forward(const vm_token_context *c, const float *dmu, const float *
 
 /* ddmu = dl + w dmu/s0^2;  dL_ij = dl_i eps_j + w (L_ij/s0^2 - [i = j]/L_ii);  draw_ii = dL_ii L_ii. */
 static void backward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl,
-                     float kl_weight, float *ddmu, float *draw, float *scratch) {
-    (void)scratch;
+                     float kl_weight, float *ddmu, float *draw) {
     bool full = is_full(c);
     float precision = 1.0f / (c->prior_scale * c->prior_scale), w = kl_weight * precision;
     for (int i = 0; i < c->n; i++) {

@@ -3,6 +3,7 @@
 #ifndef VM_TESTS_MODEL_FIXTURE_H
 #define VM_TESTS_MODEL_FIXTURE_H
 
+#include "base/rng.h"
 #include "base/status.h"
 #include "io/safetensors.h"
 #include "model/questions.h"
@@ -130,6 +131,18 @@ static inline vm_prompt golden_prompt(const vm_safetensors *st) {
     memcpy(p.ids, golden_i32(st, "prefix", 0), n_prefix * sizeof *p.ids);
     memcpy(p.ids + n_prefix, golden_i32(st, "choices", 0), n_choices * sizeof *p.ids);
     for (int c = 0; c <= CHOICES; c++) p.start[c] = (int)n_prefix + offsets[c];
+    return p;
+}
+
+/* Random tokens: a context of 3 + 9 q and choices of 1, 2 + q and 5 + `growth` q. Free with vm_free(prompt.ids). */
+static inline vm_prompt random_prompt(vm_rng *rng, int vocab, int q, int growth) {
+    int lengths[4] = {3 + 9 * q, 1, 2 + q, 5 + growth * q}, n = 0;
+    vm_prompt p = {.n_context = lengths[0], .n_choices = 3, .ids = vm_malloc(128, sizeof *p.ids)};
+    for (int i = 0; i < 4; i++) {
+        if (i) p.start[i - 1] = n;
+        for (int k = 0; k < lengths[i]; k++) p.ids[n++] = (int32_t)vm_rng_below(rng, (uint32_t)vocab);
+    }
+    p.start[3] = n;
     return p;
 }
 

@@ -47,17 +47,7 @@ static bench open_bench(vm_compute compute, int threads, bool train, const char 
     b.arena = vm_arena_create();
     /* Three questions of different lengths; the last choices of the last are long enough for several tasks a layer. */
     vm_rng rng = vm_rng_start(5, VM_RNG_TEXT, 0);
-    for (int q = 0; q < QUESTIONS; q++) {
-        vm_prompt *p = &b.prompts[q];
-        int lengths[4] = {3 + 9 * q, 1, 2 + q, 5 + 15 * q}, n = 0;
-        p->ids = vm_malloc(128, sizeof *p->ids);
-        p->n_context = lengths[0], p->n_choices = 3;
-        for (int i = 0; i < 4; i++) {
-            if (i) p->start[i - 1] = n;
-            for (int k = 0; k < lengths[i]; k++) p->ids[n++] = (int32_t)vm_rng_below(&rng, VOCAB);
-        }
-        p->start[3] = n;
-    }
+    for (int q = 0; q < QUESTIONS; q++) b.prompts[q] = random_prompt(&rng, VOCAB, q, 15);
     return b;
 }
 

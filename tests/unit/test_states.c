@@ -123,17 +123,7 @@ static bench open_bench(vm_compute compute, bool lora, int lowest) {
     for (size_t i = 0; i < list.count; i++)
         for (size_t k = 0; k < vm_param_size(list.items[i]); k++) list.items[i]->value[k] += 0.2f * vm_rng_normal(&rng);
     b.arena = vm_arena_create();
-    for (int q = 0; q < QUESTIONS; q++) {
-        vm_prompt *p = &b.prompts[q];
-        int lengths[4] = {3 + 9 * q, 1, 2 + q, 5 + 7 * q}, n = 0;
-        p->ids = vm_malloc(128, sizeof *p->ids);
-        p->n_context = lengths[0], p->n_choices = 3;
-        for (int i = 0; i < 4; i++) {
-            if (i) p->start[i - 1] = n;
-            for (int k = 0; k < lengths[i]; k++) p->ids[n++] = (int32_t)vm_rng_below(&rng, VOCAB);
-        }
-        p->start[3] = n;
-    }
+    for (int q = 0; q < QUESTIONS; q++) b.prompts[q] = random_prompt(&rng, VOCAB, q, 7);
     return b;
 }
 

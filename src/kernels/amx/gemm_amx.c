@@ -11,6 +11,7 @@
  * Sums leave the tiles for a small buffer in the first-level cache; from there vector stores carry them to C between
  * the steps of the next 32 x 32 sums, where they cost little. Storing tiles into C straight would stall on every cache
  * miss. */
+#include "base/memory.h"
 #include "kernels/amx/tiles_amx.h"
 #include "kernels/gemm.h"
 
@@ -143,10 +144,6 @@ static inline __attribute__((always_inline)) void sums_of(const bool rows_stay, 
         sums(rows_stay, false, false, g, a, b, steps, first, side, s);
 }
 
-static int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
-static int at_most(int value, int limit) { return value < limit ? value : limit; }
-
 static __mmask16 first(int n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 
 /* The sums at (i, j) are complete in `side`: what is on its way to C arrives, and they set out. */
@@ -154,7 +151,7 @@ static inline void set_out(aside *s, const float *side, int i, int j) {
     carry(s, SIDE);
     s->side = side;
     s->row = i;
-    s->end = i + at_most(s->g->m - i, SIDE);
+    s->end = i + vm_at_most(s->g->m - i, SIDE);
     s->column = j;
     s->low = first(s->g->n - j);
     s->high = first(s->g->n - j - TILE);
@@ -163,7 +160,7 @@ static inline void set_out(aside *s, const float *side, int i, int j) {
 static void multiply_rows_stay(const vm_gemm_block *g) {
     float sides[2][SIDE * SIDE] __attribute__((aligned(64))); /* they take turns */
     int steps = g->words / TILE, turn = 0;
-    aside s = {.g = g, .rows_per_step = steps > 0 ? ceil_div(SIDE, steps) : 0};
+    aside s = {.g = g, .rows_per_step = steps > 0 ? vm_ceil_div(SIDE, steps) : 0};
     for (int i = 0; i < g->m; i += SIDE) {
         for (int j = 0; j < g->n; j += SIDE, turn = !turn) {
             sums_of(true, g->m - i, g->n - j, g, g->a + (size_t)i * g->a_stride,
@@ -176,13 +173,13 @@ static void multiply_rows_stay(const vm_gemm_block *g) {
 
 static void multiply_panels_stay(const vm_gemm_block *g) {
     float sides[STRIPS][SIDE * SIDE] __attribute__((aligned(64)));
-    int strips = ceil_div(g->m, SIDE), panels = ceil_div(g->n, TILE), all_steps = g->words / TILE;
-    int passes = ceil_div(all_steps, PASS_STEPS), pass_steps = ceil_div(all_steps, passes);
+    int strips = vm_ceil_div(g->m, SIDE), panels = vm_ceil_div(g->n, TILE), all_steps = g->words / TILE;
+    int passes = vm_ceil_div(all_steps, PASS_STEPS), pass_steps = vm_ceil_div(all_steps, passes);
     const uint32_t *end = g->b + (size_t)panels * g->panel_words;
-    aside s = {.g = g, .rows_per_step = ceil_div(SIDE, pass_steps)};
+    aside s = {.g = g, .rows_per_step = vm_ceil_div(SIDE, pass_steps)};
     size_t lines = (g->fetched ? g->next_words : 2 * g->panel_words) / LINE_WORDS;
-    int in_steps = strips * all_steps * (g->fetched ? ceil_div(panels, 2) : 1);
-    s.fetch_per_step = at_most(ceil_div((int)lines, in_steps), MAX_FETCH);
+    int in_steps = strips * all_steps * (g->fetched ? vm_ceil_div(panels, 2) : 1);
+    s.fetch_per_step = vm_at_most(vm_ceil_div((int)lines, in_steps), MAX_FETCH);
     int turn = 0;
     for (int j = 0; j < g->n; j += SIDE) {
         const uint32_t *b = g->b + (size_t)(j / TILE) * g->panel_words;
@@ -194,7 +191,7 @@ static void multiply_panels_stay(const vm_gemm_block *g) {
             s.fetch_end = g->next + g->next_words;
         }
         for (int pass = 0; pass < passes; pass++) {
-            int step = pass * pass_steps, steps = at_most(all_steps - step, pass_steps);
+            int step = pass * pass_steps, steps = vm_at_most(all_steps - step, pass_steps);
             for (int strip = 0; strip < strips; strip++, turn = !turn) {
                 int i = strip * SIDE;
                 const uint32_t *a = g->a + (size_t)i * g->a_stride + (size_t)step * (g->a_tiles ? TILE_WORDS : TILE);

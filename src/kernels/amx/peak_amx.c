@@ -1,16 +1,13 @@
 /* peak_amx.c: the peak of the tiles' bf16 products, 16 x 16 x 32 multiply-adds an instruction. */
+#include "kernels/amx/tiles_amx.h"
 #include "kernels/peak.h"
 
 #include <immintrin.h>
 
-static const unsigned char config[64] __attribute__((aligned(64))) = {
-    [0] = 1,   [16] = 64, [18] = 64, [20] = 64, [22] = 64, [24] = 64, [26] = 64, [28] = 64, [30] = 64,
-    [48] = 16, [49] = 16, [50] = 16, [51] = 16, [52] = 16, [53] = 16, [54] = 16, [55] = 16};
-
 static float run(const void *data, int steps) {
     const char *tiles = data;
     float out[256];
-    _tile_loadconfig(config);
+    _tile_loadconfig(&tile_config);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

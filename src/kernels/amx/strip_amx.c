@@ -4,6 +4,7 @@
  * an f32 product.
  *
  * Packed weights: [blocks of 64 rows][steps of 32 along the depth][h, m, l][4 tiles][16 rows][16 pairs]. */
+#include "base/memory.h"
 #include "kernels/amx/tiles_amx.h"
 #include "kernels/gemm.h"
 
@@ -19,8 +20,6 @@ enum {
     STEP_WORDS = PARTS * BLOCK_TILES * TILE_WORDS,
     PASS_STEPS = 16 /* of the strip's own numbers in parts: 48 KB */
 };
-
-static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /* Pairs (a, b), a in the low half, in their three parts, `step` words apart. Halves are rounded away from 0; the last
  * part is cut, and so keeps a NaN whatever its bits. */
@@ -124,7 +123,7 @@ static inline __attribute__((always_inline)) void multiply_block(const uint32_t 
 
 void vm_strip_product_amx(const void *packed, int m, int k, const float *bias, const float *x, float *y) {
     uint32_t parts[PASS_STEPS * PARTS * TILE_WORDS] __attribute__((aligned(64)));
-    int all_steps = ceil_div(k, DEPTH), blocks = ceil_div(m, VM_STRIP_ROWS);
+    int all_steps = vm_ceil_div(k, DEPTH), blocks = vm_ceil_div(m, VM_STRIP_ROWS);
     _tile_loadconfig(&tile_config);
     for (int begin = 0; begin < all_steps; begin += PASS_STEPS) {
         int steps = all_steps - begin < PASS_STEPS ? all_steps - begin : PASS_STEPS;
