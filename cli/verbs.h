@@ -8,7 +8,7 @@
 
 extern const verb verb_info, verb_tokenize, verb_eval, verb_finetune, verb_upcycle, verb_calibrate, verb_ood, verb_report, verb_bench;
 
-extern const char *const compute_words[], *const inference_words[], *const routing_words[], *const split_words[];
+extern const char *const compute_words[], *const inference_words[], *const routing_words[], *const split_words[], *const keep_words[];
 
 /* M: the verb's struct; the last argument of each: where in it the library's struct stands. */
 #define MODEL_OPTION(M, member, text) {"model", 'm', OPTION_TEXT, "FILE", text, offsetof(M, member), NULL, 1}
@@ -44,8 +44,9 @@ extern const char *const compute_words[], *const inference_words[], *const routi
     {.name = "Training", .kind = OPTION_HEADING},                                                                          \
         {"output_path", 0, OPTION_TEXT, "DIR", "folder for the result, checkpoints and training.json",                     \
          offsetof(M, train.output_path), NULL, 1},                                                                         \
-        {"keep_best", 0, OPTION_FLAG, NULL, "keep the checkpoint with the lowest held-out NLL; --no_keep_best: the last",  \
-         offsetof(M, train.keep_best), NULL, 0},                                                                           \
+        {"keep", 0, OPTION_ENUM, NULL,                                                                                     \
+         "which state is kept: the last, the one with the lowest held-out NLL, or the last and in the folder best the best", \
+         offsetof(M, train.keep), keep_words, 0},                                                                          \
         LOOP_OPTIONS(M, train)
 
 #define LOOP_OPTIONS(M, train)                                                                                             \

@@ -143,6 +143,13 @@ VMOER_API vmoer_eval_params vmoer_eval_params_default(void);
 /* out_json (NULL: not wanted): the content of results.json. */
 VMOER_API vmoer_status vmoer_eval(const vmoer_eval_params *params, const vmoer_hooks *hooks, char **out_json);
 
+/* Which state of a training is kept. */
+typedef enum vmoer_keep {
+    VMOER_KEEP_LAST, /* that of the last step */
+    VMOER_KEEP_BEST, /* that of the look with the lowest held-out NLL */
+    VMOER_KEEP_BOTH  /* the last in output_path, the best in output_path/best: the bytes of two runs by one */
+} vmoer_keep;
+
 typedef struct vmoer_train_params { /* what finetune, calibrate and upcycle share */
     const char *model;
     const char *adapter;        /* calibrate: the MAP adapter beneath; finetune, upcycle: NULL */
@@ -155,7 +162,7 @@ typedef struct vmoer_train_params { /* what finetune, calibrate and upcycle shar
     int batch_size;             /* questions a step */
     double learning_rate, warmup, weight_decay, clip; /* warmup: share of all steps; then linear decay to 0; clip: global gradient norm */
     int evaluate_every;         /* steps between looks at the held-out part; 0: at the end of each epoch */
-    int keep_best;              /* keep the checkpoint with the lowest held-out NLL (else the last) */
+    vmoer_keep keep;            /* upcycle: always the last */
     vmoer_compute compute;
     int threads;
     double memory_gib;          /* bound for kept activations, beyond it layers are recomputed in the backward pass; calibrate: half of it is for the

@@ -64,7 +64,7 @@ vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c) 
     return c->n_layers ? VMOER_OK : vm_error(VMOER_ERROR_ARGUMENT, "--layers names no layer");
 }
 
-static vmoer_status save_router(void *context, const json_t *record) {
+static vmoer_status save_router(void *context, const char *folder, const json_t *record) {
     calibration *c = context;
     vm_router_file file = {.training = ""};
     char path[4096];
@@ -73,9 +73,9 @@ static vmoer_status save_router(void *context, const json_t *record) {
     vm_copy_text(file.base_name, sizeof file.base_name, c->training->model->config.name);
     vm_copy_text(file.adapter_name, sizeof file.adapter_name, c->training->adapter_name);
     VM_TRY(vm_api_training_text(json_object_get(record, "config"), file.training));
-    VM_TRY(vm_path_join(path, sizeof path, c->p->train.output_path, "router.safetensors"));
+    VM_TRY(vm_path_join(path, sizeof path, folder, "router.safetensors"));
     VM_TRY(vm_router_save(c->router, &file, path));
-    VM_TRY(vm_path_join(path, sizeof path, c->p->train.output_path, "training.json"));
+    VM_TRY(vm_path_join(path, sizeof path, folder, "training.json"));
     return vm_json_save(path, record);
 }
 
@@ -94,7 +94,8 @@ static vmoer_status fit_temperature(calibration *c, const vm_train_job *job, jso
     *record = json_pack("{s:s, s:s, s:O, s:i, s:f, s:[{s:i, s:o}], s:{s:{s:i, s:i}}}", "vmoer", vmoer_version(), "kind",
                         "calibrate", "config", job->config, "parameters", 1, "temperature", temperature, "history",
                         "step", 0, "heldout", before, "trainable", "temperature", "tensors", 1, "parameters", 1);
-    status = *record ? save_router(c, *record) : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+    status = *record ? save_router(c, c->p->train.output_path, *record)
+                     : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
     if (status != VMOER_OK) json_decref(*record);
     return status;
 }

@@ -92,9 +92,9 @@ json_t *vm_training_loop_config(const vmoer_train_params *p) {
 json_t *vm_training_config(const vm_training *t) {
     const vmoer_train_params *p = t->params;
     json_t *config = vm_training_loop_config(p);
-    json_t *own = json_pack("{s:s, s:s, s:s, s:I, s:b, s:i}", "base", t->model->fingerprint, "adapter",
-                            t->adapter_fingerprint, "tasks", p->questions.tasks, "seed", (json_int_t)p->seed,
-                            "keep_best", p->keep_best, "limit", p->questions.limit);
+    json_t *own = json_pack("{s:s, s:s, s:s, s:I, s:s, s:i}", "base", t->model->fingerprint, "adapter",
+                            t->adapter_fingerprint, "tasks", p->questions.tasks, "seed", (json_int_t)p->seed, "keep",
+                            vm_train_keep_name(p->keep), "limit", p->questions.limit);
     json_object_update(config, own);
     json_decref(own);
     vm_api_put_cuts(config, &p->questions);
@@ -126,9 +126,8 @@ typedef struct finetune {
     bool all; /* the weights themselves, not LoRA */
 } finetune;
 
-static vmoer_status save_result(void *context, const json_t *record) {
+static vmoer_status save_result(void *context, const char *dir, const json_t *record) {
     const finetune *f = context;
-    const char *dir = f->params->train.output_path;
     char path[4096];
     if (f->all) {
         VM_TRY(vm_path_join(path, sizeof path, dir, "model.gguf"));

@@ -262,9 +262,9 @@ typedef struct distillation {
 } distillation;
 
 /* The recipe with what is trained now. */
-static vmoer_status save_recipe(void *context, const json_t *record) {
+static vmoer_status save_recipe(void *context, const char *folder, const json_t *record) {
     distillation *d = context;
-    (void)record; /* the record of the whole upcycling is written at its end */
+    (void)folder, (void)record; /* both are the whole upcycling's, which names them itself */
     for (int l = 0; l < d->recipe->n_layers; l++)
         memcpy(d->recipe->layers[l].router, d->model->layers[l].ffn.router.weight->value,
                (size_t)d->recipe->experts * (size_t)d->recipe->dim * sizeof(float));
@@ -287,7 +287,7 @@ static vmoer_status attach(const distillation *d) {
 static vmoer_status loop_params(const vmoer_upcycle_params *p, char dir[4096], vmoer_train_params *out) {
     *out = p->train;
     out->output_path = dir;
-    out->keep_best = 0; /* by the choices' NLL, which is not what is trained for */
+    out->keep = VMOER_KEEP_LAST; /* the best look would be by the choices' NLL, which is not what is trained for */
     return path_beside(p->train.output_path, ".distill", dir);
 }
 

@@ -107,20 +107,43 @@ static json_t *trainable_of(const vm_param_list *trained, size_t *total) {
     return kinds;
 }
 
-static vmoer_status record_of(const run *r, json_t **out) {
+/* What the record calls the states that are kept. */
+const char *vm_train_keep_name(vmoer_keep keep) {
+    static const char *const names[] = {"last", "best", "both"};
+    return names[keep];
+}
+
+/* The record beside a state: `keep` says which one it is, so that it has the bytes of a run that keeps it alone. */
+static json_t *config_beside(const run *r, vmoer_keep which) {
+    json_t *config = json_copy(r->job->config);
+    if (json_object_get(config, "keep")) json_object_set_new(config, "keep", json_string(vm_train_keep_name(which)));
+    return config;
+}
+
+static vmoer_status record_of(const run *r, vmoer_keep which, json_t **out) {
     const vm_train_job *job = r->job;
     size_t total;
     json_t *trainable = trainable_of(&job->trained, &total);
-    *out = json_pack("{s:s, s:s, s:O, s:o, s:I, s:O}", "vmoer", vmoer_version(), "kind", job->stage, "config",
-                     job->config, "trainable", trainable, "parameters", (json_int_t)total, "history", r->history);
+    *out = json_pack("{s:s, s:s, s:o, s:o, s:I, s:O}", "vmoer", vmoer_version(), "kind", job->stage, "config",
+                     config_beside(r, which), "trainable", trainable, "parameters", (json_int_t)total, "history",
+                     r->history);
     bool ok = *out && (!job->facts || json_object_update(*out, (json_t *)(uintptr_t)job->facts) == 0);
     return ok ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
 }
 
-static vmoer_status save_result(run *r) {
+/* which: the last state or the best one. */
+static vmoer_status save_result(run *r, vmoer_keep which) {
+    const vmoer_train_params *t = r->job->params;
+    const char *folder = t->output_path;
+    char best[4096];
     json_t *record;
-    VM_TRY(record_of(r, &record));
-    vmoer_status status = r->job->save(r->job->context, record);
+    if (which == VMOER_KEEP_BEST && t->keep == VMOER_KEEP_BOTH) {
+        VM_TRY(vm_path_join(best, sizeof best, t->output_path, "best"));
+        VM_TRY(vm_make_dirs(best));
+        folder = best;
+    }
+    VM_TRY(record_of(r, which, &record));
+    vmoer_status status = r->job->save(r->job->context, folder, record);
     json_decref(record);
     return status;
 }
@@ -164,9 +187,9 @@ static vmoer_status look(run *r, const vm_loss *l, double rate, double norm) {
                               l->kl_sum, "lr", rate, "grad_norm", norm, "heldout", heldout);
     if (!entry || json_array_append_new(r->history, entry) != 0)
         return vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
-    if (!r->job->params->keep_best || !(nll < r->best_nll)) return VMOER_OK;
+    if (r->job->params->keep == VMOER_KEEP_LAST || !(nll < r->best_nll)) return VMOER_OK;
     r->best_nll = nll;
-    return save_result(r);
+    return save_result(r, VMOER_KEEP_BEST);
 }
 
 static vmoer_status train(run *r) {
@@ -198,7 +221,7 @@ static vmoer_status train(run *r) {
             return status;
         }
     }
-    return r->job->params->keep_best ? VMOER_OK : save_result(r);
+    return r->job->params->keep == VMOER_KEEP_BEST ? VMOER_OK : save_result(r, VMOER_KEEP_LAST);
 }
 
 vmoer_status vm_train_check(const vmoer_train_params *t) {
@@ -209,6 +232,7 @@ vmoer_status vm_train_check(const vmoer_train_params *t) {
     if (!(t->learning_rate >= 0 && isfinite(t->learning_rate)) || !(t->warmup >= 0 && t->warmup <= 1))
         return vm_error(VMOER_ERROR_ARGUMENT, "learning rate %g, must be 0 or more; warmup %g, must be 0 to 1",
                         t->learning_rate, t->warmup);
+    if ((unsigned)t->keep > VMOER_KEEP_BOTH) return vm_error(VMOER_ERROR_ARGUMENT, "there is no keep %d", (int)t->keep);
     return VMOER_OK;
 }
 
@@ -253,7 +277,7 @@ vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **
     VM_GOTO(vm_model_refresh(job->model, job->pool));
     if (t->resume && vm_file_exists(r.checkpoint)) VM_GOTO(resume(&r));
     VM_GOTO(train(&r));
-    VM_GOTO(record_of(&r, record));
+    VM_GOTO(record_of(&r, t->keep == VMOER_KEEP_BEST ? VMOER_KEEP_BEST : VMOER_KEEP_LAST, record));
 done:
     vm_optimizer_free(r.optimizer);
     vm_free(r.order);

@@ -20,8 +20,8 @@ typedef struct vm_train_job {
     const float *rates;          /* [trained.count] multipliers of the learning rate; NULL: 1 everywhere */
     const vm_examples *train, *heldout;
     vm_pass_options predict;     /* how the held-out part is answered */
-    /* Writes what is trained now to its final place; called for the best look (keep_best) or at the end. */
-    vmoer_status (*save)(void *context, const json_t *record);
+    /* Writes what is trained now into `folder`, which is there; called for each look that is the best so far and at the end, as params->keep asks. */
+    vmoer_status (*save)(void *context, const char *folder, const json_t *record);
     void *context;
 } vm_train_job;
 
@@ -29,6 +29,9 @@ typedef struct vm_train_job {
 vmoer_status vm_train_check(const vmoer_train_params *params);
 /* That the folder is one to train into: without resume, a checkpoint in it is somebody's work and not written over. vm_train_run asks too. */
 vmoer_status vm_train_check_folder(const vmoer_train_params *params);
+
+/* "last", "best", "both". */
+const char *vm_train_keep_name(vmoer_keep keep);
 
 /* *record: {"kind", "config", "trainable", "parameters", "history"}, docs/FORMATS.md; owned by the caller. */
 vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **record);

@@ -243,8 +243,8 @@ typedef struct training {
     const char *path;
 } training;
 
-static vmoer_status save(void *context, const json_t *record) {
-    (void)record;
+static vmoer_status save(void *context, const char *folder, const json_t *record) {
+    (void)folder, (void)record;
     const training *t = context;
     return vm_model_export(t->model, t->path);
 }

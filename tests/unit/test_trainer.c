@@ -72,13 +72,15 @@ typedef struct training {
     json_t *record;
 } training;
 
-static vmoer_status save(void *context, const json_t *record) {
+static vmoer_status save(void *context, const char *folder, const json_t *record) {
     training *t = context;
     char path[4096];
     t->saves++;
     assert_string_equal(json_string_value(json_object_get(record, "kind")), "test");
-    if (!t->router) return vm_lora_save(t->m, t->params.output_path, "F32");
-    snprintf(path, sizeof path, "%s/router.safetensors", t->params.output_path);
+    snprintf(path, sizeof path, "%s/training.json", folder);
+    OK(vm_json_save(path, record));
+    if (!t->router) return vm_lora_save(t->m, folder, "F32");
+    snprintf(path, sizeof path, "%s/router.safetensors", folder);
     vm_router_file info = {.base_name = "tiny-moe", .training = "{}"};
     snprintf(info.base, sizeof info.base, "%s", t->m->fingerprint);
     return vm_router_save(t->bayes, &info, path);
@@ -147,7 +149,8 @@ static vmoer_status train(training *t) {
         OK(vm_lora_attach(t->m, "attention,experts,router", 4, 8, t->params.seed, pool));
         OK(vm_model_params(t->m, &job.trained));
     }
-    job.config = json_pack("{s:s, s:f}", "model", t->m->fingerprint, "learning_rate", t->params.learning_rate);
+    job.config = json_pack("{s:s, s:f, s:s}", "model", t->m->fingerprint, "learning_rate", t->params.learning_rate,
+                           "keep", vm_train_keep_name(t->params.keep));
     vmoer_hooks hooks = {.progress = progress, .user = t};
     vmoer_status status = vm_train_run(&job, &hooks, &t->record);
     json_decref(job.config);
@@ -358,11 +361,11 @@ static void test_checkpoint_there(void **state) {
     remove_folder(t.params.output_path);
 }
 
-/* keep_best writes at every look that is the best so far, and what stands at the end is the best one's. */
+/* Keeping the best writes at every look that is the best so far, and what stands at the end is the best one's. */
 static void test_keep_best(void **state) {
     (void)state;
     training t = plan("best");
-    t.params.keep_best = true;
+    t.params.keep = VMOER_KEEP_BEST;
     t.contrary = true;
     t.params.evaluate_every = 1;
     OK(train(&t));
@@ -394,6 +397,56 @@ static void test_keep_best(void **state) {
     vm_model_free(m);
     vm_adapter_free(adapter);
     remove_folder(t.params.output_path);
+}
+
+/* What lies in the folder and below it, as one number. */
+static void folder_hash(const char *folder, char hex[65]) {
+    static const char *const names[] = {"adapter_config.json", "adapter_model.safetensors", "training.json"};
+    char all[3 * 64 + 1], path[8192];
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        OK(vm_sha256_file(path, hex));
+        memcpy(all + 64 * i, hex, 64);
+    }
+    vm_sha256(all, sizeof all - 1, hex);
+}
+
+static void contrary_run(const char *name, vmoer_keep keep, bool killed, char hex[65]) {
+    training t = plan(name);
+    t.params.keep = keep, t.params.evaluate_every = 1, t.params.steps = 12;
+    t.contrary = true;
+    if (killed) {
+        t.stop_at = 9;
+        t.killed = true;
+        pid_t child = fork();
+        if (child == 0) _exit(train(&t) != VMOER_OK);
+        int ended;
+        assert_true(waitpid(child, &ended, 0) == child && WIFSIGNALED(ended));
+        t.stop_at = 0, t.params.resume = true;
+    }
+    OK(train(&t));
+    json_decref(t.record);
+    folder_hash(t.params.output_path, hex);
+}
+
+/* One run that keeps both leaves the files of two that keep one each, killed half-way or not. */
+static void test_keep_both(void **state) {
+    (void)state;
+    char last[65], best[65], hex[65], below[8192];
+    contrary_run("last", VMOER_KEEP_LAST, false, last);
+    contrary_run("best", VMOER_KEEP_BEST, false, best);
+    assert_string_not_equal(last, best);
+    for (int killed = 0; killed < 2; killed++) {
+        contrary_run("both", VMOER_KEEP_BOTH, killed, hex);
+        assert_string_equal(hex, last);
+        snprintf(below, sizeof below, "%s/best", scratch_path("both"));
+        folder_hash(below, hex);
+        assert_string_equal(hex, best);
+        remove_folder(below);
+        remove_folder(scratch_path("both"));
+    }
+    remove_folder(scratch_path("last"));
+    remove_folder(scratch_path("best"));
 }
 
 /* Epochs are counted in whole rounds of the questions, the last batch of each smaller. */
@@ -446,9 +499,9 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_learns), cmocka_unit_test(test_same_bytes),       cmocka_unit_test(test_stopped),
-        cmocka_unit_test(test_killed), cmocka_unit_test(test_checkpoint_there), cmocka_unit_test(test_keep_best),
-        cmocka_unit_test(test_epochs), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_learns),    cmocka_unit_test(test_same_bytes),       cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_killed),    cmocka_unit_test(test_checkpoint_there), cmocka_unit_test(test_keep_best),
+        cmocka_unit_test(test_keep_both), cmocka_unit_test(test_epochs),           cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
