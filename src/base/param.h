@@ -1,4 +1,5 @@
-/* param.h: a tensor that is trained. Owned by who made it (a router, a LoRA set, a model); the optimiser keeps its own state. */
+/* param.h: a tensor that is trained, or carried along by what is (grad NULL). Owned by who made it (a router, a LoRA set, a model); the optimiser keeps its
+ * own state. */
 #ifndef VM_BASE_PARAM_H
 #define VM_BASE_PARAM_H
 
@@ -9,7 +10,7 @@ typedef struct vm_param {
     char name[128];
     int rows, cols; /* shape [rows, cols]; a vector is [1, cols] */
     float *value;   /* [rows, cols] */
-    float *grad;    /* [rows, cols], accumulated; zeroed by the optimiser after a step */
+    float *grad;    /* [rows, cols], accumulated; zeroed by the optimiser after a step. NULL: no optimiser moves the value; a checkpoint keeps it */
     bool decay;     /* weight decay applies (matrices, not biases or norms) */
 } vm_param;
 

@@ -200,6 +200,30 @@ vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear
     return vm_gemm(pool, products.jobs, products.count);
 }
 
+/* The products of the unit vectors are the columns of W; 1 w + 0 + ... + 0 is w. */
+vmoer_status vm_linear_matrix(const vm_linear *l, vm_pool *pool, float *w) {
+    enum { AT_ONCE = 256 };
+    size_t in = (size_t)l->in, out = (size_t)l->out;
+    vm_arena *scratch = vm_arena_create();
+    bool ok = scratch != NULL;
+    float *x = ok ? vm_arena_floats(scratch, AT_ONCE, in, &ok) : NULL;
+    float *y = ok ? vm_arena_floats(scratch, AT_ONCE, out, &ok) : NULL;
+    float *t = ok ? vm_arena_floats(scratch, AT_ONCE, (size_t)vm_linear_rank(l), &ok) : NULL;
+    vmoer_status status =
+        ok ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory to read a %d x %d weight", l->out, l->in);
+    for (size_t first = 0; status == VMOER_OK && first < in; first += AT_ONCE) {
+        size_t rows = in - first < AT_ONCE ? in - first : AT_ONCE;
+        vm_linear_call call = {.l = l, .m = (int)rows, .x = x, .ldx = in, .y = y, .ldy = out, .t = t};
+        memset(x, 0, rows * in * sizeof *x);
+        for (size_t i = 0; i < rows; i++) x[i * in + first + i] = 1;
+        status = vm_linear_forward(pool, scratch, &call, 1);
+        for (size_t i = 0; status == VMOER_OK && i < rows; i++)
+            for (size_t j = 0; j < out; j++) w[j * in + first + i] = y[i * out + j];
+    }
+    vm_arena_free(scratch);
+    return status;
+}
+
 /* ---- backward ---- */
 
 /* The gradients of one LoRA's A and B, some columns of either:  dA += dt' x,  dB += dy' t.  Both are products with few

@@ -40,6 +40,8 @@ vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int row
 /* Packs anew after weight, A or B changed. */
 vmoer_status vm_linear_refresh(vm_linear *l, vm_pool *pool);
 int vm_linear_rank(const vm_linear *l); /* R */
+/* w[out, in] = W with its LoRA, as the products have it (BF16: rounded). */
+vmoer_status vm_linear_matrix(const vm_linear *l, vm_pool *pool, float *w);
 bool vm_linear_trainable(const vm_linear *l);
 
 /* One product of a batch of them. */

@@ -20,6 +20,9 @@ static float *part_data(const vm_optimizer *o, size_t i, int part) {
     return part == VALUE ? o->params.items[i]->value : part == FIRST_MOMENT ? o->m[i] : o->v[i];
 }
 
+/* Parts of parameter i: without a gradient it has no moments. */
+static int part_count(const vm_optimizer *o, size_t i) { return o->params.items[i]->grad ? N_PARTS : VALUE + 1; }
+
 static void tensor_name(char out[160], const vm_param *p, int part) {
     snprintf(out, 160, "%s/%s", part_names[part], p->name);
 }
@@ -29,7 +32,7 @@ static void tensor_name(char out[160], const vm_param *p, int part) {
 static vmoer_status put_state(vm_st_writer *w, const vm_optimizer *o) {
     for (size_t i = 0; i < o->params.count; i++) {
         const vm_param *p = o->params.items[i];
-        for (int part = 0; part < N_PARTS; part++) {
+        for (int part = 0; part < part_count(o, i); part++) {
             char name[160];
             tensor_name(name, p, part);
             VM_TRY(vm_st_writer_f32(w, name, "F32", 2, (const int64_t[]){p->rows, p->cols}, part_data(o, i, part)));
@@ -134,17 +137,19 @@ static vmoer_status check_tensor(const vm_safetensors *file, const vm_param *p, 
 }
 
 static vmoer_status check_state(const vm_safetensors *file, const vm_optimizer *o) {
+    size_t count = 0;
     for (size_t i = 0; i < o->params.count; i++)
-        for (int part = 0; part < N_PARTS; part++) VM_TRY(check_tensor(file, o->params.items[i], part));
-    if (vm_safetensors_count(file) != N_PARTS * o->params.count)
+        for (int part = 0; part < part_count(o, i); part++, count++)
+            VM_TRY(check_tensor(file, o->params.items[i], part));
+    if (vm_safetensors_count(file) != count)
         return vm_error(VMOER_ERROR_MISMATCH, "resume: the checkpoint has %zu tensors, this run trains %zu",
-                        vm_safetensors_count(file), N_PARTS * o->params.count);
+                        vm_safetensors_count(file), count);
     return VMOER_OK;
 }
 
 static void take_state(const vm_safetensors *file, vm_optimizer *o) {
     for (size_t i = 0; i < o->params.count; i++)
-        for (int part = 0; part < N_PARTS; part++) {
+        for (int part = 0; part < part_count(o, i); part++) {
             char name[160];
             tensor_name(name, o->params.items[i], part);
             const vm_st_tensor *t = vm_safetensors_find(file, name);

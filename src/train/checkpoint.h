@@ -1,7 +1,8 @@
 /* checkpoint.h: a training run on disk, so that it goes on after any stop with the same bytes as if it had not stopped.
- * One safetensors file: F32 tensors "value/NAME", "m/NAME", "v/NAME" for every parameter of the optimiser, and metadata
- * "vmoer.checkpoint", a JSON object {"optimizer_step", "meta"}. It is replaced by rename: after kill -9 at any time it
- * is the old one or the new one (a file NAME.PID.N.tmp may be left beside it). */
+ * One safetensors file: F32 tensors "value/NAME", "m/NAME", "v/NAME" for every parameter of the optimiser, "value/NAME"
+ * alone for one without a gradient, and metadata "vmoer.checkpoint", a JSON object {"optimizer_step", "meta"}. It is
+ * replaced by rename: after kill -9 at any time it is the old one or the new one (a file NAME.PID.N.tmp may be left
+ * beside it). */
 #ifndef VM_TRAIN_CHECKPOINT_H
 #define VM_TRAIN_CHECKPOINT_H
 

@@ -36,7 +36,8 @@ static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no me
 
 static vmoer_status make_state(vm_optimizer *o) {
     size_t count = o->params.count, n_chunks = 0;
-    for (size_t i = 0; i < count; i++) n_chunks += (vm_param_size(o->params.items[i]) + CHUNK - 1) / CHUNK;
+    for (size_t i = 0; i < count; i++)
+        if (o->params.items[i]->grad) n_chunks += (vm_param_size(o->params.items[i]) + CHUNK - 1) / CHUNK;
     if (n_chunks > INT_MAX) return vm_error(VMOER_ERROR_LIMIT, "too many parameters");
     o->m = vm_calloc(count + 1, sizeof *o->m);
     o->v = vm_calloc(count + 1, sizeof *o->v);
@@ -45,6 +46,7 @@ static vmoer_status make_state(vm_optimizer *o) {
     if (!o->m || !o->v || !o->chunks || !o->squares) return no_memory();
     for (size_t i = 0; i < count; i++) {
         size_t size = vm_param_size(o->params.items[i]);
+        if (!o->params.items[i]->grad) continue;
         o->m[i] = vm_calloc(size, sizeof *o->m[i]);
         o->v[i] = vm_calloc(size, sizeof *o->v[i]);
         if (!o->m[i] || !o->v[i]) return no_memory();

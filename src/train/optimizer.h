@@ -19,14 +19,15 @@ typedef struct vm_optimizer {
     vm_optimizer_options options;
     vm_param_list params;              /* the caller's; both the array and the parameters must outlive this */
     float *rates;                      /* [count] multipliers of the learning rate */
-    float **m, **v;                    /* [count] of the parameter's shape: running means of g and of g^2 */
+    float **m, **v;                    /* [count] of the parameter's shape: running means of g and of g^2; NULL without a gradient */
     uint64_t step;                     /* steps taken */
     struct vm_optimizer_chunk *chunks; /* [n_chunks] */
     double *squares;                   /* [n_chunks]: sum of g^2 */
     int n_chunks;
 } vm_optimizer;
 
-/* rates [count] is copied; NULL: 1 everywhere. Ranges of the options are checked. */
+/* rates [count] is copied; NULL: 1 everywhere. Ranges of the options are checked. Parameters without a gradient stay as they
+ * are. */
 vmoer_status vm_optimizer_create(const vm_param_list *params, const vm_optimizer_options *options, const float *rates,
                                  vm_optimizer **out);
 void vm_optimizer_free(vm_optimizer *o); /* takes NULL */

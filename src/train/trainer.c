@@ -94,6 +94,7 @@ static json_t *trainable_of(const vm_param_list *trained, size_t *total) {
     *total = 0;
     for (size_t i = 0; i < trained->count; i++) {
         const vm_param *p = trained->items[i];
+        if (!p->grad) continue;
         char kind[sizeof p->name];
         name_kind(p->name, kind);
         const json_t *before = json_object_get(kinds, kind);

@@ -248,12 +248,38 @@ static void test_odd_matrix(void **state) {
     vm_linear_clear(&l);
 }
 
+/* What a projection multiplies by, read back: W to the bit, and W + scale B A on the rows that have a LoRA. */
+static void test_matrix(void **state) {
+    (void)state;
+    enum { OUT = 5, IN = 300, ROW = 2, ROWS = 3, RANK = 2 };
+    static float w[OUT * IN], back[OUT * IN];
+    vm_rng rng = vm_rng_start(4, VM_RNG_INIT, 0);
+    for (int i = 0; i < OUT * IN; i++) w[i] = vm_rng_normal(&rng);
+    vm_linear l;
+    vm_lora *r;
+    assert_int_equal(vm_linear_init(&l, NULL, VM_COMPUTE_F32, OUT, IN, w, true), VMOER_OK);
+    assert_int_equal(vm_linear_matrix(&l, NULL, back), VMOER_OK);
+    assert_memory_equal(back, w, sizeof w);
+    assert_int_equal(vm_linear_add_lora(&l, "router", ROW, ROWS, RANK, 0.5f, &r), VMOER_OK);
+    for (int i = 0; i < RANK * IN; i++) r->a.value[i] = vm_rng_normal(&rng);
+    for (int i = 0; i < ROWS * RANK; i++) r->b.value[i] = vm_rng_normal(&rng);
+    assert_int_equal(vm_linear_refresh(&l, NULL), VMOER_OK);
+    assert_int_equal(vm_linear_matrix(&l, NULL, back), VMOER_OK);
+    assert_memory_equal(back, w, ROW * IN * sizeof *w);
+    for (int o = ROW; o < OUT; o++)
+        for (int i = 0; i < IN; i++) {
+            double sum = w[o * IN + i];
+            for (int j = 0; j < RANK; j++)
+                sum += 0.5 * (double)r->b.value[(o - ROW) * RANK + j] * (double)r->a.value[j * IN + i];
+            assert_float_equal(back[o * IN + i], sum, 1e-5);
+        }
+    vm_linear_clear(&l);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_attach),
-        cmocka_unit_test(test_odd_matrix),
-        cmocka_unit_test(test_save),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_attach), cmocka_unit_test(test_odd_matrix), cmocka_unit_test(test_matrix),
+        cmocka_unit_test(test_save),   cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests_name("lora", tests, make_scratch, remove_scratch);
 }
