@@ -13,20 +13,22 @@ extern const char *const compute_words[], *const inference_words[], *const routi
 /* M: the verb's struct; the last argument of each: where in it the library's struct stands. */
 #define MODEL_OPTION(M, member, text) {"model", 'm', OPTION_TEXT, "FILE", text, offsetof(M, member), NULL, 1}
 
+#define TASK_NAMES "openbookqa, arc_easy, arc_challenge, sciq, medmcqa, piqa, social_iqa, mmlu_<subject>"
+
 /* Parts of vmoer_questions. Any number of tasks, or a file: */
 #define QUESTION_OPTIONS(M, questions)                                                                                     \
     {.name = "Questions", .kind = OPTION_HEADING},                                                                         \
         {"tasks", 0, OPTION_TEXT, "LIST",                                                                                  \
-         "tasks by name, with commas: openbookqa, arc_easy, arc_challenge, sciq, medmcqa, mmlu_<subject>",                 \
+         "tasks by name, with commas: " TASK_NAMES,                                                                        \
          offsetof(M, questions.tasks), NULL, 0},                                                                           \
         {"task_file", 0, OPTION_TEXT, "FILE", "your own questions in place of --tasks: JSON lines "                        \
-         "{question, choices[], answer}, answer counted from 0", offsetof(M, questions.task_file), NULL, 0},               \
+         "{question, choices[], answer}, 2 to 26 choices, answer counted from 0", offsetof(M, questions.task_file), NULL, 0},               \
         CUT_OPTIONS(M, questions)
 
-/* Tasks that have training questions: */
+/* Tasks by name alone, for they have training questions: */
 #define TRAINING_QUESTION_OPTIONS(M, questions)                                                                            \
     {.name = "Questions", .kind = OPTION_HEADING},                                                                         \
-        {"tasks", 0, OPTION_TEXT, "LIST", "tasks by name, with commas: openbookqa, arc_easy, arc_challenge, sciq, medmcqa",  \
+        {"tasks", 0, OPTION_TEXT, "LIST", "tasks by name, with commas: " TASK_NAMES,                                       \
          offsetof(M, questions.tasks), NULL, 0},                                                                           \
         CUT_OPTIONS(M, questions)
 

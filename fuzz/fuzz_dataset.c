@@ -1,5 +1,6 @@
-/* fuzz_dataset.c: the readers of question files. First byte: the format; the rest: the file. What is read must keep the
- * promises of dataset.h, and splitting and cutting it must work. */
+/* fuzz_dataset.c: the readers of question files. First byte: the format; the rest: the file; where the format
+ * has labels, they follow a byte 0xff. What is read must keep the promises of dataset.h, and splitting and cutting it
+ * must work. */
 #include "base/memory.h"
 #include "io/dataset_internal.h"
 #include "io/heldout.h"
@@ -22,7 +23,15 @@ static void check_item(const vm_item *item) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     vm_dataset *d;
     if (size < 1 || vm_dataset_create("task", &d) != VMOER_OK) return 0;
-    if (vm_dataset_parse(d, (vm_dataset_format)(data[0] % 5), (const char *)data + 1, size - 1, "fuzz") == VMOER_OK) {
+    vm_dataset_format format = (vm_dataset_format)(data[0] % (VM_DATASET_SIQA + 1));
+    vm_text_file file = {(const char *)data + 1, size - 1, "fuzz"}, labels = {NULL, 0, "labels"};
+    bool has_labels = vm_dataset_has_labels(format);
+    const char *cut = has_labels ? memchr(file.data, 0xff, file.size) : NULL;
+    if (cut) {
+        file.size = (size_t)(cut - file.data);
+        labels = (vm_text_file){cut + 1, size - 2 - file.size, "labels"};
+    }
+    if (vm_dataset_parse(d, format, &file, has_labels ? &labels : NULL) == VMOER_OK) {
         size_t n = vm_dataset_count(d);
         const vm_item **items = vm_malloc(n + 1, sizeof *items);
         bool *held = vm_malloc(n + 1, sizeof *held);

@@ -56,14 +56,23 @@ sciq() {
 }
 medmcqa() {
     fetch medmcqa.zip 'https://drive.google.com/uc?export=download&id=15VkJdq5eyWIkfb_aoD3oS8i4tScbHYky' || return 1
-    unpack medmcqa.zip medmcqa '*dev.json'
+    unpack medmcqa.zip medmcqa '*dev.json' '*train.json'
 }
 mmlu() {
     fetch mmlu.tar https://people.eecs.berkeley.edu/~hendrycks/data.tar || return 1
-    mkdir -p mmlu/test
-    tar -xf archives/mmlu.tar --strip-components=2 -C mmlu/test data/test
+    mkdir -p mmlu
+    tar -xf archives/mmlu.tar --strip-components=1 -C mmlu data/test data/val data/dev
 }
-for set in openbookqa arc sciq medmcqa mmlu; do
+# Each archive has train and dev with their labels; the test labels are not public.
+piqa() {
+    fetch physicaliqa-train-dev.zip https://storage.googleapis.com/ai2-mosaic/public/physicaliqa/physicaliqa-train-dev.zip || return 1
+    unpack physicaliqa-train-dev.zip piqa '*/train.jsonl' '*/train-labels.lst' '*/dev.jsonl' '*/dev-labels.lst'
+}
+social_iqa() {
+    fetch socialiqa-train-dev.zip https://storage.googleapis.com/ai2-mosaic/public/socialiqa/socialiqa-train-dev.zip || return 1
+    unpack socialiqa-train-dev.zip social_iqa '*/train.jsonl' '*/train-labels.lst' '*/dev.jsonl' '*/dev-labels.lst'
+}
+for set in openbookqa arc sciq medmcqa mmlu piqa social_iqa; do
     "$set" || failed="$failed $set"
 done
 echo "$PWD"

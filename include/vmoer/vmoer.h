@@ -85,7 +85,7 @@ VMOER_API vmoer_model_params vmoer_model_params_default(void);
 VMOER_API vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params, vmoer_model **out);
 VMOER_API void vmoer_model_free(vmoer_model *model);
 
-enum { VMOER_MAX_CHOICES = 16 };
+enum { VMOER_MAX_CHOICES = 26 }; /* a letter each */
 
 typedef struct vmoer_answer {
     int n_choices, best;                   /* best: index of the largest probability, ties to the lower index */

@@ -113,12 +113,12 @@ vmoer_status vm_dataset_add(vm_dataset *d, const vm_item *item) {
 }
 
 /* ---- tasks and their files ---- */
-enum { MAX_PLACES = 3, MAX_POOL = 2 };
+enum { MAX_PLACES = 4, MAX_POOL = 2 };
 
 typedef struct place {
-    const char *pattern;         /* under the data folder; %s is the split's file, for MMLU the subject */
-    const char *test;            /* the file of the test split */
-    const char *train[MAX_POOL]; /* the files pooled for the training items */
+    const char *pattern;         /* under the data folder; * is the split's name in the file's, $ the subject */
+    const char *test;            /* name of the test split */
+    const char *train[MAX_POOL]; /* names of the files pooled for the training items */
 } place;
 
 typedef struct task_files {
@@ -132,28 +132,39 @@ typedef struct task_files {
 static const task_files tasks[] = {
     {"openbookqa",
      VM_DATASET_AI2,
-     {{"openbookqa/%s.jsonl", "test", {"train", "dev"}},
-      {"openbookqa/OpenBookQA-V1-Sep2018/Data/Main/%s.jsonl", "test", {"train"}},
-      {"OpenBookQA-V1-Sep2018/Data/Main/%s.jsonl", "test", {"train"}}}},
+     {{"openbookqa/*.jsonl", "test", {"train", "dev"}},
+      {"openbookqa/OpenBookQA-V1-Sep2018/Data/Main/*.jsonl", "test", {"train"}},
+      {"OpenBookQA-V1-Sep2018/Data/Main/*.jsonl", "test", {"train"}}}},
     {"arc_easy",
      VM_DATASET_AI2,
-     {{"arc/ARC-Easy-%s.jsonl", "Test", {"Train"}},
-      {"arc/ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-%s.jsonl", "Test", {"Train"}},
-      {"ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-%s.jsonl", "Test", {"Train"}}}},
+     {{"arc/ARC-Easy-*.jsonl", "Test", {"Train"}},
+      {"arc/ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-*.jsonl", "Test", {"Train"}},
+      {"ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-*.jsonl", "Test", {"Train"}}}},
     {"arc_challenge",
      VM_DATASET_AI2,
-     {{"arc/ARC-Challenge-%s.jsonl", "Test", {"Train"}},
-      {"arc/ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-%s.jsonl", "Test", {"Train"}},
-      {"ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-%s.jsonl", "Test", {"Train"}}}},
-    {"sciq", VM_DATASET_SCIQ, {{"sciq/%s.json", "test", {"train"}}, {"SciQ dataset-2 3/%s.json", "test", {"train"}}}},
-    {"medmcqa", VM_DATASET_MEDMCQA, {{"medmcqa/%s.json", "dev", {"train"}}}},
+     {{"arc/ARC-Challenge-*.jsonl", "Test", {"Train"}},
+      {"arc/ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-*.jsonl", "Test", {"Train"}},
+      {"ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-*.jsonl", "Test", {"Train"}}}},
+    {"sciq", VM_DATASET_SCIQ, {{"sciq/*.json", "test", {"train"}}, {"SciQ dataset-2 3/*.json", "test", {"train"}}}},
+    {"medmcqa", VM_DATASET_MEDMCQA, {{"medmcqa/*.json", "dev", {"train"}}}},
+    {"piqa",
+     VM_DATASET_PIQA,
+     {{"piqa/*.jsonl", "valid", {"train"}},
+      {"piqa/*.jsonl", "dev", {"train"}},
+      {"physicaliqa-train-dev/*.jsonl", "dev", {"train"}}}},
+    {"social_iqa",
+     VM_DATASET_SIQA,
+     {{"social_iqa/*.jsonl", "dev", {"train"}},
+      {"siqa/*.jsonl", "dev", {"train"}},
+      {"socialiqa-train-dev/*.jsonl", "dev", {"train"}}}},
 };
-/* Its training split is another kind of question, so it has test items only. */
+/* Its auxiliary training set is questions of other kinds, so what trains is the subject's own val and dev. */
 static const task_files mmlu = {"mmlu_",
                                 VM_DATASET_MMLU,
-                                {{"mmlu/test/%s_test.csv", "", {NULL}},
-                                 {"mmlu/data/test/%s_test.csv", "", {NULL}},
-                                 {"data/test/%s_test.csv", "", {NULL}}}};
+                                {{"mmlu/*/$_*.csv", "test", {"val", "dev"}},
+                                 {"mmlu/data/*/$_*.csv", "test", {"val", "dev"}},
+                                 {"data/*/$_*.csv", "test", {"val", "dev"}},
+                                 {"*/$_*.csv", "test", {"val", "dev"}}}};
 
 static vmoer_status find_task(const char *task, const task_files **out) {
     for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++) {
@@ -168,38 +179,65 @@ static vmoer_status find_task(const char *task, const task_files **out) {
         *out = &mmlu;
         return VMOER_OK;
     }
-    return vm_error(
-        VMOER_ERROR_ARGUMENT,
-        "no task \"%.60s\"; there are openbookqa, arc_easy, arc_challenge, sciq, medmcqa and mmlu_<subject>", task);
+    return vm_error(VMOER_ERROR_ARGUMENT,
+                    "no task \"%.60s\"; there are openbookqa, arc_easy, arc_challenge, sciq, medmcqa, piqa, social_iqa "
+                    "and mmlu_<subject>",
+                    task);
 }
 
-static vmoer_status place_path(char out[4096], const char *dir, const place *p, const char *file) {
-    int length = snprintf(out, 4096, "%s/", dir);
-    if (length < 0 || length >= 4096 - 256) return vm_error(VMOER_ERROR_LIMIT, "the data folder's path is too long");
-    const char *hole = strstr(p->pattern, "%s");
-    snprintf(out + length, 256, "%.*s%s%s", (int)(hole - p->pattern), p->pattern, file, hole + 2);
+/* Room for a pattern whose holes are filled beyond the data folder's path. */
+enum { PATH_SIZE = 4096, PATTERN_SIZE = 256 };
+
+static vmoer_status place_path(char out[PATH_SIZE], const char *dir, const char *task, const place *p,
+                               const char *split) {
+    int length = snprintf(out, PATH_SIZE, "%s/", dir);
+    if (length < 0 || length >= PATH_SIZE - PATTERN_SIZE)
+        return vm_error(VMOER_ERROR_LIMIT, "the data folder's path is too long");
+    char *to = out + length;
+    for (const char *s = p->pattern; *s; s++) {
+        const char *part = *s == '*' ? split : task + strlen(mmlu.task);
+        if (*s == '*' || *s == '$')
+            to = stpcpy(to, part);
+        else
+            *to++ = *s;
+    }
+    *to = '\0';
     return VMOER_OK;
 }
 
-static vmoer_status append_file(vm_dataset *d, vm_dataset_format format, const char *path) {
+static vmoer_status parse_file(vm_dataset *d, vm_dataset_format format, const char *path, const vm_text_file *labels) {
     vm_map map;
     VM_TRY(vm_map_open(path, &map));
-    vmoer_status status = vm_dataset_parse(d, format, (const char *)map.data, map.size, path);
+    vm_text_file file = {(const char *)map.data, map.size, path};
+    vmoer_status status = vm_dataset_parse(d, format, &file, labels);
+    vm_map_close(&map);
+    return status;
+}
+
+/* With the labels beside it, where the format has them: "dev.jsonl" and "dev-labels.lst". */
+static vmoer_status append_file(vm_dataset *d, vm_dataset_format format, const char *path) {
+    if (!vm_dataset_has_labels(format)) return parse_file(d, format, path, NULL);
+    char labels_path[PATH_SIZE];
+    vm_map map;
+    snprintf(labels_path, sizeof labels_path, "%.*s-labels.lst", (int)(strlen(path) - strlen(".jsonl")), path);
+    VM_TRY_IN(vm_map_open(labels_path, &map), "%s: its right answers", path);
+    vm_text_file labels = {(const char *)map.data, map.size, labels_path};
+    vmoer_status status = parse_file(d, format, path, &labels);
     vm_map_close(&map);
     return status;
 }
 
 /* The first place that has the file; the error names all of them. */
-static vmoer_status find_place(const char *dir, const task_files *t, const char *subject, bool test,
-                               const place **out) {
-    char path[4096], looked_for[1024] = "";
+static vmoer_status find_place(const char *dir, const task_files *t, const char *task, bool test, const place **out) {
+    char path[PATH_SIZE], looked_for[1024] = "";
     for (int i = 0; i < MAX_PLACES && t->places[i].pattern; i++) {
-        const char *file = t == &mmlu ? subject : test ? t->places[i].test : t->places[i].train[0];
-        VM_TRY(place_path(path, dir, &t->places[i], file));
+        VM_TRY(place_path(path, dir, task, &t->places[i], test ? t->places[i].test : t->places[i].train[0]));
         if (vm_file_exists(path)) {
             *out = &t->places[i];
             return VMOER_OK;
         }
+        if (!test && i > 0 && strcmp(t->places[i].pattern, t->places[i - 1].pattern) == 0)
+            continue; /* they differ in the test's file alone */
         size_t used = strlen(looked_for);
         snprintf(looked_for + used, sizeof looked_for - used, "%s%s", used ? ", " : "", path + strlen(dir) + 1);
     }
@@ -231,26 +269,19 @@ static vmoer_status keep_side(vm_dataset *d, bool held_out) {
 vmoer_status vm_dataset_load(const char *dir, const char *task, vm_split split, vm_dataset **out) {
     const task_files *t;
     const place *p;
-    char path[4096];
+    char path[PATH_SIZE];
     bool test = split == VM_SPLIT_TEST;
     VM_TRY(find_task(task, &t));
-    if (t == &mmlu && !test) return vm_error(VMOER_ERROR_UNSUPPORTED, "%s has test items only", task);
-    const char *subject = t == &mmlu ? task + strlen(mmlu.task) : NULL;
-    VM_TRY_IN(find_place(dir, t, subject, test, &p), "%s", task);
+    VM_TRY_IN(find_place(dir, t, task, test, &p), "%s", task);
 
     vm_dataset *d;
     VM_TRY(vm_dataset_create(task, &d));
     vmoer_status status = VMOER_OK;
-    if (test) {
-        VM_GOTO(place_path(path, dir, p, subject ? subject : p->test));
+    for (int i = 0; i < (test ? 1 : MAX_POOL) && (test || p->train[i]); i++) {
+        VM_GOTO(place_path(path, dir, task, p, test ? p->test : p->train[i]));
         VM_GOTO(append_file(d, t->format, path));
-    } else {
-        for (int i = 0; i < MAX_POOL && p->train[i]; i++) {
-            VM_GOTO(place_path(path, dir, p, p->train[i]));
-            VM_GOTO(append_file(d, t->format, path));
-        }
-        VM_GOTO(keep_side(d, split == VM_SPLIT_HELDOUT));
     }
+    if (!test) VM_GOTO(keep_side(d, split == VM_SPLIT_HELDOUT));
     if (d->count == 0) status = vm_error(VMOER_ERROR_DATA, "%s: %s has no items", task, path);
 done:
     if (status != VMOER_OK)
@@ -263,7 +294,7 @@ done:
 vmoer_status vm_dataset_load_file(const char *path, vm_dataset **out) {
     vm_dataset *d;
     VM_TRY(vm_dataset_create("file", &d));
-    vmoer_status status = append_file(d, VM_DATASET_USER, path);
+    vmoer_status status = parse_file(d, VM_DATASET_USER, path, NULL);
     if (status == VMOER_OK && d->count == 0) status = vm_error(VMOER_ERROR_DATA, "%s: no items", path);
     if (status != VMOER_OK)
         vm_dataset_free(d);

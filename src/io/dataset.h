@@ -1,5 +1,5 @@
 /* dataset.h: multiple-choice questions from the data sets' official files, or from a user's JSON lines.
- * Errors name file and line. Limits: a line 1 MiB, 2..16 choices, 1,000,000 items. */
+ * Errors name file and line. Limits: a line 1 MiB, 2..26 choices (a letter each), 1,000,000 items. */
 #ifndef VM_IO_DATASET_H
 #define VM_IO_DATASET_H
 
@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { VM_MAX_CHOICES = 16 };
+enum { VM_MAX_CHOICES = 26 }; /* A to Z */
 
 typedef struct vm_item {
     const char *id;    /* the file's own id, or "<task>-<line>" */
@@ -22,13 +22,14 @@ typedef struct vm_item {
 typedef struct vm_dataset vm_dataset;
 
 typedef enum vm_split {
-    VM_SPLIT_TEST,    /* the official test set (MedMCQA: validation, whose test labels are not public) */
+    VM_SPLIT_TEST,    /* the official test set (MedMCQA, PIQA, Social IQa: validation, for their test labels are not public) */
     VM_SPLIT_TRAIN,   /* training items that are not held out */
     VM_SPLIT_HELDOUT  /* clusters held out of the training items (heldout.h) */
 } vm_split;
 
-/* openbookqa, arc_easy, arc_challenge, sciq, medmcqa, mmlu_<subject>. `dir` is the data folder (interface.md: --data).
- * OpenBookQA: TRAIN and HELDOUT come from train.jsonl + dev.jsonl pooled. Unknown task, missing file: an error that says what was looked for. */
+/* openbookqa, arc_easy, arc_challenge, sciq, medmcqa, piqa, social_iqa, mmlu_<subject>. `dir` is the data folder (interface.md: --data).
+ * OpenBookQA: TRAIN and HELDOUT come from train.jsonl + dev.jsonl pooled, MMLU: from a subject's val and dev. Unknown task, missing file: an error that
+ * says what was looked for. */
 vmoer_status vm_dataset_load(const char *dir, const char *task, vm_split split, vm_dataset **out);
 /* A user's JSON lines {"question","choices":[...],"answer":index}. */
 vmoer_status vm_dataset_load_file(const char *path, vm_dataset **out);

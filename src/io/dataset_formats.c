@@ -97,27 +97,11 @@ static vmoer_status read_sciq(const json_t *object, vm_item *item) {
     return VMOER_OK;
 }
 
-static vmoer_status add_object(vm_dataset *d, vm_dataset_format format, const json_t *object, size_t number) {
-    char id[96];
-    snprintf(id, sizeof id, "%s-%zu", d->task, number);
-    vm_item item = {.id = optional_id(object, id)};
-    if (!json_is_object(object)) return vm_error(VMOER_ERROR_FORMAT, "not a JSON object");
-    switch (format) {
-    case VM_DATASET_AI2:
-        VM_TRY(read_ai2(object, &item));
-        break;
-    case VM_DATASET_MEDMCQA:
-        VM_TRY(read_medmcqa(object, &item));
-        break;
-    case VM_DATASET_USER:
-        VM_TRY(read_user(object, &item));
-        break;
-    default:
-        VM_TRY(read_sciq(object, &item));
-        break;
-    }
-    return vm_dataset_add(d, &item);
-}
+/* ---- right answers in a file of their own ---- */
+typedef struct labels {
+    const vm_text_file *file; /* NULL: the format has none */
+    size_t at, line;          /* what comes next; its line, from 1 */
+} labels;
 
 static bool is_blank(const char *line, size_t length) {
     for (size_t i = 0; i < length; i++) {
@@ -126,36 +110,123 @@ static bool is_blank(const char *line, size_t length) {
     return true;
 }
 
-static vmoer_status parse_lines(vm_dataset *d, vm_dataset_format format, const char *data, size_t size,
-                                const char *where) {
-    size_t number = 1;
-    for (size_t start = 0, end; start < size; start = end + 1, number++) {
-        const char *newline = memchr(data + start, '\n', size - start);
-        end = newline ? (size_t)(newline - data) : size;
-        if (end - start > MAX_LINE)
-            return vm_error(VMOER_ERROR_LIMIT, "%s:%zu: a line of %zu bytes, at most %d", where, number, end - start,
-                            MAX_LINE);
-        if (is_blank(data + start, end - start)) continue;
-        char place[4200];
-        snprintf(place, sizeof place, "%s:%zu", where, number);
-        json_t *object;
-        VM_TRY(vm_json_parse(data + start, end - start, place, &object));
-        vmoer_status status = add_object(d, format, object, number);
-        json_decref(object);
-        VM_TRY_IN(status, "%s", place);
+/* The next line of the file that is not blank, *length without its end; NULL: there is none. */
+static const char *next_label(labels *l, size_t *length) {
+    while (l->at < l->file->size) {
+        const char *line = l->file->data + l->at, *newline = memchr(line, '\n', l->file->size - l->at);
+        *length = newline ? (size_t)(newline - line) : l->file->size - l->at;
+        l->at += *length + 1;
+        l->line++;
+        if (!is_blank(line, *length)) return line;
     }
+    return NULL;
+}
+
+/* The next label, one digit from `first` to `first` + n - 1, as an index from 0. */
+static vmoer_status take_label(labels *l, int first, int n, int *out) {
+    size_t length;
+    const char *text = next_label(l, &length);
+    if (!text) return vm_error(VMOER_ERROR_DATA, "no label for it in %s", l->file->where);
+    while (length > 0 && is_blank(text + length - 1, 1)) length--;
+    *out = text[0] - '0' - first;
+    if (length != 1 || *out < 0 || *out >= n)
+        return vm_error(VMOER_ERROR_DATA, "%s:%zu: the label is not %d to %d", l->file->where, l->line, first,
+                        first + n - 1);
     return VMOER_OK;
 }
 
-static vmoer_status parse_list(vm_dataset *d, vm_dataset_format format, const char *data, size_t size,
-                               const char *where) {
+/* After the last question: that there are no more labels than questions. */
+static vmoer_status end_labels(labels *l) {
+    size_t length;
+    if (l->file && next_label(l, &length))
+        return vm_error(VMOER_ERROR_DATA, "%s:%zu: a label without a question", l->file->where, l->line);
+    return VMOER_OK;
+}
+
+static vmoer_status read_piqa(const json_t *object, labels *l, vm_item *item) {
+    VM_TRY(want_text(object, "goal", &item->stem));
+    VM_TRY(want_text(object, "sol1", &item->choices[0]));
+    VM_TRY(want_text(object, "sol2", &item->choices[1]));
+    item->n_choices = 2;
+    return take_label(l, 0, 2, &item->answer);
+}
+
+/* The stem is "{context} {question}", in *text, which the caller frees. */
+static vmoer_status read_siqa(const json_t *object, labels *l, char **text, vm_item *item) {
+    static const char *const keys[3] = {"answerA", "answerB", "answerC"};
+    const char *context, *question;
+    VM_TRY(want_text(object, "context", &context));
+    VM_TRY(want_text(object, "question", &question));
+    for (int c = 0; c < 3; c++) VM_TRY(want_text(object, keys[c], &item->choices[c]));
+    size_t size = strlen(context) + strlen(question) + 2;
+    *text = vm_malloc(size, 1);
+    if (!*text) return vm_error(VMOER_ERROR_MEMORY, "no memory for an item");
+    snprintf(*text, size, "%s %s", context, question);
+    item->stem = *text;
+    item->n_choices = 3;
+    return take_label(l, 1, 3, &item->answer);
+}
+
+static vmoer_status add_object(vm_dataset *d, vm_dataset_format format, const json_t *object, size_t number,
+                               labels *l) {
+    char id[96], *text = NULL;
+    vmoer_status status;
+    snprintf(id, sizeof id, "%s-%zu", d->task, number);
+    vm_item item = {.id = optional_id(object, id)};
+    if (!json_is_object(object)) return vm_error(VMOER_ERROR_FORMAT, "not a JSON object");
+    switch (format) {
+    case VM_DATASET_AI2:
+        status = read_ai2(object, &item);
+        break;
+    case VM_DATASET_MEDMCQA:
+        status = read_medmcqa(object, &item);
+        break;
+    case VM_DATASET_PIQA:
+        status = read_piqa(object, l, &item);
+        break;
+    case VM_DATASET_SIQA:
+        status = read_siqa(object, l, &text, &item);
+        break;
+    case VM_DATASET_USER:
+        status = read_user(object, &item);
+        break;
+    default:
+        status = read_sciq(object, &item);
+        break;
+    }
+    if (status == VMOER_OK) status = vm_dataset_add(d, &item);
+    vm_free(text);
+    return status;
+}
+
+static vmoer_status parse_lines(vm_dataset *d, vm_dataset_format format, const vm_text_file *file, labels *l) {
+    size_t number = 1;
+    for (size_t start = 0, end; start < file->size; start = end + 1, number++) {
+        const char *newline = memchr(file->data + start, '\n', file->size - start);
+        end = newline ? (size_t)(newline - file->data) : file->size;
+        if (end - start > MAX_LINE)
+            return vm_error(VMOER_ERROR_LIMIT, "%s:%zu: a line of %zu bytes, at most %d", file->where, number,
+                            end - start, MAX_LINE);
+        if (is_blank(file->data + start, end - start)) continue;
+        char place[4200];
+        snprintf(place, sizeof place, "%s:%zu", file->where, number);
+        json_t *object;
+        VM_TRY(vm_json_parse(file->data + start, end - start, place, &object));
+        vmoer_status status = add_object(d, format, object, number, l);
+        json_decref(object);
+        VM_TRY_IN(status, "%s", place);
+    }
+    return end_labels(l);
+}
+
+static vmoer_status parse_list(vm_dataset *d, vm_dataset_format format, const vm_text_file *file, labels *l) {
     json_t *list;
-    VM_TRY(vm_json_parse(data, size, where, &list));
+    VM_TRY(vm_json_parse(file->data, file->size, file->where, &list));
     vmoer_status status = VMOER_OK;
-    if (!json_is_array(list)) status = vm_error(VMOER_ERROR_FORMAT, "%s: not a JSON list", where);
+    if (!json_is_array(list)) status = vm_error(VMOER_ERROR_FORMAT, "%s: not a JSON list", file->where);
     for (size_t i = 0; status == VMOER_OK && i < json_array_size(list); i++) {
-        status = add_object(d, format, json_array_get(list, i), i + 1);
-        if (status != VMOER_OK) vm_error_in(status, "%s: item %zu", where, i + 1);
+        status = add_object(d, format, json_array_get(list, i), i + 1, l);
+        if (status != VMOER_OK) vm_error_in(status, "%s: item %zu", file->where, i + 1);
     }
     json_decref(list);
     return status;
@@ -224,22 +295,25 @@ static vmoer_status add_record(vm_dataset *d, csv *f, size_t line) {
     return vm_dataset_add(d, &item);
 }
 
-static vmoer_status parse_csv(vm_dataset *d, const char *data, size_t size, const char *where) {
-    csv f = {.data = data, .size = size, .line = 1, .buffer = vm_malloc(MAX_LINE + MMLU_FIELDS + 1, 1)};
-    if (!f.buffer) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory for a line", where);
+static vmoer_status parse_csv(vm_dataset *d, const vm_text_file *file) {
+    csv f = {.data = file->data, .size = file->size, .line = 1, .buffer = vm_malloc(MAX_LINE + MMLU_FIELDS + 1, 1)};
+    if (!f.buffer) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory for a line", file->where);
     vmoer_status status = VMOER_OK;
     while (status == VMOER_OK && f.at < f.size) {
         size_t line = f.line;
         status = add_record(d, &f, line);
-        if (status != VMOER_OK) vm_error_in(status, "%s:%zu", where, line);
+        if (status != VMOER_OK) vm_error_in(status, "%s:%zu", file->where, line);
     }
     vm_free(f.buffer);
     return status;
 }
 
-vmoer_status vm_dataset_parse(vm_dataset *d, vm_dataset_format format, const char *data, size_t size,
-                              const char *where) {
-    if (format == VM_DATASET_MMLU) return parse_csv(d, data, size, where);
-    if (format == VM_DATASET_SCIQ) return parse_list(d, format, data, size, where);
-    return parse_lines(d, format, data, size, where);
+bool vm_dataset_has_labels(vm_dataset_format format) { return format == VM_DATASET_PIQA || format == VM_DATASET_SIQA; }
+
+vmoer_status vm_dataset_parse(vm_dataset *d, vm_dataset_format format, const vm_text_file *file,
+                              const vm_text_file *right) {
+    labels l = {.file = right};
+    if (format == VM_DATASET_MMLU) return parse_csv(d, file);
+    if (format == VM_DATASET_SCIQ) return parse_list(d, format, file, &l);
+    return parse_lines(d, format, file, &l);
 }

@@ -81,13 +81,15 @@ static void add_lettered_choices(text *t, const vm_item *item) {
 }
 
 /* ---- the tasks of lm-evaluation-harness whose prompts are known here, as of 0.4.13: lm_eval/tasks/TASK ---- */
-typedef enum lm_eval_task { TASK_OPENBOOKQA, TASK_ARC, TASK_MEDMCQA, TASK_MMLU } lm_eval_task;
+typedef enum lm_eval_task { TASK_OPENBOOKQA, TASK_QUESTION, TASK_SOCIAL_IQA, TASK_MEDMCQA, TASK_MMLU } lm_eval_task;
 
 static vmoer_status find_lm_eval_task(const char *task, const vm_item *item, lm_eval_task *out) {
     if (strcmp(task, "openbookqa") == 0)
         *out = TASK_OPENBOOKQA;
-    else if (strcmp(task, "arc_easy") == 0 || strcmp(task, "arc_challenge") == 0)
-        *out = TASK_ARC;
+    else if (strcmp(task, "arc_easy") == 0 || strcmp(task, "arc_challenge") == 0 || strcmp(task, "piqa") == 0)
+        *out = TASK_QUESTION;
+    else if (strcmp(task, "social_iqa") == 0)
+        *out = TASK_SOCIAL_IQA;
     else if (strcmp(task, "medmcqa") == 0)
         *out = TASK_MEDMCQA;
     else if (strncmp(task, "mmlu_", 5) == 0 && task[5])
@@ -109,10 +111,15 @@ static void add_lm_eval_context(text *t, const char *task, lm_eval_task kind, co
     case TASK_OPENBOOKQA:
         add_string(t, item->stem);
         break;
-    case TASK_ARC:
+    case TASK_QUESTION:
         add_string(t, "Question: ");
         add_string(t, item->stem);
         add_string(t, "\nAnswer:");
+        break;
+    case TASK_SOCIAL_IQA:
+        add_string(t, "Q: ");
+        add_string(t, item->stem);
+        add_string(t, "\nA:");
         break;
     case TASK_MEDMCQA:
         add_string(t, "Question: ");

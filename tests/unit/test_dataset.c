@@ -13,19 +13,30 @@
 
 #include <cmocka.h>
 
-static vmoer_status parse(vm_dataset_format format, const char *text, size_t size, vm_dataset **out) {
+static vmoer_status parse_labelled(vm_dataset_format format, const char *text, size_t size, const char *labels,
+                                   vm_dataset **out) {
     vm_dataset *d;
     *out = NULL;
     assert_int_equal(vm_dataset_create("task", &d), VMOER_OK);
+    assert_int_equal(vm_dataset_has_labels(format), labels != NULL);
+    size_t n_labels = labels ? strlen(labels) : 0;
     char *exact = malloc(size ? size : 1); /* a read past the end meets the sanitizer's red zone */
+    char *right = malloc(n_labels ? n_labels : 1);
     memcpy(exact, text, size);
-    vmoer_status status = vm_dataset_parse(d, format, exact, size, "made.here");
+    if (labels) memcpy(right, labels, n_labels);
+    vm_text_file file = {exact, size, "made.here"}, beside = {right, n_labels, "made-labels.lst"};
+    vmoer_status status = vm_dataset_parse(d, format, &file, labels ? &beside : NULL);
+    free(right);
     free(exact);
     if (status == VMOER_OK)
         *out = d;
     else
         vm_dataset_free(d);
     return status;
+}
+
+static vmoer_status parse(vm_dataset_format format, const char *text, size_t size, vm_dataset **out) {
+    return parse_labelled(format, text, size, NULL, out);
 }
 
 static vm_dataset *parsed(vm_dataset_format format, const char *text) {
@@ -75,6 +86,74 @@ static void test_user(void **state) {
     assert_item(d, 0, "task-1", "Q", 2, 0, "x");
     assert_item(d, 1, "mine", "R", 2, 1, "y");
     vm_dataset_free(d);
+}
+
+#define PIQA(goal) "{\"id\": 7, \"goal\": \"" goal "\", \"sol1\": \"with a rag\", \"sol2\": \"with soup\"}\n"
+#define SIQA(question)                                              \
+    "{\"context\": \"Kim lost a shoe.\", \"question\": \"" question \
+    "\", \"answerA\": \"look for it\", \"answerB\": \"sing\", \"answerC\": \"be glad\"}\n"
+
+static void test_labelled(void **state) {
+    (void)state;
+    vm_dataset *d;
+    const char *pans = PIQA("clean a pan") "\n" PIQA("dry a cup");
+    assert_int_equal(parse_labelled(VM_DATASET_PIQA, pans, strlen(pans), "1\r\n0\n\n", &d), VMOER_OK);
+    assert_int_equal(vm_dataset_count(d), 2);
+    assert_item(d, 0, "task-1", "clean a pan", 2, 1, "with soup");
+    assert_item(d, 1, "task-3", "dry a cup", 2, 0, "with a rag");
+    vm_dataset_free(d);
+    const char *text = SIQA("What next?") SIQA("How is Kim?") SIQA("Why?");
+    assert_int_equal(parse_labelled(VM_DATASET_SIQA, text, strlen(text), "1\n3\n2", &d), VMOER_OK);
+    assert_item(d, 0, "task-1", "Kim lost a shoe. What next?", 3, 0, "look for it");
+    assert_item(d, 1, "task-2", "Kim lost a shoe. How is Kim?", 3, 2, "be glad");
+    assert_item(d, 2, "task-3", "Kim lost a shoe. Why?", 3, 1, "sing");
+    vm_dataset_free(d);
+}
+
+static void test_labels_refused(void **state) {
+    (void)state;
+    static const struct {
+        vm_dataset_format format;
+        const char *text, *labels, *says;
+        vmoer_status status;
+    } bad[] = {
+        {VM_DATASET_PIQA, PIQA("a") PIQA("b"), "1\n", "made.here:2: no label for it in made-labels.lst",
+         VMOER_ERROR_DATA},
+        {VM_DATASET_PIQA, PIQA("a"), "1\n\n0\n", "made-labels.lst:3: a label without a question", VMOER_ERROR_DATA},
+        {VM_DATASET_PIQA, PIQA("a"), "2\n", "made.here:1: made-labels.lst:1: the label is not 0 to 1",
+         VMOER_ERROR_DATA},
+        {VM_DATASET_PIQA, PIQA("a"), "01\n", "made-labels.lst:1: the label is not 0 to 1", VMOER_ERROR_DATA},
+        {VM_DATASET_PIQA, PIQA("a"), "/", "not 0 to 1", VMOER_ERROR_DATA},
+        {VM_DATASET_PIQA, "{\"goal\": \"a\", \"sol1\": \"x\"}\n", "1\n", "made.here:1: no text \"sol2\"",
+         VMOER_ERROR_FORMAT},
+        {VM_DATASET_PIQA, "{\"sol2\": \"y\", \"sol1\": \"x\"}\n", "1\n", "no text \"goal\"", VMOER_ERROR_FORMAT},
+        {VM_DATASET_SIQA, SIQA("a"), "0\n", "made-labels.lst:1: the label is not 1 to 3", VMOER_ERROR_DATA},
+        {VM_DATASET_SIQA, SIQA("a"), "4\n", "the label is not 1 to 3", VMOER_ERROR_DATA},
+        {VM_DATASET_SIQA, SIQA("a"), "B\n", "the label is not 1 to 3", VMOER_ERROR_DATA},
+        {VM_DATASET_SIQA, SIQA("a"), "", "made.here:1: no label", VMOER_ERROR_DATA},
+        {VM_DATASET_SIQA, "{\"question\": \"a\"}\n", "1\n", "made.here:1: no text \"context\"", VMOER_ERROR_FORMAT},
+        {VM_DATASET_SIQA, "{\"context\": \"c\", \"question\": \"a\", \"answerA\": \"x\", \"answerC\": \"z\"}\n", "1\n",
+         "no text \"answerB\"", VMOER_ERROR_FORMAT},
+    };
+    vm_dataset *d;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(parse_labelled(bad[i].format, bad[i].text, strlen(bad[i].text), bad[i].labels, &d),
+                         bad[i].status);
+        if (!strstr(vm_error_text(), bad[i].says)) fail_msg("\"%s\" does not say \"%s\"", vm_error_text(), bad[i].says);
+    }
+}
+
+/* A letter each: 26 are possible, 27 are not. */
+static void test_most_choices(void **state) {
+    (void)state;
+    char text[1024] = "{\"question\": \"Q\", \"answer\": 25, \"choices\": [";
+    for (int c = 0; c < 26; c++) snprintf(text + strlen(text), 16, "\"c%d\"%s", c, c < 25 ? ", " : "]}");
+    vm_dataset *d = parsed(VM_DATASET_USER, text);
+    assert_item(d, 0, "task-1", "Q", 26, 25, "c25");
+    vm_dataset_free(d);
+    strcpy(strchr(text, ']'), ", \"c26\"]}");
+    assert_int_equal(parse(VM_DATASET_USER, text, strlen(text), &d), VMOER_ERROR_LIMIT);
+    assert_non_null(strstr(vm_error_text(), "27 choices, at most 26"));
 }
 
 /* The order of choices is a matter of the question alone, and not always the same. */
@@ -163,10 +242,6 @@ static void test_refused(void **state) {
         {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":[\"x\",7],\"answer\":0}", "choice 1 is not a text",
          VMOER_ERROR_FORMAT},
         {VM_DATASET_USER, "{\"question\":\"Q\",\"choices\":\"xy\",\"answer\":0}", "\"choices\"", VMOER_ERROR_FORMAT},
-        {VM_DATASET_USER,
-         "{\"question\":\"Q\",\"choices\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
-         "\"13\",\"14\",\"15\",\"16\",\"17\"],\"answer\":0}",
-         "17 choices", VMOER_ERROR_LIMIT},
         {VM_DATASET_SCIQ, "{}", "not a JSON list", VMOER_ERROR_FORMAT},
         {VM_DATASET_SCIQ, "[{\"question\":\"q\",\"distractor1\":\"x\",\"distractor2\":\"y\",\"distractor3\":\"z\"}]",
          "item 1: no text \"correct_answer\"", VMOER_ERROR_FORMAT},
@@ -274,7 +349,11 @@ static void test_layouts(void **state) {
         assert_int_equal(vm_dataset_load(folder, unknown[i], VM_SPLIT_TEST, &d), VMOER_ERROR_ARGUMENT);
         assert_non_null(strstr(vm_error_text(), "arc_challenge"));
     }
-    assert_int_equal(vm_dataset_load(folder, "mmlu_law", VM_SPLIT_TRAIN, &d), VMOER_ERROR_UNSUPPORTED);
+    assert_int_equal(vm_dataset_load(folder, "mmlu_law", VM_SPLIT_TRAIN, &d), VMOER_ERROR_IO);
+    assert_non_null(strstr(vm_error_text(), "mmlu/val/law_val.csv, mmlu/data/val/law_val.csv, data/val/law_val.csv, "
+                                            "val/law_val.csv"));
+    assert_int_equal(vm_dataset_load(folder, "piqa", VM_SPLIT_TRAIN, &d), VMOER_ERROR_IO);
+    assert_non_null(strstr(vm_error_text(), "none of the files piqa/train.jsonl, physicaliqa-train-dev/train.jsonl"));
 
     /* the official archive first: train alone is the pool; then the plain layout, which wins and pools dev */
     write_file("OpenBookQA-V1-Sep2018/Data/Main/test.jsonl", AI2("archive", "1"));
@@ -302,6 +381,50 @@ static void test_layouts(void **state) {
     assert_int_equal(vm_dataset_load(folder, "mmlu_world_law", VM_SPLIT_TEST, &d), VMOER_OK);
     assert_item(d, 0, "mmlu_world_law-1", "Q?", 4, 0, "1");
     vm_dataset_free(d);
+    static const char *const trees[] = {"mmlu", "mmlu/data", "data",
+                                        "."}; /* the last first: each comes before the next */
+    for (int i = 3; i >= 0; i--) {
+        char name[64], stem[32];
+        snprintf(stem, sizeof stem, "tree %d,1,2,3,4,C\n", i);
+        snprintf(name, sizeof name, "%s/test/heat_test.csv", trees[i]);
+        write_file(name, stem);
+        snprintf(name, sizeof name, "%s/val/heat_val.csv", trees[i]);
+        write_file(name, "whales swim?,1,2,3,4,A\nbirds fly?,1,2,3,4,B\n");
+        snprintf(name, sizeof name, "%s/dev/heat_dev.csv", trees[i]);
+        write_file(name, "stones sink?,1,2,3,4,A\n");
+        assert_int_equal(vm_dataset_load(folder, "mmlu_heat", VM_SPLIT_TEST, &d), VMOER_OK);
+        stem[strcspn(stem, ",")] = '\0';
+        assert_item(d, 0, "mmlu_heat-1", stem, 4, 2, "3");
+        vm_dataset_free(d);
+        assert_int_equal(vm_dataset_load(folder, "mmlu_heat", VM_SPLIT_TRAIN, &d), VMOER_OK);
+        assert_int_equal(vm_dataset_load(folder, "mmlu_heat", VM_SPLIT_HELDOUT, &rest), VMOER_ERROR_DATA);
+        assert_int_equal(vm_dataset_count(d), 3);
+        vm_dataset_free(d);
+    }
+
+    /* official archives unpacked where they lie; then the plain layout */
+    static const struct {
+        const char *task, *archive, *plain, *text, *stem;
+    } labelled[] = {
+        {"piqa", "physicaliqa-train-dev/dev", "piqa/valid", PIQA("clean a pan"), "clean a pan"},
+        {"social_iqa", "socialiqa-train-dev/dev", "social_iqa/dev", SIQA("Why?"), "Kim lost a shoe. Why?"},
+    };
+    for (int i = 0; i < 2; i++) {
+        const char *const stems[] = {labelled[i].archive, labelled[i].plain};
+        for (int k = 0; k < 2; k++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s.jsonl", stems[k]);
+            write_file(name, labelled[i].text);
+            assert_int_equal(vm_dataset_load(folder, labelled[i].task, VM_SPLIT_TEST, &d), VMOER_ERROR_IO);
+            snprintf(name, sizeof name, "%s-labels.lst", stems[k]);
+            assert_non_null(strstr(vm_error_text(), name)); /* says which file is missing */
+            write_file(name, "1\n");
+            assert_int_equal(vm_dataset_load(folder, labelled[i].task, VM_SPLIT_TEST, &d), VMOER_OK);
+            assert_string_equal(vm_dataset_at(d, 0)->stem, labelled[i].stem);
+            assert_int_equal(vm_dataset_at(d, 0)->answer, i == 0); /* piqa's 1 is the second, Social IQa's the first */
+            vm_dataset_free(d);
+        }
+    }
     write_file("medmcqa/dev.json", "\n");
     assert_int_equal(vm_dataset_load(folder, "medmcqa", VM_SPLIT_TEST, &d), VMOER_ERROR_DATA);
     assert_non_null(strstr(vm_error_text(), "no items"));
@@ -352,9 +475,10 @@ static void test_real_data(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ai2),       cmocka_unit_test(test_medmcqa), cmocka_unit_test(test_user),
-        cmocka_unit_test(test_sciq),      cmocka_unit_test(test_csv),     cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_hash),      cmocka_unit_test(test_cuts),    cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_ai2),          cmocka_unit_test(test_medmcqa),  cmocka_unit_test(test_user),
+        cmocka_unit_test(test_sciq),         cmocka_unit_test(test_labelled), cmocka_unit_test(test_labels_refused),
+        cmocka_unit_test(test_most_choices), cmocka_unit_test(test_csv),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_hash),         cmocka_unit_test(test_cuts),     cmocka_unit_test(test_layouts),
         cmocka_unit_test(test_real_data),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

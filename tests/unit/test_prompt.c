@@ -64,6 +64,21 @@ static void test_our_formats(void **state) {
                   "Question: What do plants need?\nA. light\nB. a café\nC. 4 walls\nD. sleep\nAnswer:", " A", " B");
 }
 
+/* A to Z. */
+static void test_letters(void **state) {
+    (void)state;
+    vm_item item = {.id = "x", .stem = "Which?", .n_choices = VM_MAX_CHOICES};
+    for (int c = 0; c < VM_MAX_CHOICES; c++) item.choices[c] = "that";
+    vm_prompt p;
+    assert_int_equal(vm_prompt_build(tokenizer, "t", &item, VM_FORMAT_LETTER, &p), VMOER_OK);
+    for (int c = 0; c < VM_MAX_CHOICES; c++) {
+        const char expected[] = {' ', (char)('A' + c), '\0'};
+        assert_text(p.ids + p.start[c], p.start[c + 1] - p.start[c], expected);
+    }
+    assert_text(p.ids + p.start[25], p.start[26] - p.start[25], " Z");
+    vm_prompt_free(&p);
+}
+
 static void test_lm_eval_formats(void **state) {
     (void)state;
     assert_prompt("openbookqa", &plants, VM_FORMAT_LM_EVAL, "What do plants need?", " light", " a café");
@@ -71,6 +86,8 @@ static void test_lm_eval_formats(void **state) {
                   " a café");
     assert_prompt("arc_challenge", &plants, VM_FORMAT_LM_EVAL, "Question: What do plants need?\nAnswer:", " light",
                   " a café");
+    assert_prompt("piqa", &plants, VM_FORMAT_LM_EVAL, "Question: What do plants need?\nAnswer:", " light", " a café");
+    assert_prompt("social_iqa", &plants, VM_FORMAT_LM_EVAL, "Q: What do plants need?\nA:", " light", " a café");
     assert_prompt("medmcqa", &plants, VM_FORMAT_LM_EVAL,
                   "Question: What do plants need?\nChoices:\nA. light\nB. a café\nC. 4 walls\nD. sleep\nAnswer:", " A",
                   " B");
@@ -156,8 +173,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_our_formats),    cmocka_unit_test(test_lm_eval_formats),
         cmocka_unit_test(test_trailing_space), cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_no_injection),   cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_letters),        cmocka_unit_test(test_no_injection),
+        cmocka_unit_test(test_refused),        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
 }
