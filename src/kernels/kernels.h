@@ -106,11 +106,11 @@ static inline size_t vm_strip_bytes(int rows, int depth) {
     return (size_t)vm_strip_padded(rows) * (((size_t)depth + 31) / 32 * 32) * 6;
 }
 
-/* A strip of Gaussian distributions N(mean, L L^T) over n logits. */
+/* A strip of Gaussian distributions N(mean, L L^T) over n logits. L is a diagonal and `rank` columns below it, packed row by row: row i is its
+ * columns 0 .. min(i, rank) - 1, then its diagonal. rank 0: the diagonal alone; n - 1 and beyond: a lower triangle. */
 typedef struct vm_gaussians {
-    int n;
-    bool full;         /* L is lower triangular, (i, j) in row i(i+1)/2 + j; otherwise diagonal */
-    float *scale;      /* [n(n+1)/2 or n][16]: L */
+    int n, rank;
+    float *scale;      /* [sum of min(i, rank) + 1][16]: L */
     const float *mean; /* [n][16] */
 } vm_gaussians;
 

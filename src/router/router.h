@@ -105,7 +105,7 @@ vmoer_status vm_router_load(const char *path, vm_router_file *info, vm_router **
 vmoer_status vm_router_load_memory(const void *data, size_t size, const char *where, vm_router_file *info, vm_router **out);
 
 /* ---- pieces, exposed for tests ---- */
-/* KL of one token; L packed lower (FC) or diagonal (full == false), N = n. */
-double vm_gaussian_kl(const float *dmu, const float *L, int n, bool full, double s0);
+/* KL of one token, N = n; L packed, `rank` columns below its diagonal (0: MF, n - 1: FC). */
+double vm_gaussian_kl(const float *dmu, const float *L, int n, int rank, double s0);
 
 #endif

@@ -1,6 +1,7 @@
 /* vglr.c: variational Gaussian logit routing, q(l|u) = N(l_det + dmu, L L^T) against the prior N(l_det, s0^2 I);
- * docs/METHOD.md. Mean field (MF): L diagonal, raw[N]. Full covariance (FC): L lower triangular, raw packed [N(N+1)/2],
- * (i, j) at i(i+1)/2 + j. */
+ * docs/METHOD.md. One family by its rank r: L is lower triangular and has, beside its diagonal, the first r columns
+ * below it; raw and L are packed row by row, row i its columns 0 .. min(i, r) - 1 and its diagonal. Mean field (MF):
+ * r = 0, raw[N]. Full covariance (FC): r = N - 1, raw[N(N+1)/2], (i, j) at i(i+1)/2 + j. */
 #include "router/router_internal.h"
 
 #include <math.h>
@@ -12,64 +13,69 @@ static const float RAW_LOW = -10.0f, RAW_HIGH = 5.0f;
 
 static float clamp_raw(float raw) { return raw < RAW_LOW ? RAW_LOW : raw > RAW_HIGH ? RAW_HIGH : raw; }
 
-static size_t triangle(int i) { return (size_t)i * ((size_t)i + 1) / 2; } /* start of row i */
-static size_t diagonal(int i, bool full) { return full ? triangle(i) + (size_t)i : (size_t)i; }
-static size_t outputs(int n, bool full) { return full ? triangle(n) : (size_t)n; }
-
-static void build_scale(const float *raw, int n, bool full, float *L) {
-    memcpy(L, raw, outputs(n, full) * sizeof *L);
-    for (int i = 0; i < n; i++) L[diagonal(i, full)] = expf(clamp_raw(raw[diagonal(i, full)]));
+static int below(int i, int rank) { return i < rank ? i : rank; } /* elements of row i before its diagonal */
+static size_t outputs(int n, int rank) {
+    size_t triangle = (size_t)below(n, rank);
+    return triangle * (triangle + 1) / 2 + ((size_t)n - triangle) * (triangle + 1);
 }
 
 /* Summed as non-negative terms, one a logit: dmu_i^2/s0^2, L_ij^2/s0^2 below the diagonal, and x - 1 - ln x with x =
  * L_ii^2/s0^2. */
-double vm_gaussian_kl(const float *dmu, const float *L, int n, bool full, double s0) {
+double vm_gaussian_kl(const float *dmu, const float *L, int n, int rank, double s0) {
     double sum = 0;
     for (int i = 0; i < n; i++) {
-        const float *row = full ? L + triangle(i) : L + i;
-        int below = full ? i : 0;
         double squares = (double)dmu[i] * dmu[i];
-        for (int j = 0; j < below; j++) squares += (double)row[j] * row[j];
-        double ratio = row[below] / s0;
+        for (int j = below(i, rank); j > 0; j--, L++) squares += (double)*L * *L;
+        double ratio = *L++ / s0;
         double x = ratio * ratio;
         sum += squares / (s0 * s0) + fmax(0.0, x - 1.0 - log(x)); /* rounding may take it below 0 near x = 1 */
     }
     return 0.5 * sum;
 }
 
-static bool is_full(const vm_token_context *c) { return c->kind == &vm_router_kind_vglr_fc; }
+static int rank_of(const vm_router_kind *kind, int n) { return kind == &vm_router_kind_vglr_fc ? n - 1 : 0; }
+
+/* L of raw: the same but for its diagonal. */
+static void build_scale(const float *raw, int n, int rank, float *L) {
+    memcpy(L, raw, outputs(n, rank) * sizeof *L);
+    for (int i = 0; i < n; i++, L++) {
+        L += below(i, rank);
+        *L = expf(clamp_raw(*L));
+    }
+}
 
 static double forward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, float *l,
                       float *L) {
-    bool full = is_full(c);
-    build_scale(raw, c->n, full, L);
-    for (int i = 0; i < c->n; i++) {
-        l[i] += full ? c->kernels->dot(L + triangle(i), eps, i + 1) : L[i] * eps[i];
-    }
-    return vm_gaussian_kl(dmu, L, c->n, full, c->prior_scale);
+    int rank = rank_of(c->kind, c->n);
+    build_scale(raw, c->n, rank, L);
+    const float *row = L;
+    int i = 0;
+    for (; i < c->n && i <= rank; row += ++i) l[i] += c->kernels->dot(row, eps, i + 1);
+    for (; i < c->n; i++, row += rank + 1)
+        l[i] += (rank > 0 ? c->kernels->dot(row, eps, rank) : 0.0f) + row[rank] * eps[i];
+    return vm_gaussian_kl(dmu, L, c->n, rank, c->prior_scale);
 }
 
 /* ddmu = dl + w dmu/s0^2;  dL_ij = dl_i eps_j + w (L_ij/s0^2 - [i = j]/L_ii);  draw_ii = dL_ii L_ii. */
 static void backward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl,
                      float kl_weight, float *ddmu, float *draw) {
-    bool full = is_full(c);
+    int rank = rank_of(c->kind, c->n);
     float precision = 1.0f / (c->prior_scale * c->prior_scale), w = kl_weight * precision;
     for (int i = 0; i < c->n; i++) {
+        int columns = below(i, rank);
         ddmu[i] = dl[i] + w * dmu[i];
-        if (full) {
-            const float *row = raw + triangle(i);
-            float *out = draw + triangle(i);
-            for (int j = 0; j < i; j++) out[j] = dl[i] * eps[j] + w * row[j];
-        }
-        float r = raw[diagonal(i, full)], d = expf(clamp_raw(r));
+        for (int j = 0; j < columns; j++) draw[j] = dl[i] * eps[j] + w * raw[j];
+        float r = raw[columns], d = expf(clamp_raw(r));
         bool inside = r >= RAW_LOW && r <= RAW_HIGH;
-        draw[diagonal(i, full)] = inside ? dl[i] * eps[i] * d + kl_weight * (d * d * precision - 1.0f) : 0.0f;
+        draw[columns] = inside ? dl[i] * eps[i] * d + kl_weight * (d * d * precision - 1.0f) : 0.0f;
+        raw += columns + 1;
+        draw += columns + 1;
     }
 }
 
 static void infer(const vm_strip_context *c, vm_inference inference, float *raw, const float *mean, float *p,
                   float *check, float *trace, float *projected, float *scratch) {
-    vm_gaussians g = {.n = c->n, .full = c->kind == &vm_router_kind_vglr_fc, .scale = raw, .mean = mean};
+    vm_gaussians g = {.n = c->n, .rank = rank_of(c->kind, c->n), .scale = raw, .mean = mean};
     c->kernels->gaussian_scale(&g, RAW_LOW, RAW_HIGH, check, trace, projected, scratch);
     if (inference == VM_INFERENCE_CLOSED)
         c->kernels->gaussian_closed(&g, p, scratch);
@@ -79,10 +85,10 @@ static void infer(const vm_strip_context *c, vm_inference inference, float *raw,
         c->kernels->gaussian_tilted(&g, p, scratch);
 }
 
-static size_t fc_scratch(int n) { return outputs(n, true); } /* L */
-static int fc_outputs(int n) { return (int)outputs(n, true); }
+static size_t fc_scratch(int n) { return outputs(n, n - 1); } /* L */
+static int fc_outputs(int n) { return (int)outputs(n, n - 1); }
 static void fc_start(int n, float initial_scale, float *bias) {
-    for (int i = 0; i < n; i++) bias[diagonal(i, true)] = logf(initial_scale);
+    for (int i = 0; i < n; i++) bias[i * (i + 3) / 2] = logf(initial_scale);
 }
 const vm_router_kind vm_router_kind_vglr_fc = {
     .name = "vglr-fc",
@@ -101,7 +107,7 @@ static int mf_outputs(int n) { return n; }
 static void mf_start(int n, float initial_scale, float *bias) {
     for (int i = 0; i < n; i++) bias[i] = logf(initial_scale);
 }
-static size_t mf_scratch(int n) { return outputs(n, false); }
+static size_t mf_scratch(int n) { return outputs(n, 0); }
 const vm_router_kind vm_router_kind_vglr_mf = {
     .name = "vglr-mf",
     .has_layers = true,

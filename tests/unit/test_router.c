@@ -335,16 +335,16 @@ static void test_kl(void **state) {
     (void)state;
     float zero[3] = {0}, identity[6] = {0.7f, 0, 0.7f, 0, 0, 0.7f}, diagonal[3] = {0.7f, 0.7f, 0.7f},
           dmu[3] = {1, -2, 0.5f};
-    assert_true(vm_gaussian_kl(zero, identity, 3, true, 0.7f) == 0);
-    assert_true(vm_gaussian_kl(zero, diagonal, 3, false, 0.7f) == 0);
+    assert_true(vm_gaussian_kl(zero, identity, 3, 2, 0.7f) == 0);
+    assert_true(vm_gaussian_kl(zero, diagonal, 3, 0, 0.7f) == 0);
     float L[6] = {0.5f, -0.25f, 2, 1, 0.125f, 0.75f};
     double s0 = 1.5, squares = 1 + 4 + 0.25 + 0.25 + 0.0625 + 4 + 1 + 0.015625 + 0.5625;
     double expected = 0.5 * (squares / (s0 * s0) - 3 - 2 * log(0.5 * 2 * 0.75) + 6 * log(s0));
-    assert_close(vm_gaussian_kl(dmu, L, 3, true, s0), expected, 1e-14, "kl", 0);
+    assert_close(vm_gaussian_kl(dmu, L, 3, 2, s0), expected, 1e-14, "kl", 0);
     for (int i = 0; i < 2000; i++) { /* never below 0, however close L is to s0 */
         float near = 0.7f * (1 + (float)(i - 1000) * 1e-9f);
         for (int j = 0; j < 3; j++) diagonal[j] = near;
-        assert_true(vm_gaussian_kl(zero, diagonal, 3, false, 0.7f) >= 0);
+        assert_true(vm_gaussian_kl(zero, diagonal, 3, 0, 0.7f) >= 0);
     }
 }
 

@@ -128,6 +128,60 @@ static void test_product(void **state) {
     }
 }
 
+/* What the Gaussian kernels say of one strip. */
+typedef struct gaussian_answer {
+    float check[VM_STRIP], trace[VM_STRIP], projected[VM_STRIP], p[3][40 * VM_STRIP];
+} gaussian_answer;
+
+/* L of `rank` columns below the diagonal, made of the triangle raw[n(n+1)/2][16]. */
+static void ask_gaussians(const vm_kernels *k, int n, int rank, const float *raw, const float *mean, const float *draws,
+                          gaussian_answer *a) {
+    float scale[40 * 41 / 2 * VM_STRIP], scratch[(VM_DRAW_BLOCK + 2) * 40 * VM_STRIP], *row = scale;
+    for (int i = 0; i < n; i++, raw += i * VM_STRIP) {
+        size_t below = (size_t)(i < rank ? i : rank) * VM_STRIP;
+        memcpy(row, raw, below * sizeof *row);
+        memcpy(row + below, raw + i * VM_STRIP, VM_STRIP * sizeof *row);
+        row += below + VM_STRIP;
+    }
+    vm_gaussians g = {.n = n, .rank = rank, .scale = scale, .mean = mean};
+    memset(a, 0, sizeof *a);
+    k->gaussian_scale(&g, -10, 5, a->check, a->trace, a->projected, scratch);
+    k->gaussian_sample(&g, draws, 11, a->p[0], scratch);
+    k->gaussian_tilted(&g, a->p[1], scratch);
+    k->gaussian_closed(&g, a->p[2], scratch);
+}
+
+/* A rank is the triangle without the columns it lacks: 0 is the diagonal, n - 1 and beyond the triangle bit for bit. */
+static void test_every_rank(void **state) {
+    (void)state;
+    static const int sizes[] = {1, 2, 9, 16, 33, 40};
+    static float raw[40 * 41 / 2 * VM_STRIP], without[40 * 41 / 2 * VM_STRIP], mean[40 * VM_STRIP],
+        draws[40 * VM_DRAW_BLOCK];
+    static gaussian_answer full, expected, got;
+    const vm_kernels *tables[8];
+    int n_tables = vm_kernels_all(tables, 8);
+    fill(mean, 40 * VM_STRIP, 1, 31), fill(draws, 40 * VM_DRAW_BLOCK, 1, 32);
+    for (int s = 0; s < 6; s++) {
+        int n = sizes[s], size = n * (n + 1) / 2 * VM_STRIP;
+        fill(raw, (size_t)size, 0.2f, 30);
+        for (int table = 0; table < n_tables; table++) {
+            ask_gaussians(tables[table], n, n - 1, raw, mean, draws, &full);
+            for (int rank = 0; rank <= n + 1; rank++) {
+                memcpy(without, raw, sizeof raw);
+                for (int i = 0; i < n; i++)
+                    for (int j = rank; j < i; j++)
+                        memset(without + (i * (i + 1) / 2 + j) * VM_STRIP, 0, VM_STRIP * sizeof *without);
+                ask_gaussians(tables[table], n, n - 1, without, mean, draws, &expected);
+                ask_gaussians(tables[table], n, rank, raw, mean, draws, &got);
+                assert_close(got.trace, expected.trace, VM_STRIP, 1e-6);
+                assert_close(got.projected, expected.projected, VM_STRIP, 1e-6);
+                for (int way = 0; way < 3; way++) assert_close(got.p[way], expected.p[way], n * VM_STRIP, 2e-6);
+                assert_int_equal(memcmp(&got, &full, sizeof got) == 0, rank >= n - 1);
+            }
+        }
+    }
+}
+
 /* A token that is not finite is named and leaves its neighbours in the strip as they are. */
 static void test_lanes_never_meet(void **state) {
     (void)state;
@@ -210,8 +264,11 @@ static void test_callers_at_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_product),          cmocka_unit_test(test_every_isa),
-        cmocka_unit_test(test_lanes_never_meet), cmocka_unit_test(test_draws_are_kept_for_what_they_are),
+        cmocka_unit_test(test_product),
+        cmocka_unit_test(test_every_isa),
+        cmocka_unit_test(test_every_rank),
+        cmocka_unit_test(test_lanes_never_meet),
+        cmocka_unit_test(test_draws_are_kept_for_what_they_are),
         cmocka_unit_test(test_callers_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
