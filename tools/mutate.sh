@@ -22,6 +22,7 @@ mutant label-shifted src/train/objective.c 'right = e->answers[items[i]];' 'righ
 mutant antithetic-draw-repeated src/train/objective.c '.sign = draw ? -1.0f : 1.0f' '.sign = 1.0f'
 mutant ece-bin-edge src/eval/metrics.c 'confidence > (double)(b + 1) / VM_ECE_BINS) b++' 'confidence >= (double)(b + 1) / VM_ECE_BINS) b++'
 mutant auroc-ties-lost src/eval/ood.c 'above_id - id[i] * .5' 'above_id - id[i] * 1.'
+mutant seeds-not-drawn src/eval/compare.c 'sum += seeds->weight[r * seeds->n + s] * runs' 'sum += runs'
 mutant adamw-bias-correction src/train/optimizer.c '(float)(rate / s->correction1)' '(float)rate'
 mutant distillation-gradient-sign src/model/head.c 'z[v] -= zt[v]' 'z[v] = zt[v] - z[v]'
 mutant teacher-logits-undivided src/model/head.c 'float scale = s->m->config.logit_scale;' 'float scale = j->p->m->config.logit_scale;'

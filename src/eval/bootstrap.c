@@ -3,6 +3,7 @@
  * A resample is n draws with replacement, kept as how often each item was drawn; every metric is one pass over the
  * items with those weights. Resample r uses the random stream r of the seed, so two runs over the same items see the
  * same resamples, and a difference between them is paired by construction. */
+#include "eval/compare.h"
 #include "eval/items.h"
 
 #include "base/memory.h"
@@ -14,8 +15,7 @@
 #include <string.h>
 
 /* The metrics as rows of a table; both structs list the same six in the same order. */
-enum { METRICS = sizeof(vm_metrics) / sizeof(double) };
-_Static_assert(sizeof(vm_metrics_ci) == METRICS * sizeof(vm_interval), "one interval a metric");
+_Static_assert(sizeof(vm_metrics_ci) == VM_METRICS * sizeof(vm_interval), "one interval a metric");
 
 static int rising(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -56,7 +56,8 @@ static vm_metrics subtract(vm_metrics b, vm_metrics a) {
 static vmoer_status bootstrap(const vm_items *a, const vm_items *b, int resamples, uint64_t seed, vm_metrics_ci *out) {
     if (resamples < 1) return vm_error(VMOER_ERROR_ARGUMENT, "bootstrap: %d resamples, at least 1", resamples);
     size_t count = (size_t)resamples, cells;
-    double *table = vm_mul(count, METRICS, &cells) ? vm_malloc(cells, sizeof *table) : NULL; /* [METRICS, count] */
+    double *table =
+        vm_mul(count, VM_METRICS, &cells) ? vm_malloc(cells, sizeof *table) : NULL; /* [VM_METRICS, count] */
     uint32_t *weight = vm_malloc(b->n, sizeof *weight);
     if (!table || !weight) {
         vm_free(table);
@@ -67,12 +68,12 @@ static vmoer_status bootstrap(const vm_items *a, const vm_items *b, int resample
         resample(seed, (uint32_t)r, weight, b->n);
         vm_metrics m = vm_items_metrics(b, weight);
         if (a) m = subtract(m, vm_items_metrics(a, weight));
-        double row[METRICS];
+        double row[VM_METRICS];
         memcpy(row, &m, sizeof row);
-        for (size_t k = 0; k < METRICS; k++) table[k * count + r] = row[k];
+        for (size_t k = 0; k < VM_METRICS; k++) table[k * count + r] = row[k];
     }
-    vm_interval intervals[METRICS];
-    for (size_t k = 0; k < METRICS; k++) intervals[k] = vm_interval_of(table + k * count, count);
+    vm_interval intervals[VM_METRICS];
+    for (size_t k = 0; k < VM_METRICS; k++) intervals[k] = vm_interval_of(table + k * count, count);
     memcpy(out, intervals, sizeof intervals);
     vm_free(table);
     vm_free(weight);
@@ -108,8 +109,9 @@ done:
     return status;
 }
 
-/* With y ~ p the predicted choice is right with probability `confidence`, whatever the other choices are. */
-static double calibrated_ece(const vm_items *items, uint64_t seed, uint32_t stream) {
+/* With y ~ p the predicted choice is right with probability `confidence`, whatever the other choices are. Draw i of the
+ * stream decides item i. */
+double vm_items_calibrated_ece(const vm_items *items, uint64_t seed, uint32_t stream) {
     vm_rng rng = vm_rng_start(seed, VM_RNG_FLOOR, stream);
     double gap[VM_ECE_BINS] = {0}, sum = 0;
     for (size_t i = 0; i < items->n; i++) {
@@ -121,29 +123,5 @@ static double calibrated_ece(const vm_items *items, uint64_t seed, uint32_t stre
 }
 
 vmoer_status vm_ece_floor_compute(const vm_predictions *d, int draws, uint64_t seed, vm_ece_floor *out) {
-    vm_items items;
-    double *values = NULL;
-    vmoer_status status = vm_items_build(d, &items);
-    if (status != VMOER_OK) goto done;
-    if (draws < 1) {
-        status = vm_error(VMOER_ERROR_ARGUMENT, "calibration floor: %d draws, at least 1", draws);
-        goto done;
-    }
-    size_t count = (size_t)draws;
-    values = vm_malloc(count, sizeof *values);
-    if (!values) {
-        status = vm_error(VMOER_ERROR_MEMORY, "calibration floor: %d draws", draws);
-        goto done;
-    }
-    double sum = 0;
-    for (size_t r = 0; r < count; r++) {
-        values[r] = calibrated_ece(&items, seed, (uint32_t)r);
-        sum += values[r];
-    }
-    vm_sort_doubles(values, count);
-    *out = (vm_ece_floor){.mean = sum / (double)count, .p95 = vm_quantile(values, count, .95)};
-done:
-    vm_free(values);
-    vm_items_free(&items);
-    return status;
+    return vm_ece_floor_over_seeds(d, 1, draws, seed, out);
 }

@@ -26,6 +26,9 @@ void vm_items_free(vm_items *items);
 /* Item i counts weight[i] times; NULL: once. The weights sum to n, as those of a resample do. */
 vm_metrics vm_items_metrics(const vm_items *items, const uint32_t *weight);
 
+/* ECE of one draw of labels y ~ p: that of a perfectly calibrated model with these probabilities. */
+double vm_items_calibrated_ece(const vm_items *items, uint64_t seed, uint32_t stream);
+
 /* Equal-width bin of a confidence: (b / 15, (b + 1) / 15]; 0 falls into the first, what rounding put above 1 into the
  * last. */
 int vm_confidence_bin(double confidence);
@@ -34,7 +37,5 @@ int vm_confidence_bin(double confidence);
 void vm_sort_doubles(double *values, size_t n);
 /* Quantile q in [0, 1] of sorted[n], linear between neighbours (numpy's default). */
 double vm_quantile(const double *sorted, size_t n, double q);
-/* 2.5 and 97.5 percentile; sorts values[n]. */
-vm_interval vm_interval_of(double *values, size_t n);
 
 #endif

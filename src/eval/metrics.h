@@ -37,6 +37,7 @@ vmoer_status vm_metrics_compute(const vm_predictions *d, vm_metrics *out);
 void vm_reliability(const vm_predictions *d, vm_reliability_bin bins[VM_ECE_BINS]);
 
 typedef struct vm_interval { double low, high; } vm_interval; /* 2.5 and 97.5 percentile */
+vm_interval vm_interval_of(double *values, size_t n); /* of n >= 1 values, which it sorts */
 typedef struct vm_metrics_ci { vm_interval acc, nll, ece, mce, brier, ece_mass; } vm_metrics_ci;
 /* Percentile bootstrap over items, `resamples` >= 1, deterministic in seed. */
 vmoer_status vm_metrics_bootstrap(const vm_predictions *d, int resamples, uint64_t seed, vm_metrics_ci *out);

@@ -2,7 +2,7 @@
  *
  * The scores of both sides are sorted once into groups of equal value. How many in- and out-of-distribution items each
  * group holds decides everything; a resample only changes those counts. */
-#include "eval/ood.h"
+#include "eval/compare.h"
 #include "eval/items.h"
 
 #include "base/memory.h"
@@ -137,6 +137,36 @@ vmoer_status vm_ood_bootstrap(const double *id, size_t n_id, const double *ood, 
 done:
     vm_free(counts);
     vm_free(table);
+    groups_free(&g);
+    return status;
+}
+
+/* counts[n_groups] of n items that count weight[n] times each. */
+static void weigh(const uint32_t *group, const uint32_t *weight, size_t n, uint32_t *counts, size_t n_groups) {
+    memset(counts, 0, n_groups * sizeof *counts);
+    for (size_t i = 0; i < n; i++) counts[group[i]] += weight[i];
+}
+
+vmoer_status vm_ood_resampled(const double *id, const vm_resamples *id_items, const double *ood,
+                              const vm_resamples *ood_items, vm_ood *out, double *draws) {
+    groups g;
+    uint32_t *counts = NULL; /* [2, g.n] */
+    vmoer_status status = groups_build(id, id_items->n, ood, ood_items->n, &g);
+    if (status == VMOER_OK && id_items->count != ood_items->count)
+        status = vm_error(VMOER_ERROR_ARGUMENT, "bootstrap: %zu samples of one side, %zu of the other", id_items->count,
+                          ood_items->count);
+    if (status == VMOER_OK && !(counts = vm_malloc(2 * g.n, sizeof *counts)))
+        status = vm_error(VMOER_ERROR_MEMORY, "bootstrap of %zu scores", g.n_id + g.n_ood);
+    if (status == VMOER_OK) {
+        *out = measure(&g, g.id, g.ood);
+        for (size_t r = 0; r < id_items->count; r++) {
+            weigh(g.of_id, id_items->weight + r * g.n_id, g.n_id, counts, g.n);
+            weigh(g.of_ood, ood_items->weight + r * g.n_ood, g.n_ood, counts + g.n, g.n);
+            vm_ood m = measure(&g, counts, counts + g.n);
+            memcpy(draws + r * VM_OODS, &m, sizeof m);
+        }
+    }
+    vm_free(counts);
     groups_free(&g);
     return status;
 }
