@@ -7,6 +7,7 @@ typedef struct calibrate_options {
 } calibrate_options;
 
 static const char *const router_words[] = {"vglr-fc", "vglr-mf", "residual", "temperature", NULL};
+static const char *const objective_words[] = {"mean", "mixture", NULL};
 static const char *const train_on_words[] = {"train", "heldout", NULL};
 
 static const option options[] = {
@@ -26,8 +27,11 @@ static const option options[] = {
      offsetof(calibrate_options, p.beta), NULL, 0},
     {"initial_scale", 0, OPTION_REAL, "X", "diagonal of L at the start", offsetof(calibrate_options, p.initial_scale),
      NULL, 0},
-    {"draws", 0, OPTION_INT, "N", "training draws a token: 1, or 2 antithetic", offsetof(calibrate_options, p.draws),
-     NULL, 0},
+    {"draws", 0, OPTION_INT, "N", "training draws a question and step, in antithetic pairs",
+     offsetof(calibrate_options, p.draws), NULL, 0},
+    {"objective", 0, OPTION_TEXT, NULL,
+     "of several draws: the mean of their losses (the ELBO), or the loss of the mean of their probabilities",
+     offsetof(calibrate_options, p.objective), objective_words, 0},
     {"train_on", 0, OPTION_TEXT, NULL, "which part of the training questions the router learns from",
      offsetof(calibrate_options, p.train_on), train_on_words, 0},
     TRAINING_QUESTION_OPTIONS(calibrate_options, p.train.questions),

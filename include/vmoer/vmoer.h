@@ -187,7 +187,8 @@ typedef struct vmoer_calibrate_params {
     double prior_scale;   /* s0 */
     double beta;          /* weight of the mean KL a token and layer */
     double initial_scale; /* diagonal of L at the start */
-    int draws;            /* training draws a token: 1, or 2 antithetic */
+    int draws;            /* a question and step, 1 to 64, in antithetic pairs */
+    const char *objective; /* of several draws: "mean" of their losses (the ELBO), or the loss of the "mixture", the mean of their probabilities */
     const char *train_on; /* "train" or "heldout": which part the router learns from */
 } vmoer_calibrate_params;
 VMOER_API vmoer_calibrate_params vmoer_calibrate_params_default(void);

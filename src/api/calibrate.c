@@ -27,6 +27,7 @@ vmoer_calibrate_params vmoer_calibrate_params_default(void) {
                                 .beta = 0.01,
                                 .initial_scale = 0.2,
                                 .draws = 1,
+                                .objective = "mean",
                                 .train_on = "train"};
     p.train.learning_rate = 1e-3;
     p.train.epochs = 1;
@@ -177,9 +178,9 @@ static json_t *config_of(const calibration *c) {
     const vm_router_config *r = vm_router_get_config(c->router);
     json_t *config = vm_training_config(c->training), *layers = json_array();
     for (int i = 0; i < r->n_layers; i++) json_array_append_new(layers, json_integer(r->layers[i]));
-    json_t *own = json_pack("{s:s, s:o, s:i, s:f, s:f, s:f, s:i, s:s}", "router", p->router, "layers", layers, "width",
-                            p->width, "prior_scale", p->prior_scale, "beta", p->beta, "initial_scale", p->initial_scale,
-                            "draws", p->draws, "train_on", p->train_on);
+    json_t *own = json_pack("{s:s, s:o, s:i, s:f, s:f, s:f, s:i, s:s, s:s}", "router", p->router, "layers", layers,
+                            "width", p->width, "prior_scale", p->prior_scale, "beta", p->beta, "initial_scale",
+                            p->initial_scale, "draws", p->draws, "objective", p->objective, "train_on", p->train_on);
     json_object_update(config, own);
     json_decref(own);
     return config;
@@ -187,8 +188,10 @@ static json_t *config_of(const calibration *c) {
 
 static vmoer_status check_params(const vmoer_calibrate_params *p) {
     if (!p->train.model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
-    if (p->draws != 1 && p->draws != 2)
-        return vm_error(VMOER_ERROR_ARGUMENT, "draws %d, must be 1 or 2 (antithetic)", p->draws);
+    if (p->draws < 1 || p->draws > VM_MAX_DRAWS)
+        return vm_error(VMOER_ERROR_ARGUMENT, "draws %d, must be 1 to %d", p->draws, VM_MAX_DRAWS);
+    if (strcmp(p->objective, "mean") != 0 && strcmp(p->objective, "mixture") != 0)
+        return vm_error(VMOER_ERROR_ARGUMENT, "objective '%s', must be mean or mixture", p->objective);
     if (!(p->beta >= 0 && isfinite(p->beta)))
         return vm_error(VMOER_ERROR_ARGUMENT, "beta %g, must be 0 or more", p->beta);
     if (strcmp(p->train_on, "train") != 0 && strcmp(p->train_on, "heldout") != 0)
@@ -229,6 +232,7 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
                                       .router = layers ? c.router : NULL,
                                       .beta = covariance ? p->beta : 0,
                                       .draws = covariance ? p->draws : 1,
+                                      .mixture = covariance && strcmp(p->objective, "mixture") == 0,
                                       .seed = p->train.seed,
                                       .memory = share_of_memory(p),
                                       .states = c.states}};

@@ -52,19 +52,26 @@ static vmoer_status build(const vm_examples *e, const int32_t *items, int first,
     return vm_questions_build(arena, questions, n, format, q);
 }
 
-/* d CE / d score = p - [right], times `weight`; adds to the sums in out. */
+/* Probabilities over the choices of question i of q, from its scores: p[k]. Returns k. */
+static int choice_probabilities(const vm_questions *q, const double *score, int i, double p[VM_MAX_CHOICES]) {
+    int first = q->first_choice[i], k = q->first_choice[i + 1] - first;
+    vm_choice_softmax(score + first, k, 1.0, p);
+    return k;
+}
+
+/* d CE / d score = p - [right], times the question's weight[n]; adds to the sums in out. */
 static void cross_entropy(const vm_examples *e, const int32_t *items, const vm_questions *q, const double *score,
-                          double weight, double *d_score, vm_loss *out) {
+                          const double *weight, double *d_score, vm_loss *out) {
     for (int i = 0; i < q->n; i++) {
-        int first = q->first_choice[i], k = q->first_choice[i + 1] - first, best = 0, right = e->answers[items[i]];
         double p[VM_MAX_CHOICES];
-        vm_choice_softmax(score + first, k, 1.0, p);
+        int first = q->first_choice[i], k = choice_probabilities(q, score, i, p), best = 0,
+            right = e->answers[items[i]];
         for (int c = 0; c < k; c++) {
-            d_score[first + c] = weight * (p[c] - (c == right));
+            d_score[first + c] = weight[i] * (p[c] - (c == right));
             if (p[c] > p[best]) best = c;
         }
-        out->ce += weight * -log(fmax(p[right], 1e-300));
-        out->acc += weight * (best == right);
+        out->ce += weight[i] * -log(fmax(p[right], 1e-300));
+        out->acc += weight[i] * (best == right);
     }
 }
 
@@ -97,28 +104,85 @@ static vmoer_status distill_pass(const vm_objective *o, const vm_examples *e, co
     return VMOER_OK;
 }
 
-static vmoer_status step_pass(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, int draw,
-                              uint64_t step, double weight, double kl_weight, vm_arena *arena, vm_loss *out) {
+/* What the draws of one group of questions share. */
+typedef struct group {
     vm_questions q;
-    VM_TRY(build(e, items, 0, n, o->format, arena, &q));
-    float *log_probability = vm_arena_alloc(arena, (size_t)q.batch.n_targets, sizeof *log_probability);
-    float *d_log_probability = vm_arena_alloc(arena, (size_t)q.batch.n_targets, sizeof *d_log_probability);
-    double *score = vm_arena_alloc(arena, 2 * (size_t)q.n_choices, sizeof *score), *d_score = score + q.n_choices;
-    if (!log_probability || !d_log_probability || !score)
-        return vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
+    float *log_probability, *d_log_probability; /* [targets] */
+    double *score, *d_score;                    /* [choices] */
+    double *weight;                             /* [n] of each question in this draw's loss */
+} group;
+
+static vmoer_status open_group(const vm_objective *o, const vm_examples *e, const int32_t *items, int n,
+                               vm_arena *arena, group *g) {
+    VM_TRY(build(e, items, 0, n, o->format, arena, &g->q));
+    g->log_probability = vm_arena_alloc(arena, (size_t)g->q.batch.n_targets, sizeof *g->log_probability);
+    g->d_log_probability = vm_arena_alloc(arena, (size_t)g->q.batch.n_targets, sizeof *g->d_log_probability);
+    g->score = vm_arena_alloc(arena, (size_t)g->q.n_choices, sizeof *g->score);
+    g->d_score = vm_arena_alloc(arena, (size_t)g->q.n_choices, sizeof *g->d_score);
+    g->weight = vm_arena_alloc(arena, (size_t)n, sizeof *g->weight);
+    return g->log_probability && g->d_log_probability && g->score && g->d_score && g->weight
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
+}
+
+/* Draws come in antithetic pairs; a pair's number enters beside the step. */
+static vmoer_status forward_draw(const vm_objective *o, group *g, int draw, uint64_t step) {
     vm_pass_options options = {.training = true,
                                .router = o->router,
                                .seed = o->seed,
-                               .step = step,
-                               .sign = draw ? -1.0f : 1.0f,
+                               .step = step | (uint64_t)(draw / 2) << 32,
+                               .sign = draw % 2 ? -1.0f : 1.0f,
                                .memory = o->memory,
                                .states = o->states};
-    VM_TRY(vm_pass_forward(o->pass, &q.batch, &options, log_probability, NULL, NULL));
-    vm_questions_score(&q, log_probability, score);
-    cross_entropy(e, items, &q, score, weight, d_score, out);
-    out->kl += vm_pass_kl(o->pass) * kl_weight;
-    vm_questions_score_backward(&q, d_score, d_log_probability);
-    return vm_pass_backward(o->pass, d_log_probability, (float)(o->beta * kl_weight));
+    VM_TRY(vm_pass_forward(o->pass, &g->q.batch, &options, g->log_probability, NULL, NULL));
+    vm_questions_score(&g->q, g->log_probability, g->score);
+    return VMOER_OK;
+}
+
+/* share[draws, n]: what part of a question's probability of the right answer, summed over the draws, is each draw's:
+ * -ln mean_s p_s has the gradient sum_s share_s grad(-ln p_s). Adds that loss to out->ce. */
+static vmoer_status mixture_shares(const vm_objective *o, const vm_examples *e, const int32_t *items, group *g,
+                                   uint64_t step, double weight, double *share, vm_loss *out) {
+    int n = g->q.n;
+    for (int draw = 0; draw < o->draws; draw++) {
+        VM_TRY(forward_draw(o, g, draw, step));
+        for (int i = 0; i < n; i++) {
+            double p[VM_MAX_CHOICES];
+            choice_probabilities(&g->q, g->score, i, p);
+            share[draw * n + i] = fmax(p[e->answers[items[i]]], 1e-300);
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        double sum = 0;
+        for (int draw = 0; draw < o->draws; draw++) sum += share[draw * n + i];
+        for (int draw = 0; draw < o->draws; draw++) share[draw * n + i] /= sum;
+        out->ce += weight * -log(sum / o->draws);
+    }
+    return VMOER_OK;
+}
+
+/* One group of questions, every draw. weight: of a question in the loss. */
+static vmoer_status step_group(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step,
+                               double weight, double kl_weight, vm_arena *arena, vm_loss *out) {
+    group g;
+    double *share = NULL;
+    VM_TRY(open_group(o, e, items, n, arena, &g));
+    if (o->mixture) {
+        share = vm_arena_alloc(arena, (size_t)o->draws * (size_t)n, sizeof *share);
+        if (!share) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
+        VM_TRY(mixture_shares(o, e, items, &g, step, weight, share, out));
+    }
+    double ce = out->ce;
+    for (int draw = 0; draw < o->draws; draw++) {
+        for (int i = 0; i < n; i++) g.weight[i] = weight * (share ? share[draw * n + i] : 1.0 / o->draws);
+        VM_TRY(forward_draw(o, &g, draw, step));
+        cross_entropy(e, items, &g.q, g.score, g.weight, g.d_score, out);
+        out->kl += vm_pass_kl(o->pass) * kl_weight;
+        vm_questions_score_backward(&g.q, g.d_score, g.d_log_probability);
+        VM_TRY(vm_pass_backward(o->pass, g.d_log_probability, (float)(o->beta * kl_weight)));
+    }
+    if (share) out->ce = ce; /* the mixture's is counted already */
+    return VMOER_OK;
 }
 
 vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, const int32_t *items, int n, uint64_t step,
@@ -131,15 +195,12 @@ vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, cons
     /* Each pass's KL enters with 1 / (all tokens x layers x draws): the sum over passes is KLbar. */
     double kl_weight = layers ? 1.0 / ((double)all * layers * o->draws) : 0;
     vmoer_status status = VMOER_OK;
-    for (int draw = 0; draw < o->draws && status == VMOER_OK; draw++)
-        for (int first = 0, count, tokens; first < n && status == VMOER_OK; first += count) {
-            count = pass_size(e, items, first, n, &tokens);
-            vm_arena_reset(arena);
-            status = o->teacher
-                         ? distill_pass(o, e, items + first, count, step, 1.0 / ((double)all * o->draws), arena, out)
-                         : step_pass(o, e, items + first, count, draw, step, 1.0 / ((double)n * o->draws), kl_weight,
-                                     arena, out);
-        }
+    for (int first = 0, count, tokens; first < n && status == VMOER_OK; first += count) {
+        count = pass_size(e, items, first, n, &tokens);
+        vm_arena_reset(arena);
+        status = o->teacher ? distill_pass(o, e, items + first, count, step, 1.0 / all, arena, out)
+                            : step_group(o, e, items + first, count, step, 1.0 / n, kl_weight, arena, out);
+    }
     vm_arena_free(arena);
     out->loss = out->ce + o->beta * out->kl;
     out->kl_sum = out->kl * all * layers / n;

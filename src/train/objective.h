@@ -14,13 +14,15 @@ typedef struct vm_examples {
 vmoer_status vm_examples_add(vm_examples *e, const vm_tokenizer *t, const vm_dataset *d, vm_format format);
 void vm_examples_free(vm_examples *e);
 
+enum { VM_MAX_DRAWS = 64 };
 typedef struct vm_objective {
     vm_pass *pass;
     vm_format format;
     vm_router *router; /* NULL: MAP */
     vm_pass *teacher;  /* not NULL: distillation, see below */
     double beta;
-    int draws;         /* 1, or 2: a draw and its antithetic partner, averaged */
+    int draws;         /* a question and step, 1 to VM_MAX_DRAWS, in antithetic pairs: mean of their losses, or */
+    bool mixture;      /* the loss of the mean of their probabilities (docs/METHOD.md), at twice the forward passes */
     uint64_t seed;
     size_t memory;     /* bytes for kept activations; 0: no bound */
     vm_states *states; /* of steps: what their passes share (pass.h); NULL: none */

@@ -167,6 +167,55 @@ static void test_two_draws(void **state) {
     close_bench(&b);
 }
 
+/* The mixture's loss is -ln of the draws' mean probability, no more than the mean of their losses, and with one draw
+ * the same; its gradient is its slope: the KL's part is left out, so that only the shares can make it right. */
+static void test_mixture(void **state) {
+    (void)state;
+    bench b = open_bench(ITEM + 1);
+    vm_objective o = {.pass = b.pass, .format = VM_FORMAT_CLOZE, .router = b.router, .draws = 4, .seed = 123};
+    const int32_t items[3] = {ITEM, 2, 5};
+    vm_loss mean, mixture, low, high;
+    size_t n;
+    OK(vm_objective_step(&o, &b.examples, items, 3, 5, &mean));
+    float *of_mean = take_gradients(&b, &n);
+    o.mixture = true;
+    OK(vm_objective_step(&o, &b.examples, items, 3, 5, &mixture));
+    float *gradient = take_gradients(&b, &n);
+    assert_true(mixture.ce < mean.ce - 1e-6);
+    assert_float_equal(mixture.kl, mean.kl, 1e-9 * mean.kl);
+    assert_true(relative_difference(of_mean, gradient, n) > 1e-3);
+
+    vm_param_list list = vm_router_params(b.router);
+    double slope = 0, step = 2e-3;
+    vm_rng rng = vm_rng_start(7, VM_RNG_TEXT, 1);
+    float *direction = vm_malloc(n, sizeof *direction), *start = vm_malloc(n, sizeof *start);
+    for (size_t i = 0; i < n; i++) {
+        direction[i] = vm_rng_normal(&rng) / sqrtf((float)n);
+        slope += (double)gradient[i] * (double)direction[i];
+    }
+    for (int side = 0; side < 2; side++) {
+        for (size_t i = 0, at = 0; i < list.count; i++)
+            for (size_t j = 0; j < vm_param_size(list.items[i]); j++, at++) {
+                if (side == 0) start[at] = list.items[i]->value[j];
+                list.items[i]->value[j] = start[at] + (float)(side ? -step : step) * direction[at];
+            }
+        OK(vm_objective_step(&o, &b.examples, items, 3, 5, side ? &low : &high));
+        vm_free(take_gradients(&b, &n));
+    }
+    assert_float_equal((high.ce - low.ce) / (2 * step), slope, 0.02 * fabs(slope));
+
+    o.draws = 1;
+    OK(vm_objective_step(&o, &b.examples, items, 3, 5, &mixture));
+    o.mixture = false;
+    OK(vm_objective_step(&o, &b.examples, items, 3, 5, &mean));
+    assert_float_equal(mixture.ce, mean.ce, 1e-12);
+    vm_free(of_mean);
+    vm_free(gradient);
+    vm_free(direction);
+    vm_free(start);
+    close_bench(&b);
+}
+
 /* 800 questions are 8800 tokens, three passes; 372 a pass at most. As many gradients as by steps of 100. */
 static void test_many(void **state) {
     (void)state;
@@ -314,8 +363,9 @@ static void test_foreign_teacher(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),    cmocka_unit_test(test_means),
-                                       cmocka_unit_test(test_two_draws), cmocka_unit_test(test_many),
-                                       cmocka_unit_test(test_teacher),   cmocka_unit_test(test_foreign_teacher)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),         cmocka_unit_test(test_means),
+                                       cmocka_unit_test(test_two_draws),      cmocka_unit_test(test_mixture),
+                                       cmocka_unit_test(test_many),           cmocka_unit_test(test_teacher),
+                                       cmocka_unit_test(test_foreign_teacher)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
