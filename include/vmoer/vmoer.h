@@ -3,7 +3,7 @@
  * A ladder: stay on the lowest rung that does the job.
  *   1  load, ask, free                a multiple-choice question in, probabilities and uncertainty out
  *   2  look inside                    architecture, tokens
- *   3  jobs                           evaluate, fine-tune, upcycle, calibrate, compare, report: what the command `vmoer` does
+ *   3  jobs                           evaluate, fine-tune, upcycle, calibrate, measure, compare, report: what the command `vmoer` does
  *
  * Rung 1 in full (a program that compiles):
  *
@@ -218,6 +218,19 @@ typedef struct vmoer_ood_params {
 } vmoer_ood_params;
 VMOER_API vmoer_ood_params vmoer_ood_params_default(void);
 VMOER_API vmoer_status vmoer_ood(const vmoer_ood_params *params, const vmoer_hooks *hooks, char **out_json);
+
+typedef struct vmoer_stability_params {
+    const char *model;
+    vmoer_model_params load;   /* the router under test and how it answers; seed: of its draws and of the noise */
+    vmoer_questions questions; /* tasks by their names; limit: so many of each */
+    const char *sigmas;        /* ".01,.1": each as the noise's standard deviation, and relative to rms(u) of the token */
+    double target;             /* in (0, 1): also the relative sigma at which the deterministic router's Jaccard index falls to it; 0: not asked */
+    const char *output_path;   /* folder: results.json, timings.json */
+    const char *label;         /* NULL: made from the router */
+} vmoer_stability_params;
+VMOER_API vmoer_stability_params vmoer_stability_params_default(void);
+/* How much of a router's choice of experts survives Gaussian noise on its input u, layer by layer. */
+VMOER_API vmoer_status vmoer_stability(const vmoer_stability_params *params, const vmoer_hooks *hooks, char **out_json);
 
 typedef struct vmoer_bench_params {
     const char *model;

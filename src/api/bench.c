@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_TESTS = 64, MAX_LIST = 16, MAX_PASS_QUESTIONS = 256, ROUTER_WIDTH = 64, AUTO_LAYERS = 10 };
 static const double peak_seconds = 0.2, head_scale = 0.02;
@@ -78,12 +77,6 @@ struct bench {
     int32_t *order; /* [questions of the training] 0, 1, ... */
     uint64_t step;
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- what is asked for ---- */
 
@@ -320,9 +313,9 @@ static vmoer_status run_prefill(bench *b, test *t) {
     VM_TRY(vm_sequence_build(b->arena, ids, t->length, &batch));
     batch.n_targets = 1, batch.target_row = &target_row, batch.target_id = ids;
     vm_pass_options o = options_of(b, t);
-    double start = now();
+    double start = vm_api_seconds();
     VM_TRY(vm_pass_forward(b->session->pass, &batch, &o, &log_probability, NULL, NULL));
-    t->best = fmin(t->best, now() - start);
+    t->best = fmin(t->best, vm_api_seconds() - start);
     t->count = t->length;
     t->flops = vm_flops_forward(b->session->model, &batch, &o);
     return VMOER_OK;
@@ -347,9 +340,9 @@ static vmoer_status run_eval(bench *b, test *t) {
             questions[count] = (vm_question){prompt, (uint32_t)(first + (size_t)count)};
             count++;
         }
-        double start = now();
+        double start = vm_api_seconds();
         VM_TRY(vm_session_answer(b->session, questions, count, VM_FORMAT_CLOZE, answers));
-        seconds += now() - start;
+        seconds += vm_api_seconds() - start;
         vm_questions q;
         vm_arena_reset(b->arena);
         VM_TRY(vm_questions_build(b->arena, questions, count, VM_FORMAT_CLOZE, &q));
@@ -382,11 +375,11 @@ static vmoer_status run_training(bench *b, test *t) {
     for (int first = 0, count; first < n; first += count) {
         vm_loss loss;
         count = n - first < b->p->batch_size ? n - first : b->p->batch_size;
-        double start = now();
+        double start = vm_api_seconds();
         VM_TRY(vm_objective_step(&b->objective, &train->train, b->order + first, count, b->step++, &loss));
         VM_TRY(vm_optimizer_step(b->optimizer, train->pool, rate, &norm));
         if (t->kind == FINETUNE) VM_TRY(vm_model_refresh(train->model, train->pool));
-        seconds += now() - start;
+        seconds += vm_api_seconds() - start;
         vm_arena_reset(b->arena);
         VM_TRY(count_step(b, b->order + first, count, &t->flops));
     }

@@ -131,10 +131,14 @@ static vmoer_status router_config(const vmoer_calibrate_params *p, vm_router_con
 static vmoer_status choose_layers(calibration *c, const vmoer_hooks *hooks, vm_router_config *config) {
     const vm_training *t = c->training;
     int n = t->model->config.n_layers, count = n >= 3 * AUTO_LAYERS ? AUTO_LAYERS : n / 3 ? n / 3 : 1;
-    const vm_stability how = {.questions = AUTO_QUESTIONS, .sigma = auto_sigma, .seed = 0};
+    const vm_noise noise = {.sigma = auto_sigma, .relative = true, .seed = 0};
+    const vm_stability how = {.questions = AUTO_QUESTIONS, .levels = &noise, .n_levels = 1, .answer = {.samples = 1}};
     const vm_examples *heldout = strcmp(c->p->train_on, "heldout") == 0 ? &t->train : &t->heldout;
+    vm_stability_figures figures;
+    VM_TRY(vm_stability_measure(&how, t->model, t->pool, t->pass, heldout, hooks, &figures));
     double jaccard[512];
-    VM_TRY(vm_stability_measure(&how, t->model, t->pool, t->pass, heldout, hooks, jaccard));
+    memcpy(jaccard, figures.isolated, (size_t)n * sizeof *jaccard);
+    vm_stability_figures_free(&figures);
     vm_least_stable(jaccard, n, count, config->layers);
     config->n_layers = count;
     json_t *list = json_array();

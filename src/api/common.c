@@ -3,11 +3,14 @@
 
 #include "base/file.h"
 #include "base/status.h"
+#include "io/unicode.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 
 static bool is_dir(const char *path) {
     struct stat s;
@@ -154,6 +157,70 @@ vmoer_status vm_api_samples(const char *path, size_t *whole, json_t **tasks) {
         json_decref(all);
     else
         *tasks = all;
+    return status;
+}
+
+static json_t *name_of(const char *name, const char *fingerprint) {
+    return fingerprint[0] ? json_pack("{s:s, s:s}", "name", name, "fingerprint", fingerprint) : json_null();
+}
+
+json_t *vm_api_head(const char *kind, const vm_session *s, json_t *config) {
+    const vm_router_config *r = s->router ? vm_router_get_config(s->router) : NULL;
+    json_t *layers = json_array();
+    for (int i = 0; r && i < r->n_layers; i++) json_array_append_new(layers, json_integer(r->layers[i]));
+    json_t *router = json_pack("{s:s, s:o, s:f}", "kind", r ? r->kind : "deterministic", "layers", layers,
+                               "temperature", s->temperature);
+    json_object_set_new(router, "fingerprint", r ? json_string(s->router_fingerprint) : json_null());
+    return json_pack("{s:s, s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:o}", "vmoer", vmoer_version(), "kind", kind, "model",
+                     "name", s->model->config.name, "architecture", s->model->config.arch, "fingerprint",
+                     s->model->fingerprint, "adapter", name_of(s->adapter_name, s->adapter_fingerprint), "router",
+                     router, "config", config);
+}
+
+void vm_api_put_load(json_t *config, const vm_session *s, const vmoer_model_params *p) {
+    static const char *const inferences[] = {"mean", "closed", "sample", "tilted"};
+    json_object_set_new(config, "compute", json_string(vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32"));
+    json_object_set_new(config, "inference", json_string(inferences[s->options.inference]));
+    json_object_set_new(config, "samples", json_integer(p->samples));
+    json_object_set_new(config, "seed", json_integer((json_int_t)p->seed));
+}
+
+const char *vm_api_split_name(vmoer_split split) {
+    static const char *const splits[] = {"test", "train", "heldout"};
+    return splits[split];
+}
+
+const char *vm_api_label(const char *label, const vm_session *s) {
+    return label ? label : s->router ? vm_router_get_config(s->router)->kind : "MAP";
+}
+
+vmoer_status vm_api_check_label(const char *label) {
+    size_t bad;
+    if (label && !vm_utf8_valid(label, strlen(label), &bad))
+        return vm_error(VMOER_ERROR_ARGUMENT, "--label is not UTF-8 at byte %zu", bad);
+    return VMOER_OK;
+}
+
+double vm_api_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+vmoer_status vm_api_write(const char *folder, const json_t *results, json_t *timings) {
+    char path[4096];
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    json_t *all =
+        json_pack("{s:I, s:s}", "peak_memory_bytes", (json_int_t)usage.ru_maxrss * 1024, "build", vmoer_build_info());
+    vmoer_status status =
+        json_object_update(all, timings) == 0 ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
+    json_decref(timings);
+    if (status == VMOER_OK) status = vm_path_join(path, sizeof path, folder, "results.json");
+    if (status == VMOER_OK) status = vm_json_save(path, results);
+    if (status == VMOER_OK) status = vm_path_join(path, sizeof path, folder, "timings.json");
+    if (status == VMOER_OK) status = vm_json_save(path, all);
+    json_decref(all);
     return status;
 }
 

@@ -7,7 +7,6 @@
 #include "base/rng.h"
 #include "base/status.h"
 #include "eval/metrics.h"
-#include "io/unicode.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,8 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { FACT_QUESTIONS = 64, FLOOR_DRAWS = 1000 };
@@ -42,12 +39,6 @@ typedef struct routing_facts {
     size_t n;     /* questions so far */
     double *sums; /* [n_layers, 3 + N]: tokens, logit spread, margin, times each expert was chosen; NULL: no routing */
 } routing_facts;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- samples.jsonl ---- */
 
@@ -350,7 +341,7 @@ static vmoer_status run_task(void *context, const char *name) {
     if (status == VMOER_OK && json_object_get(e->results, task))
         status = vm_error(VMOER_ERROR_ARGUMENT, "--tasks '%s': %s stands there twice", e->p->questions.tasks, task);
     const json_t *before = json_object_get(e->done, task);
-    double start = now();
+    double start = vm_api_seconds();
     if (status == VMOER_OK && json_array_size(before) > n)
         status = vm_error(VMOER_ERROR_MISMATCH, "samples.jsonl has %zu items of %s, the task has %zu",
                           json_array_size(before), task, n);
@@ -365,7 +356,7 @@ static vmoer_status run_task(void *context, const char *name) {
             status = vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
     }
     if (status == VMOER_OK && (json_object_set(e->results, task, result) != 0 ||
-                               json_object_set_new(e->seconds, task, json_real(now() - start)) != 0))
+                               json_object_set_new(e->seconds, task, json_real(vm_api_seconds() - start)) != 0))
         status = vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
     json_decref(result);
     answered_clear(&a);
@@ -376,48 +367,16 @@ static vmoer_status run_task(void *context, const char *name) {
 
 /* ---- the run ---- */
 
-static json_t *name_of(const char *name, const char *fingerprint) {
-    return fingerprint[0] ? json_pack("{s:s, s:s}", "name", name, "fingerprint", fingerprint) : json_null();
-}
-
 /* Everything that decides the samples: the head of results.json and what run.json holds. */
 static json_t *identity_of(const evaluation *e) {
-    static const char *const routings[] = {"learned", "random", "oracle"},
-                             *const inferences[] = {"mean", "closed", "sample", "tilted"},
-                             *const splits[] = {"test", "train", "heldout"};
+    static const char *const routings[] = {"learned", "random", "oracle"};
     const vmoer_eval_params *p = e->p;
-    const vm_session *s = e->session;
-    const vm_router_config *r = s->router ? vm_router_get_config(s->router) : NULL;
-    json_t *layers = json_array();
-    for (int i = 0; r && i < r->n_layers; i++) json_array_append_new(layers, json_integer(r->layers[i]));
-    json_t *router = json_pack("{s:s, s:o, s:f}", "kind", r ? r->kind : "deterministic", "layers", layers,
-                               "temperature", s->temperature);
-    json_object_set_new(router, "fingerprint", r ? json_string(s->router_fingerprint) : json_null());
-    json_t *config = json_pack(
-        "{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:i, s:i, s:i, s:i}", "format", vm_format_name(e->format), "split",
-        splits[p->questions.split], "compute", vm_api_compute(p->load.compute) == VM_COMPUTE_BF16 ? "bf16" : "f32",
-        "inference", inferences[s->options.inference], "samples", p->load.samples, "seed", (json_int_t)p->load.seed,
-        "routing", routings[p->load.routing], "bootstrap", p->bootstrap, "n_choices", p->questions.n_choices, "limit",
-        p->questions.limit, "sample", p->questions.sample);
-    return json_pack("{s:s, s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:o}", "vmoer", vmoer_version(), "kind", "eval", "model",
-                     "name", s->model->config.name, "architecture", s->model->config.arch, "fingerprint",
-                     s->model->fingerprint, "adapter", name_of(s->adapter_name, s->adapter_fingerprint), "router",
-                     router, "config", config);
-}
-
-static vmoer_status write_results(evaluation *e, json_t *results) {
-    char path[4096];
-    struct rusage usage;
-    VM_TRY(vm_path_join(path, sizeof path, e->p->output_path, "results.json"));
-    VM_TRY(vm_json_save(path, results));
-    getrusage(RUSAGE_SELF, &usage);
-    json_t *timings = json_pack("{s:O, s:I, s:i, s:s}", "seconds", e->seconds, "peak_memory_bytes",
-                                (json_int_t)usage.ru_maxrss * 1024, "threads", vm_pool_threads(e->session->pool),
-                                "build", vmoer_build_info());
-    vmoer_status status = vm_path_join(path, sizeof path, e->p->output_path, "timings.json");
-    if (status == VMOER_OK) status = vm_json_save(path, timings);
-    json_decref(timings);
-    return status;
+    json_t *config = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i}", "format", vm_format_name(e->format), "split",
+                               vm_api_split_name(p->questions.split), "routing", routings[p->load.routing], "bootstrap",
+                               p->bootstrap, "n_choices", p->questions.n_choices, "limit", p->questions.limit, "sample",
+                               p->questions.sample);
+    if (config) vm_api_put_load(config, e->session, &p->load);
+    return vm_api_head("eval", e->session, config);
 }
 
 static vmoer_status evaluate(evaluation *e, char **out_json) {
@@ -435,13 +394,11 @@ static vmoer_status evaluate(evaluation *e, char **out_json) {
     }
     if (status == VMOER_OK) status = vm_api_each_task(&p->questions, run_task, e);
     if (status == VMOER_OK) {
-        const char *kind = json_string_value(json_object_get(json_object_get(head, "router"), "kind"));
-        json_object_set_new(head, "label",
-                            json_string(p->label                             ? p->label
-                                        : strcmp(kind, "deterministic") == 0 ? "MAP"
-                                                                             : kind));
+        json_object_set_new(head, "label", json_string(vm_api_label(p->label, e->session)));
         json_object_set(head, "results", e->results);
-        status = write_results(e, head);
+        status =
+            vm_api_write(p->output_path, head,
+                         json_pack("{s:O, s:i}", "seconds", e->seconds, "threads", vm_pool_threads(e->session->pool)));
     }
     if (status == VMOER_OK) return vm_api_return_json(head, out_json);
     json_decref(head);
@@ -451,9 +408,7 @@ static vmoer_status evaluate(evaluation *e, char **out_json) {
 vmoer_status vmoer_eval(const vmoer_eval_params *p, const vmoer_hooks *hooks, char **out_json) {
     if (!p->output_path) return vm_error(VMOER_ERROR_ARGUMENT, "no output folder given (--output_path DIR)");
     if (p->bootstrap < 1) return vm_error(VMOER_ERROR_ARGUMENT, "bootstrap %d, must be at least 1", p->bootstrap);
-    size_t bad;
-    if (p->label && !vm_utf8_valid(p->label, strlen(p->label), &bad))
-        return vm_error(VMOER_ERROR_ARGUMENT, "--label is not UTF-8 at byte %zu", bad);
+    VM_TRY(vm_api_check_label(p->label));
     VM_TRY(vm_api_check_questions(&p->questions));
     evaluation e = {.p = p, .hooks = hooks, .samples = -1, .results = json_object(), .seconds = json_object()};
     vmoer_status status = evaluate(&e, out_json);

@@ -34,6 +34,19 @@ vmoer_status vm_api_samples(const char *path, size_t *whole, json_t **tasks);
 double vm_api_parameters(const vm_gguf *g); /* elements of all tensors */
 json_t *vm_api_interval(vm_interval i); /* [low, high] */
 
+/* What a run's results.json begins with: who made it, of which kind, model, adapter, router and config (taken over). NULL: no memory, or a name is not
+ * UTF-8. */
+json_t *vm_api_head(const char *kind, const vm_session *s, json_t *config);
+/* Of a record's config what the model is loaded and asked with: compute, inference, samples, seed. */
+void vm_api_put_load(json_t *config, const vm_session *s, const vmoer_model_params *p);
+const char *vm_api_split_name(vmoer_split split);
+/* The run's name in tables: what the user said (checked to be UTF-8), else the router's kind. */
+vmoer_status vm_api_check_label(const char *label);
+const char *vm_api_label(const char *label, const vm_session *s);
+double vm_api_seconds(void); /* a clock that only goes forward */
+/* results.json, and timings.json: these times (taken over), the peak of memory and the build. */
+vmoer_status vm_api_write(const char *folder, const json_t *results, json_t *timings);
+
 /* A JSON value as text for the caller (vmoer_free), or nothing where out is NULL. Takes the reference. */
 vmoer_status vm_api_return_json(json_t *value, char **out);
 

@@ -40,6 +40,15 @@ void vm_rng_normal4(uint64_t seed, vm_rng_purpose purpose, const uint32_t counte
     box_muller(words[2], words[3], &out[2], &out[3]);
 }
 
+void vm_rng_normals(uint64_t seed, vm_rng_purpose purpose, const uint32_t counter[4], size_t n, float *out) {
+    for (size_t i = 0; i < n; i += 4) {
+        uint32_t block[4] = {counter[0], counter[1], counter[2], counter[3] + (uint32_t)(i / 4)};
+        float z[4];
+        vm_rng_normal4(seed, purpose, block, z);
+        for (size_t k = i; k < n && k < i + 4; k++) out[k] = z[k - i];
+    }
+}
+
 vm_rng vm_rng_start(uint64_t seed, vm_rng_purpose purpose, uint32_t stream) {
     return (vm_rng){.seed = seed, .purpose = purpose, .stream = stream, .next = 0};
 }

@@ -24,6 +24,8 @@ typedef enum vm_rng_purpose {
 void vm_rng_block(uint64_t seed, vm_rng_purpose purpose, const uint32_t counter[4], uint32_t out[4]);
 /* 4 independent N(0,1) from the same block (Box-Muller). */
 void vm_rng_normal4(uint64_t seed, vm_rng_purpose purpose, const uint32_t counter[4], float out[4]);
+/* out[n]: those of the blocks with counter[3], counter[3] + 1, ... one after the other. */
+void vm_rng_normals(uint64_t seed, vm_rng_purpose purpose, const uint32_t counter[4], size_t n, float *out);
 
 /* A sequential stream over the same generator; its whole state is this struct (store it to resume). */
 typedef struct vm_rng {

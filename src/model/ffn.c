@@ -163,11 +163,11 @@ static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
     return VMOER_OK;
 }
 
-/* What a variational router is called with. */
-static vm_route router_call(const vm_ffn_route *route, int n_tokens, const vm_ffn_acts *a) {
+/* What a variational router is called with; seen[T, D]: what it sees. */
+static vm_route router_call(const vm_ffn_route *route, int n_tokens, const float *seen, const vm_ffn_acts *a) {
     return (vm_route){.layer = route->layer,
                       .n_tokens = n_tokens,
-                      .u = a->u,
+                      .u = seen,
                       .logits = a->logits,
                       .tokens = route->tokens,
                       .seed = route->seed,
@@ -175,10 +175,26 @@ static vm_route router_call(const vm_ffn_route *route, int n_tokens, const vm_ff
                       .sign = route->sign};
 }
 
-static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
-                                 const vm_ffn_route *route, vm_ffn_acts *a) {
+/* What the routers see of u[T, D]. */
+static vmoer_status disturb(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const float *u,
+                            const vm_ffn_route *route, const float **seen) {
+    *seen = u;
+    if (route->noise.sigma == 0) return VMOER_OK;
+    bool ok = true;
+    float *noisy = vm_arena_floats(scratch, (size_t)n_tokens, (size_t)f->dim, &ok);
+    if (!ok) return no_memory();
+    vm_noise_draw(pool, route->noise.seed, route->layer, n_tokens, f->dim, route->tokens, noisy);
+    vm_noise_add(&route->noise, pool, n_tokens, f->dim, u, noisy, noisy);
+    *seen = noisy;
+    return VMOER_OK;
+}
+
+vmoer_status vm_ffn_choose(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
+                           const float *u, const vm_ffn_route *route, vm_ffn_acts *a) {
     size_t T = (size_t)n_tokens, N = (size_t)f->n_experts;
     bool ok = true;
+    const float *seen;
+    VM_TRY(disturb(f, pool, scratch, n_tokens, u, route, &seen));
     a->logits = vm_arena_floats(keep, T, N, &ok);
     a->p = vm_arena_floats(keep, T, N, &ok);
     a->t_router = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->router), &ok);
@@ -186,14 +202,14 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
     a->gates = vm_arena_floats(keep, T, (size_t)f->top_k, &ok);
     if (!ok) return no_memory();
     vm_linear_call call = {
-        .l = &f->router, .m = n_tokens, .x = a->u, .ldx = (size_t)f->dim, .y = a->logits, .ldy = N, .t = a->t_router};
+        .l = &f->router, .m = n_tokens, .x = seen, .ldx = (size_t)f->dim, .y = a->logits, .ldy = N, .t = a->t_router};
     VM_TRY(vm_linear_forward(pool, scratch, &call, 1));
 
     rows_job j = {.f = f, .acts = a, .route = route};
     if (!route->router) {
         vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, softmax_rows, &j);
     } else {
-        vm_route in = router_call(route, n_tokens, a);
+        vm_route in = router_call(route, n_tokens, seen, a);
         if (route->training) {
             a->saved = vm_arena_floats(keep, T, vm_router_saved_floats(route->router), &ok);
             a->kl = vm_arena_floats(keep, T, 1, &ok);
@@ -211,7 +227,7 @@ static vmoer_status route_tokens(const vm_ffn *f, vm_pool *pool, vm_arena *keep,
     if (route->routing == VM_ROUTING_ORACLE) {
         norms = vm_arena_floats(scratch, T, N, &ok);
         if (!ok) return no_memory();
-        VM_TRY(output_norms(f, pool, scratch, n_tokens, a->u, norms));
+        VM_TRY(output_norms(f, pool, scratch, n_tokens, u, norms));
     }
     j.outputs = norms;
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, choose_rows, &j);
@@ -234,7 +250,7 @@ vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_a
     }
     if (f->n_experts == 0) return VMOER_OK;
 
-    VM_TRY(route_tokens(f, pool, keep, scratch, n_tokens, route, a));
+    VM_TRY(vm_ffn_choose(f, pool, keep, scratch, n_tokens, u, route, a));
     return vm_experts_forward(f, pool, route->training ? keep : NULL, scratch, n_tokens, a, y);
 }
 
@@ -316,7 +332,7 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, gate_backward_rows, &j);
 
     if (route->router) {
-        vm_route r = router_call(route, n_tokens, a);
+        vm_route r = router_call(route, n_tokens, a->u, a);
         dlogits = vm_arena_floats(scratch, T, N, &ok);
         if (!ok) return no_memory();
         VM_TRY(vm_router_backward(route->router, pool, &r, a->p, a->saved, dp, kl_weight, du, dlogits));

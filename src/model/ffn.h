@@ -8,6 +8,7 @@
 #define VM_MODEL_FFN_H
 
 #include "model/linear.h"
+#include "model/noise.h"
 #include "router/router.h"
 
 typedef enum vm_routing { VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE } vm_routing;
@@ -36,6 +37,7 @@ typedef struct vm_ffn_route {
     bool training;              /* one draw, what backward needs is kept; else `inference` */
     vm_inference inference;
     int samples;
+    vm_noise noise;             /* on what the routers see; inference only */
     int layer;
     const vm_token_key *tokens; /* [T] */
     uint64_t seed, step;
@@ -60,6 +62,9 @@ typedef struct vm_ffn_acts {
     float *trace, *trace_projected; /* [T]; NULL unless inference with a covariance */
 } vm_ffn_acts;
 
+/* The choice alone, where N > 0: what it leaves behind is logits (of the model's own router), p, chosen, gates, and what the variational router leaves. */
+vmoer_status vm_ffn_choose(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, const float *u, const vm_ffn_route *route,
+                           vm_ffn_acts *acts);
 /* y[T, D] = the feed-forward output of u[T, D]. */
 vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens, const float *u,
                             const vm_ffn_route *route, vm_ffn_acts *acts, float *y);

@@ -148,6 +148,7 @@ static vm_ffn_route route_of(const vm_pass *p, int layer) {
                           .training = o->training && layer >= p->lowest, /* below, backward finds nothing to do */
                           .inference = o->inference,
                           .samples = o->samples,
+                          .noise = o->noise,
                           .layer = layer,
                           .tokens = p->batch->keys,
                           .seed = o->seed,
@@ -417,6 +418,8 @@ static vmoer_status divide(vm_pass *p) {
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "layer %d is trained, but the model was loaded for gradients from layer %d on", p->lowest,
                         p->m->backward_from);
+    if (o->noise.sigma != 0 && (o->training || o->states))
+        return vm_error(VMOER_ERROR_ARGUMENT, "noise on the routers' inputs in a pass that trains or begins half-way");
     if (o->states && (!p->half || p->lowest != vm_states_layer(o->states) || o->routing != VM_ROUTING_LEARNED ||
                       o->facts || o->capture))
         return vm_error(VMOER_ERROR_ARGUMENT, "states of layer %d, which this pass cannot begin at",

@@ -30,6 +30,7 @@ typedef struct vm_pass_options {
     vm_inference inference;
     int samples;
     vm_routing routing;
+    vm_noise noise;             /* on what every layer's routers see, not on what its experts see; inference only */
     uint64_t seed, step;
     float sign;                 /* training: 1, or -1 for the antithetic draw */
     size_t memory;              /* bytes for kept activations; 0: no bound */

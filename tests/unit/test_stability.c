@@ -1,6 +1,7 @@
-/* test_stability.c: Jaccard indices by hand; and of a model's routers under noise: none without noise, fewer experts
- * kept under more of it, blind to the size of the logits, the same for any number of threads; and a router that looks
- * in one direction only is the stablest. */
+/* test_stability.c: Jaccard indices by hand, their expectation by chance against simulation; and of a model's routers
+ * under noise: none without noise, fewer experts kept under more of it, blind to the size of the logits, the same for
+ * any number of threads; a router that looks in one direction only is the least stable; what the experts see stays
+ * clean; and the noise that a target asks for does what was asked. */
 #include "eval/jaccard.h"
 #include "model_fixture.h"
 #include "train/stability.h"
@@ -15,6 +16,30 @@ static void test_jaccard(void **state) {
     assert_true(vm_jaccard(c, d, 3) == 2.0 / 4);
     assert_true(vm_jaccard(a, d, 3) == 0);
     assert_true(vm_jaccard(a, a, 1) == 1 && vm_jaccard(a, c, 1) == 0);
+}
+
+/* Two random sets, the first k of a shuffled row each. */
+static void test_chance(void **state) {
+    (void)state;
+    static const int cases[][2] = {{32, 16}, {40, 8}, {5, 4}, {7, 1}, {6, 6}};
+    enum { DRAWS = 20000 };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int n = cases[i][0], k = cases[i][1];
+        int32_t a[40], b[40];
+        vm_rng rng = vm_rng_start(7, VM_RNG_SHUFFLE, (uint32_t)i);
+        double sum = 0, squares = 0, expected = vm_jaccard_chance(n, k);
+        for (int x = 0; x < n; x++) a[x] = b[x] = x;
+        for (int d = 0; d < DRAWS; d++) {
+            vm_rng_shuffle(&rng, b, (size_t)n);
+            double j = vm_jaccard(a, b, k);
+            sum += j, squares += j * j;
+        }
+        double mean = sum / DRAWS, error = sqrt(fmax(0, squares / DRAWS - mean * mean) / DRAWS);
+        if (!(fabs(mean - expected) <= 4 * error + 1e-12)) fail_msg("%d of %d: %g, drawn %g", k, n, expected, mean);
+    }
+    assert_true(vm_jaccard_chance(7, 1) == 1.0 / 7);
+    assert_true(vm_jaccard_chance(4096, 2048) > 0.33 && vm_jaccard_chance(4096, 2048) < 0.34);
+    assert_true(vm_jaccard_corrected(0.75, 0.5) == 0.5 && isnan(vm_jaccard_corrected(1, 1)));
 }
 
 static void test_least_stable(void **state) {
@@ -56,16 +81,25 @@ static void clear(fixture *f) {
     vm_model_free(f->m);
 }
 
-static void measure(fixture *f, size_t questions, double sigma, uint64_t seed, int threads, double *jaccard) {
-    vm_stability s = {.questions = questions, .sigma = sigma, .seed = seed};
+static vm_stability_figures figures_of(fixture *f, const vm_stability *s, int threads) {
+    vm_stability_figures figures;
     vm_pool *pool;
     vm_pass *pass;
     f->examples = (vm_examples){f->prompts, f->answers, QUESTIONS};
     OK(vm_pool_create(threads, &pool));
     OK(vm_pass_create(f->m, pool, &pass));
-    OK(vm_stability_measure(&s, f->m, pool, pass, &f->examples, NULL, jaccard));
+    OK(vm_stability_measure(s, f->m, pool, pass, &f->examples, NULL, &figures));
     vm_pass_free(pass);
     vm_pool_free(pool);
+    return figures;
+}
+
+static void measure(fixture *f, size_t questions, double sigma, uint64_t seed, int threads, double *jaccard) {
+    vm_noise noise = {.sigma = sigma, .relative = true, .seed = seed};
+    vm_stability s = {.questions = questions, .levels = &noise, .n_levels = 1, .answer = {.samples = 1}};
+    vm_stability_figures figures = figures_of(f, &s, threads);
+    memcpy(jaccard, figures.isolated, (size_t)f->m->config.n_layers * sizeof *jaccard);
+    vm_stability_figures_free(&figures);
 }
 
 static void test_noise(void **state) {
@@ -131,23 +165,102 @@ static void test_one_direction(void **state) {
     clear(&f);
 }
 
+/* Levels share a pass and change nothing about each other; the first layer's input is clean in either way. */
+static void test_propagated(void **state) {
+    (void)state;
+    fixture f = setup("tiny-moe");
+    size_t L = (size_t)f.m->config.n_layers;
+    const vm_noise levels[] = {{.sigma = 0.3, .relative = true, .seed = 5}, {.sigma = 0.3, .seed = 5}, {.seed = 5}};
+    vm_stability s = {
+        .questions = QUESTIONS, .levels = levels, .n_levels = 3, .propagated = true, .answer = {.samples = 1}};
+    vm_stability_figures figures = figures_of(&f, &s, 1), again = figures_of(&f, &s, 2);
+    double alone[LAYERS];
+    measure(&f, QUESTIONS, 0.3, 5, 1, alone);
+    assert_memory_equal(figures.isolated, alone, L * sizeof *alone);
+    assert_memory_equal(figures.propagated, again.propagated, 3 * L * sizeof *alone);
+    assert_memory_equal(figures.shared, figures.isolated, 3 * L * sizeof *alone);
+    for (size_t level = 0; level < 2; level++) {
+        const double *isolated = figures.isolated + level * L, *propagated = figures.propagated + level * L;
+        assert_true(propagated[0] == isolated[0] && propagated[0] < 1);
+        for (size_t l = 1; l < L; l++) assert_true(propagated[l] < 1 && propagated[l] != isolated[l]);
+    }
+    for (size_t l = 0; l < L; l++) {
+        assert_true(figures.propagated[2 * L + l] == 1);
+        assert_true(figures.between[l] > 0 && figures.between[l] < 1);
+        assert_true(figures.load_entropy[l] > 0 && figures.load_entropy[l] <= log(f.m->config.n_experts) + 1e-12);
+    }
+    assert_true(figures.isolated[0] != figures.isolated[L]); /* relative, absolute */
+    vm_stability_figures_free(&figures);
+    vm_stability_figures_free(&again);
+    clear(&f);
+}
+
+/* Routers that look at nothing choose the same under any noise: then the pass must have the same bits. */
+static void test_experts_see_clean(void **state) {
+    (void)state;
+    fixture f = setup("tiny-moe");
+    float *out[2];
+    vm_arena *arena = vm_arena_create();
+    vm_pass *pass;
+    for (int l = 0; l < f.m->config.n_layers; l++) {
+        vm_param *w = f.m->layers[l].ffn.router.weight;
+        memset(w->value, 0, vm_param_size(w) * sizeof *w->value);
+    }
+    OK(vm_model_refresh(f.m, NULL));
+    OK(vm_pass_create(f.m, NULL, &pass));
+    question_run r = golden_question(arena, &f.prompts[0], 0);
+    size_t n = (size_t)r.q.batch.n_targets;
+    for (int i = 0; i < 2; i++) {
+        vm_pass_options o = {.samples = 1, .noise = {.sigma = i ? 1.0 : 0.0, .relative = true}};
+        out[i] = vm_arena_alloc(arena, n, sizeof(float));
+        OK(vm_pass_forward(pass, &r.q.batch, &o, out[i], NULL, NULL));
+    }
+    assert_memory_equal(out[0], out[1], n * sizeof(float));
+    vm_pass_options training = {.training = true, .noise = {.sigma = 1}};
+    assert_int_equal(vm_pass_forward(pass, &r.q.batch, &training, out[0], NULL, NULL), VMOER_ERROR_ARGUMENT);
+    vm_pass_free(pass);
+    vm_arena_free(arena);
+    clear(&f);
+}
+
+static void test_sigma(void **state) {
+    (void)state;
+    fixture f = setup("tiny-moe");
+    vm_pass *pass;
+    double sigma, jaccard[LAYERS], mean = 0;
+    f.examples = (vm_examples){f.prompts, f.answers, QUESTIONS};
+    OK(vm_pass_create(f.m, NULL, &pass));
+    OK(vm_stability_sigma(QUESTIONS, 3, 0.8, f.m, NULL, pass, &f.examples, NULL, &sigma));
+    measure(&f, QUESTIONS, sigma, 3, 1, jaccard);
+    for (int l = 0; l < f.m->config.n_layers; l++) mean += jaccard[l] / f.m->config.n_layers;
+    if (!(fabs(mean - 0.8) < 2e-3)) fail_msg("sigma %g: %g", sigma, mean);
+    /* Less than what chance gives cannot be reached. */
+    OK(vm_stability_sigma(QUESTIONS, 3, 0.01, f.m, NULL, pass, &f.examples, NULL, &sigma));
+    assert_true(isnan(sigma));
+    vm_pass_free(pass);
+    clear(&f);
+}
+
 static void test_dense(void **state) {
     (void)state;
     fixture f = setup("tiny-llama");
-    vm_stability s = {.questions = 4, .sigma = 0.1};
+    vm_stability s = {.questions = 4};
+    vm_stability_figures figures;
     vm_pass *pass;
-    double jaccard[LAYERS];
     f.examples = (vm_examples){f.prompts, f.answers, QUESTIONS};
     OK(vm_pass_create(f.m, NULL, &pass));
-    assert_int_equal(vm_stability_measure(&s, f.m, NULL, pass, &f.examples, NULL, jaccard), VMOER_ERROR_ARGUMENT);
+    assert_int_equal(vm_stability_measure(&s, f.m, NULL, pass, &f.examples, NULL, &figures), VMOER_ERROR_ARGUMENT);
     vm_pass_free(pass);
     clear(&f);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_jaccard),        cmocka_unit_test(test_least_stable),  cmocka_unit_test(test_noise),
-        cmocka_unit_test(test_size_of_logits), cmocka_unit_test(test_one_direction), cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_jaccard),        cmocka_unit_test(test_chance),
+        cmocka_unit_test(test_least_stable),   cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_size_of_logits), cmocka_unit_test(test_one_direction),
+        cmocka_unit_test(test_propagated),     cmocka_unit_test(test_experts_see_clean),
+        cmocka_unit_test(test_sigma),          cmocka_unit_test(test_dense),
     };
     return cmocka_run_group_tests_name("stability", tests, NULL, NULL);
 }
