@@ -11,7 +11,7 @@ mutant() { names+=("$1") files+=("$2") olds+=("$3") news+=("$4"); }
 
 mutant kl-sign src/router/vglr.c 'return 0.5 * sum;' 'return -0.5 * sum;'
 mutant kl-without-half src/router/vglr.c 'return 0.5 * sum;' 'return sum;'
-mutant kl-mean-gradient src/router/vglr.c 'ddmu[i] = dl[i] + w * dmu[i];' 'ddmu[i] = dl[i] - w * dmu[i];'
+mutant kl-mean-gradient src/router/vglr.c 'ddmu[i] = dl[i] + w * x->dmu[i];' 'ddmu[i] = dl[i] - w * x->dmu[i];'
 mutant covariance-off-diagonal-dropped src/router/vglr.c 'l[i] += c->kernels->dot(row, eps, i + 1);' \
     'l[i] += row[i] * eps[i];'
 mutant common-mode-kept src/kernels/strips.inc 'vec_sub(squares, vec_div(common, vec_set((float)g->n)))' 'squares'

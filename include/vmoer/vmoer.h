@@ -190,6 +190,12 @@ typedef struct vmoer_calibrate_params {
     int draws;            /* a question and step, 1 to 64, in antithetic pairs */
     const char *objective; /* of several draws: "mean" of their losses (the ELBO), or the loss of the "mixture", the mean of their probabilities */
     const char *train_on; /* "train" or "heldout": which part the router learns from */
+    /* Each of some kinds only, refused for the others; 0: the kind's own. */
+    int rank;                 /* columns of L below its diagonal; directions of the weights' covariance */
+    int members;              /* networks, or draws of the weights, that answer together */
+    int keep;                 /* experts that are always taken */
+    double route_temperature; /* of the draw of the experts */
+    double noise;             /* standard deviation of the logits' noise; rate of the dropout */
 } vmoer_calibrate_params;
 VMOER_API vmoer_calibrate_params vmoer_calibrate_params_default(void);
 VMOER_API vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, const vmoer_hooks *hooks, char **out_json);

@@ -479,7 +479,7 @@ static vmoer_status training_phase(bench *b, int first, int last) {
     b->objective = (vm_objective){.pass = t->pass,
                                   .format = VM_FORMAT_CLOZE,
                                   .router = b->router,
-                                  .beta = router && vm_router_has_covariance(b->router) ? 0.01 : 0,
+                                  .beta = router && vm_router_has_kl(b->router) ? 0.01 : 0,
                                   .draws = 1,
                                   .seed = p->seed,
                                   .memory = vm_training_memory(&train)};

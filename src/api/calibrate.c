@@ -116,8 +116,14 @@ static vmoer_status router_config(const vmoer_calibrate_params *p, vm_router_con
                             .prior_scale = (float)p->prior_scale,
                             .initial_scale = (float)p->initial_scale,
                             .seed = p->train.seed,
-                            .temperature = 1};
+                            .temperature = 1,
+                            .rank = p->rank,
+                            .members = p->members,
+                            .keep = p->keep,
+                            .route_temperature = (float)p->route_temperature,
+                            .noise = (float)p->noise};
     vm_copy_text(c->kind, sizeof c->kind, p->router);
+    vm_router_config_complete(c);
     *auto_layers = false;
     if (strcmp(p->router, "temperature") == 0) return VMOER_OK;
     if (!model.n_experts)
@@ -185,6 +191,9 @@ static json_t *config_of(const calibration *c) {
     json_t *own = json_pack("{s:s, s:o, s:i, s:f, s:f, s:f, s:i, s:s, s:s}", "router", p->router, "layers", layers,
                             "width", p->width, "prior_scale", p->prior_scale, "beta", p->beta, "initial_scale",
                             p->initial_scale, "draws", p->draws, "objective", p->objective, "train_on", p->train_on);
+    for (vm_router_number i = 0; i < VM_ROUTER_NUMBERS; i++) /* those of this kind */
+        if (vm_router_get_number(r, i) != 0)
+            json_object_set_new(own, vm_router_number_name(i), json_real(vm_router_get_number(r, i)));
     json_object_update(config, own);
     json_decref(own);
     return config;
@@ -215,7 +224,7 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
     VM_GOTO(open_states(&c));
     config = config_of(&c);
     VM_GOTO(vm_api_training_text(config, text)); /* the file could not hold it: say so now, not after hours */
-    bool covariance = vm_router_has_covariance(c.router), layers = vm_router_get_config(c.router)->n_layers > 0;
+    bool kl = vm_router_has_kl(c.router), layers = vm_router_get_config(c.router)->n_layers > 0;
     vm_train_job job = {.params = &p->train,
                         .config = config,
                         .facts = c.facts,
@@ -228,15 +237,15 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
                         .save = save_router,
                         .context = &c,
                         .predict = {.router = layers ? c.router : NULL,
-                                    .inference = covariance ? VM_INFERENCE_TILTED : VM_INFERENCE_MEAN,
+                                    .inference = vm_router_default_inference(c.router),
                                     .seed = p->train.seed,
                                     .states = c.states},
                         .objective = {.pass = t.pass,
                                       .format = VM_FORMAT_CLOZE,
                                       .router = layers ? c.router : NULL,
-                                      .beta = covariance ? p->beta : 0,
-                                      .draws = covariance ? p->draws : 1,
-                                      .mixture = covariance && strcmp(p->objective, "mixture") == 0,
+                                      .beta = kl ? p->beta : 0,
+                                      .draws = kl ? p->draws : 1,
+                                      .mixture = kl && strcmp(p->objective, "mixture") == 0,
                                       .seed = p->train.seed,
                                       .memory = share_of_memory(p),
                                       .states = c.states}};

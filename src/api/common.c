@@ -117,7 +117,7 @@ vm_compute vm_api_compute(vmoer_compute c) { return c == VMOER_COMPUTE_F32 ? VM_
 vmoer_model_params vmoer_model_params_default(void) { return (vmoer_model_params){.samples = 32}; }
 
 vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *p, vm_session **out) {
-    static const vm_routing routings[] = {VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE};
+    static const vm_routing_mode routings[] = {VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE};
     static const int inferences[] = {-1, VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE,
                                      VM_INFERENCE_TILTED};
     if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");

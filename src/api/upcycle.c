@@ -128,7 +128,7 @@ done:
 }
 
 /* Mean nats a token of the held-out texts (question and right answer), by one way of routing. */
-static vmoer_status nats(upcycle *c, vm_model *m, vm_routing routing, double *out) {
+static vmoer_status nats(upcycle *c, vm_model *m, vm_routing_mode routing, double *out) {
     vm_pass *pass = NULL;
     vm_arena *arena = vm_arena_create();
     vmoer_status status = arena ? vm_pass_create(m, c->pool, &pass) : vm_error(VMOER_ERROR_MEMORY, "no memory");
@@ -215,7 +215,7 @@ static vmoer_status path_beside(const char *gguf, const char *suffix, char out[4
 static vmoer_status measure(upcycle *c, const vm_recipe *r, const char *path, const char *key, json_t *figures) {
     static const struct {
         const char *name;
-        vm_routing routing;
+        vm_routing_mode routing;
     } ways[] = {{"learned", VM_ROUTING_LEARNED}, {"oracle", VM_ROUTING_ORACLE}, {"random", VM_ROUTING_RANDOM}};
     json_t *o = json_object();
     vm_model *m;

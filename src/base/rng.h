@@ -17,7 +17,10 @@ typedef enum vm_rng_purpose {
     VM_RNG_RANDOM_ROUTING, /* experts drawn at random */
     VM_RNG_CLUSTER,    /* clustering of neurons */
     VM_RNG_TEXT,       /* text sampled from a model */
-    VM_RNG_NOISE       /* noise on a router's input, where its stability is measured */
+    VM_RNG_NOISE,      /* noise on a router's input, where its stability is measured */
+    VM_RNG_PASS,       /* as VM_RNG_ROUTE, of a whole pass at inference */
+    VM_RNG_GUMBEL,     /* which experts a router draws, in training */
+    VM_RNG_PASS_GUMBEL /* the same of a whole pass at inference */
 } vm_rng_purpose;
 
 /* 4 words from (seed, purpose) and counter[4]. */

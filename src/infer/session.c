@@ -75,9 +75,7 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
         VM_GOTO(vm_sha256_file(o->router, s->router_fingerprint));
         s->temperature = vm_router_get_config(s->router)->temperature;
         s->options.router = s->router;
-        s->options.inference = o->inference >= 0                     ? (vm_inference)o->inference
-                               : vm_router_has_covariance(s->router) ? VM_INFERENCE_TILTED
-                                                                     : VM_INFERENCE_MEAN;
+        s->options.inference = o->inference >= 0 ? (vm_inference)o->inference : vm_router_default_inference(s->router);
     }
 done:
     vm_adapter_free(adapter);

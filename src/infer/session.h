@@ -8,9 +8,9 @@ typedef struct vm_session_options {
     const char *adapter;   /* PEFT folder or NULL */
     const char *router;    /* router file or NULL */
     vm_compute compute;
-    int inference;         /* vm_inference, or -1: tilted where there is a covariance, else mean */
+    int inference;         /* vm_inference, or -1: the router's own way */
     int samples;
-    vm_routing routing;
+    vm_routing_mode routing;
     uint64_t seed;
     int threads;
 } vm_session_options;

@@ -121,12 +121,13 @@ static void choose_rows(void *context, size_t begin, size_t end, int worker) {
     const rows_job *j = context;
     const vm_ffn *f = j->f;
     size_t n = (size_t)f->n_experts, K = (size_t)f->top_k;
+    const float *scores = j->outputs ? j->outputs : j->acts->scores ? j->acts->scores : j->acts->p;
     for (size_t t = begin; t < end; t++) {
         int32_t *chosen = j->acts->chosen + t * K;
         if (j->route->routing == VM_ROUTING_RANDOM)
             draw_random(j->route, &j->route->tokens[t], f->n_experts, f->top_k, chosen);
         else
-            vm_top_k(j->outputs ? j->outputs + t * n : j->acts->p + t * n, f->n_experts, f->top_k, chosen);
+            vm_top_k(scores + t * n, f->n_experts, f->top_k, chosen);
         set_gates(f, j->acts->p + t * n, chosen, j->acts->gates + t * K);
     }
 }
@@ -210,17 +211,19 @@ vmoer_status vm_ffn_choose(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_ar
         vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, softmax_rows, &j);
     } else {
         vm_route in = router_call(route, n_tokens, seen, a);
+        if (vm_router_chooses(route->router)) a->scores = vm_arena_floats(keep, T, N, &ok);
         if (route->training) {
             a->saved = vm_arena_floats(keep, T, vm_router_saved_floats(route->router), &ok);
             a->kl = vm_arena_floats(keep, T, 1, &ok);
             if (!ok) return no_memory();
-            VM_TRY(vm_router_forward(route->router, pool, &in, a->p, a->saved, a->kl));
+            VM_TRY(vm_router_forward(route->router, pool, &in, a->p, a->scores, a->saved, a->kl));
         } else {
             a->trace = vm_arena_floats(keep, T, 1, &ok);
             a->trace_projected = vm_arena_floats(keep, T, 1, &ok);
+            a->temperature = vm_arena_floats(keep, T, 1, &ok);
             if (!ok) return no_memory();
-            VM_TRY(vm_router_infer(route->router, pool, &in, route->inference, route->samples, a->p, a->trace,
-                                   a->trace_projected));
+            vm_routing out = {a->p, a->scores, a->trace, a->trace_projected, a->temperature};
+            VM_TRY(vm_router_infer(route->router, pool, &in, route->inference, route->samples, &out));
         }
     }
     float *norms = NULL;

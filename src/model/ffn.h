@@ -3,7 +3,8 @@
  *
  *   y = shared(u) + sum_{k in top-K} g_k expert_k(u),   g_k = scale * p_k / (renormalise ? sum_top-K p : 1)
  *
- * p = softmax(l_det), l_det = W_r u, or what a variational router puts in its place. Ties go to the lower index. The router, p and g are f32 always. */
+ * p = softmax(l_det), l_det = W_r u, or what a variational router puts in its place. Top-K is that of p, or of the scores of a router that draws its
+ * experts itself (vm_router_chooses). Ties go to the lower index. The router, p and g are f32 always. */
 #ifndef VM_MODEL_FFN_H
 #define VM_MODEL_FFN_H
 
@@ -11,7 +12,7 @@
 #include "model/noise.h"
 #include "router/router.h"
 
-typedef enum vm_routing { VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE } vm_routing;
+typedef enum vm_routing_mode { VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE } vm_routing_mode;
 
 typedef struct vm_ffn {
     int dim;          /* D */
@@ -32,7 +33,7 @@ void vm_ffn_clear(vm_ffn *f);
 
 /* How a call routes. */
 typedef struct vm_ffn_route {
-    vm_routing routing;         /* RANDOM: K experts drawn at random a token; ORACLE: the K whose outputs have the largest norms. Inference only */
+    vm_routing_mode routing;         /* RANDOM: K experts drawn at random a token; ORACLE: the K whose outputs have the largest norms. Inference only */
     vm_router *router;          /* NULL, or a variational router that has this layer */
     bool training;              /* one draw, what backward needs is kept; else `inference` */
     vm_inference inference;
@@ -48,7 +49,8 @@ typedef struct vm_ffn_route {
 typedef struct vm_ffn_acts {
     const float *u;           /* [T, D], the caller's */
     float *logits, *p;        /* [T, N] */
-    int32_t *chosen;          /* [T, K], by falling p */
+    float *scores;            /* [T, N] what chooses the experts; NULL: p */
+    int32_t *chosen;          /* [T, K], by falling score */
     float *gates;             /* [T, K] */
     int32_t *begin;           /* [N + 1]: rows of expert e are [begin[e], begin[e + 1]); this and the next five: training only */
     int32_t *row_token;       /* [T K]: token of a row, rising within an expert */
@@ -59,7 +61,7 @@ typedef struct vm_ffn_acts {
     float *t_shared_in, *t_shared_out, *t_router;
     float *saved;             /* the variational router's */
     float *kl;                /* [T]; NULL without a variational router */
-    float *trace, *trace_projected; /* [T]; NULL unless inference with a covariance */
+    float *trace, *trace_projected, *temperature; /* [T]; NULL unless inference with a variational router */
 } vm_ffn_acts;
 
 /* The choice alone, where N > 0: what it leaves behind is logits (of the model's own router), p, chosen, gates, and what the variational router leaves. */

@@ -29,7 +29,7 @@ typedef struct vm_pass_options {
     vm_router *router;          /* NULL: the deterministic router everywhere */
     vm_inference inference;
     int samples;
-    vm_routing routing;
+    vm_routing_mode routing;
     vm_noise noise;             /* on what every layer's routers see, not on what its experts see; inference only */
     uint64_t seed, step;
     float sign;                 /* training: 1, or -1 for the antithetic draw */

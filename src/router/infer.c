@@ -10,7 +10,8 @@
 
 /* ---- what stays from call to call ---- */
 
-static vmoer_status pack_linear(vm_arena *memory, const vm_param *weight, const vm_param *bias, vm_router_linear *out) {
+vmoer_status vm_router_pack_linear(vm_arena *memory, const vm_param *weight, const vm_param *bias,
+                                   vm_router_linear *out) {
     int rows = weight->rows, padded = vm_strip_padded(rows);
     if (!out->weight) {
         out->weight = vm_arena_alloc(memory, vm_strip_bytes(rows, weight->cols), 1);
@@ -19,17 +20,28 @@ static vmoer_status pack_linear(vm_arena *memory, const vm_param *weight, const 
     if (!out->weight || !out->bias) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", weight->name);
     vm_kernels_get()->strip_pack(weight->value, rows, weight->cols, out->weight);
     memset(out->bias, 0, (size_t)padded * sizeof *out->bias);
-    memcpy(out->bias, bias->value, (size_t)rows * sizeof *out->bias);
+    if (bias) memcpy(out->bias, bias->value, (size_t)rows * sizeof *out->bias);
+    return VMOER_OK;
+}
+
+vmoer_status vm_trunk_pack(const vm_router *r, const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out) {
+    (void)r;
+    if (!out->linear) {
+        out->linear = vm_arena_alloc(memory, VM_TRUNK_SLOTS / 2, sizeof *out->linear);
+        if (!out->linear) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
+        memset(out->linear, 0, VM_TRUNK_SLOTS / 2 * sizeof *out->linear);
+    }
+    for (int slot = 0; slot < VM_TRUNK_SLOTS; slot += 2) {
+        const vm_param *w = &layer->params[slot];
+        if (w->rows > 0) VM_TRY(vm_router_pack_linear(memory, w, w + 1, &out->linear[slot / 2]));
+    }
     return VMOER_OK;
 }
 
 static vmoer_status pack_layer(const vm_router *r, const vm_router_layer *layer, vm_arena *memory,
                                vm_router_packed *out) {
-    const vm_param *w = layer->params;
     out->kernels = vm_kernels_get();
-    VM_TRY(pack_linear(memory, &w[VM_TRUNK_WEIGHT], &w[VM_TRUNK_BIAS], &out->trunk));
-    VM_TRY(pack_linear(memory, &w[VM_MEAN_WEIGHT], &w[VM_MEAN_BIAS], &out->mean));
-    return r->scale_outputs > 0 ? pack_linear(memory, &w[VM_SCALE_WEIGHT], &w[VM_SCALE_BIAS], &out->scale) : VMOER_OK;
+    return r->kind->network->pack ? r->kind->network->pack(r, layer, memory, out) : VMOER_OK;
 }
 
 vmoer_status vm_router_pack(vm_router *r) {
@@ -90,74 +102,87 @@ static vmoer_status take_draws(vm_router_layer *layer, const vm_route *in, int n
 
 /* ---- a strip ---- */
 
-/* What the tasks of one call share. */
-typedef struct call {
-    vm_strip_context strip;
-    const vm_router *r;
-    const vm_router_packed *packed;
-    const vm_route *in;
-    vm_inference inference;
-    bool scale; /* the scale head is wanted */
-    float *p, *trace, *projected;
-    float *scratch; /* [workers, scratch_floats] */
-    size_t scratch_floats;
-} call;
-
-/* A worker's memory, [rows][16]; of products padded. */
+/* A worker's memory, [rows][16]. */
 typedef struct strip_memory {
-    float *u;                         /* [D] */
-    float *h;                         /* [H] */
-    float *dmu;                       /* [N] */
-    float *raw;                       /* [scale outputs] */
-    float *mean, *p;                  /* [N] */
-    float *check, *trace, *projected; /* [1] */
-    float *scratch;                   /* [VM_DRAW_BLOCK + 2][N] */
+    float *u, *h, *dmu; /* [D], [H], [N]; of products padded */
+    float *mean;        /* what s has as const: [N] */
+    float *normals, *gumbels;
+    vm_strip s;
 } strip_memory;
 
 /* Cuts the memory at `base`; returns its length. */
-static size_t lay_out(const vm_router *r, bool scale, float *base, strip_memory *m) {
+static size_t lay_out(const vm_infer_call *c, float *base, strip_memory *m) {
+    const vm_router *r = c->r;
+    bool trunk = r->kind->network == &vm_network_trunk, passes = c->inference == VM_INFERENCE_PASSES;
     size_t n = (size_t)r->config.n_experts, at = 0;
     const struct {
         float **part;
         size_t rows;
-    } parts[] = {{&m->u, (size_t)r->config.dim},
-                 {&m->h, (size_t)vm_strip_padded(r->config.width)},
-                 {&m->dmu, (size_t)vm_strip_padded((int)n)},
-                 {&m->raw, scale ? (size_t)vm_strip_padded(r->scale_outputs) : 0},
+    } parts[] = {{&m->u, trunk ? (size_t)r->config.dim : 0},
+                 {&m->h, trunk ? (size_t)vm_strip_padded(r->config.width) : 0},
+                 {&m->dmu, trunk ? (size_t)vm_strip_padded((int)n) : 0},
+                 {&m->s.raw, c->kind && r->scale_outputs > 0 ? (size_t)vm_strip_padded(r->scale_outputs) : 0},
                  {&m->mean, n},
-                 {&m->p, n},
-                 {&m->check, 1},
-                 {&m->trace, 1},
-                 {&m->projected, 1},
-                 {&m->scratch, scale ? (VM_DRAW_BLOCK + 2) * n : 0}};
+                 {&m->s.p, n},
+                 {&m->s.scores, r->kind->chooses ? n : 0},
+                 {&m->s.check, 1},
+                 {&m->s.trace, 1},
+                 {&m->s.projected, 1},
+                 {&m->s.temperature, 1},
+                 {&m->normals, passes ? (size_t)vm_router_count_normals(r) : 0},
+                 {&m->gumbels, passes ? (size_t)vm_router_count_gumbels(r) : 0},
+                 {&m->s.scratch, c->kind ? VM_STRIP_SCRATCH * n : 0}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         *parts[i].part = base ? base + at : NULL;
         at += parts[i].rows * VM_STRIP;
     }
+    m->s.mean = m->mean;
+    m->s.normals = m->normals;
+    m->s.gumbels = m->gumbels;
     return at;
 }
 
-/* x[rows, n] to y[n][16], lanes from `rows` on 0: a panel of 16 columns; and back. */
-static void to_lanes(const float *x, int rows, int n, float *y) {
+size_t vm_trunk_strip_floats(const vm_infer_call *c) {
+    strip_memory unused;
+    return lay_out(c, NULL, &unused);
+}
+
+/* A panel of 16 columns. */
+void vm_to_lanes(const float *x, int rows, int n, float *y) {
     vm_panel strip = {.data = y};
     vm_panel_pack(NULL, &strip, VM_COMPUTE_F32, n, rows, x, 1, (size_t)n, NULL);
 }
 
-static void from_lanes(const float *y, int rows, int n, float *x) {
+void vm_from_lanes(const float *y, int rows, int n, float *x) {
     for (int t = 0; t < rows; t++)
         for (int i = 0; i < n; i++) x[t * n + i] = y[i * VM_STRIP + t];
 }
 
-static void multiply(const call *c, const vm_router_linear *w, int outputs, int inputs, const float *x, float *y) {
-    c->strip.kernels->strip_product(w->weight, outputs, inputs, w->bias, x, y);
+static void multiply(const vm_infer_call *c, int slot, int outputs, int inputs, const float *x, float *y) {
+    const vm_router_linear *w = &c->packed->linear[slot / 2];
+    c->kernels->strip_product(w->weight, outputs, inputs, w->bias, x, y);
 }
 
-/* p[rows, N] = l_det + dmu; check += NaN where that is not finite. */
+/* The heads' outputs of a strip. */
+static void run_trunk(const vm_infer_call *c, size_t first, int rows, strip_memory *m) {
+    const vm_router *r = c->r;
+    int n = r->config.n_experts, width = r->config.width, dim = r->config.dim;
+    vm_to_lanes(c->in->u + first * (size_t)dim, rows, dim, m->u);
+    multiply(c, VM_TRUNK_WEIGHT, width, dim, m->u, m->h);
+    c->kernels->swiglu(m->h, r->ones, m->h, width * VM_STRIP);
+    if (r->kind->has_mean)
+        multiply(c, VM_MEAN_WEIGHT, n, width, m->h, m->dmu);
+    else
+        memset(m->dmu, 0, (size_t)n * VM_STRIP * sizeof *m->dmu);
+    if (c->kind && r->scale_outputs > 0) multiply(c, VM_SCALE_WEIGHT, r->scale_outputs, width, m->h, m->s.raw);
+}
+
+/* p[rows, N] = l_det + dmu (dmu NULL: 0); check += NaN where that is not finite. */
 static void add_mean(const float *logits, const float *dmu, int rows, int n, float *p, float *check) {
     for (int t = 0; t < rows; t++, logits += n, p += n) {
         uint32_t largest = 0;
         for (int i = 0; i < n; i++) {
-            p[i] = logits[i] + dmu[i * VM_STRIP + t];
+            p[i] = dmu ? logits[i] + dmu[i * VM_STRIP + t] : logits[i];
             uint32_t bits;
             memcpy(&bits, &p[i], sizeof bits);
             bits &= 0x7fffffffu;
@@ -167,77 +192,109 @@ static void add_mean(const float *logits, const float *dmu, int rows, int n, flo
     }
 }
 
-static void infer_strip(void *context, size_t first, size_t end, int worker) {
-    const call *c = context;
-    const vm_kernels *k = c->strip.kernels;
-    int rows = (int)(end - first), n = c->strip.n, width = c->r->config.width, dim = c->r->config.dim;
-    float *p = c->p + first * (size_t)n;
-    strip_memory m;
-    lay_out(c->r, c->scale, c->scratch + (size_t)worker * c->scratch_floats, &m);
+static void draw_strip(const vm_infer_call *c, size_t first, int rows, strip_memory *m) {
+    int normals = vm_router_count_normals(c->r), gumbels = vm_router_count_gumbels(c->r);
+    memset(m->normals, 0, (size_t)(normals + gumbels) * VM_STRIP * sizeof *m->normals); /* neighbours; lanes beyond */
+    for (int t = 0; t < rows; t++) {
+        vm_router_normals(c->in, VM_RNG_PASS, (int)first + t, normals, VM_STRIP, m->normals + t);
+        vm_router_gumbels(c->in, VM_RNG_PASS_GUMBEL, (int)first + t, gumbels, VM_STRIP, m->gumbels + t);
+    }
+}
 
-    to_lanes(c->in->u + first * (size_t)dim, rows, dim, m.u);
-    multiply(c, &c->packed->trunk, width, dim, m.u, m.h);
-    k->swiglu(m.h, c->r->ones, m.h, width * VM_STRIP);
-    multiply(c, &c->packed->mean, n, width, m.h, m.dmu);
-    memset(m.check, 0, 3 * VM_STRIP * sizeof *m.check);
-    if (c->scale) multiply(c, &c->packed->scale, c->r->scale_outputs, width, m.h, m.raw);
+static void put_row(float *out, size_t first, const float *row, int rows) {
+    if (out) memcpy(out + first, row, (size_t)rows * sizeof *row);
+}
+
+void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float *memory) {
+    int n = c->r->config.n_experts;
+    bool trunk = c->r->kind->network == &vm_network_trunk;
+    float *p = c->out.p + first * (size_t)n;
+    strip_memory m;
+    lay_out(c, memory, &m);
+
+    if (trunk) run_trunk(c, first, rows, &m);
+    memset(m.s.check, 0, 3 * VM_STRIP * sizeof *m.s.check); /* the signals are its neighbours */
+    for (int t = 0; t < VM_STRIP; t++) m.s.temperature[t] = NAN;
     float broken[VM_STRIP] = {0};
-    add_mean(c->in->logits + first * (size_t)n, m.dmu, rows, n, p, broken);
-    if (c->scale) {
-        to_lanes(p, rows, n, m.mean);
-        c->r->kind->infer(&c->strip, c->inference, m.raw, m.mean, m.p, m.check, m.trace, m.projected, m.scratch);
+    add_mean(c->in->logits + first * (size_t)n, trunk ? m.dmu : NULL, rows, n, p, broken);
+    if (c->kind) {
+        vm_to_lanes(p, rows, n, m.mean);
+        if (c->inference == VM_INFERENCE_PASSES) draw_strip(c, first, rows, &m);
+        c->r->kind->infer(c, &m.s);
     }
-    if (c->inference == VM_INFERENCE_MEAN) {
-        for (int t = 0; t < rows; t++) k->softmax(p + t * n, n);
-    } else {
-        from_lanes(m.p, rows, n, p);
-    }
-    for (int t = 0; t < rows; t++) p[t * n] += broken[t] + m.check[t]; /* 0 or NaN: kernels may hide one */
-    if (c->trace) memcpy(c->trace + first, m.trace, (size_t)rows * sizeof *m.trace);
-    if (c->projected) memcpy(c->projected + first, m.projected, (size_t)rows * sizeof *m.projected);
+    if (c->inference != VM_INFERENCE_MEAN) vm_from_lanes(m.s.p, rows, n, p);
+    if (c->inference == VM_INFERENCE_MEAN || c->inference == VM_INFERENCE_PASSES)
+        for (int t = 0; t < rows; t++) c->kernels->softmax(p + t * n, n);
+    if (c->r->kind->chooses && c->out.scores) vm_from_lanes(m.s.scores, rows, n, c->out.scores + first * (size_t)n);
+    for (int t = 0; t < rows; t++) p[t * n] += broken[t] + m.s.check[t]; /* 0 or NaN: kernels may hide one */
+    put_row(c->out.trace, first, m.s.trace, rows);
+    put_row(c->out.trace_projected, first, m.s.projected, rows);
+    put_row(c->out.temperature, first, m.s.temperature, rows);
 }
 
 /* ---- the call ---- */
 
-static vmoer_status run(call *c, const vm_router_layer *layer, vm_pool *pool, vm_arena *memory) {
+/* What the tasks of a call share beside it. */
+typedef struct strips {
+    const vm_infer_call *c;
+    float *memory; /* [workers, floats] */
+    size_t floats;
+} strips;
+
+static void run_strip(void *context, size_t first, size_t end, int worker) {
+    const strips *s = context;
+    s->c->r->kind->network->infer_strip(s->c, first, (int)(end - first), s->memory + (size_t)worker * s->floats);
+}
+
+static vmoer_status run(vm_infer_call *c, const vm_router_layer *layer, vm_pool *pool, vm_arena *memory) {
     const vm_router *r = c->r;
     const vm_route *in = c->in;
     vm_router_packed fresh = {0};
     c->packed = &layer->packed;
-    if (!r->packed || c->packed->kernels != c->strip.kernels) {
+    if (!r->packed || c->packed->kernels != c->kernels) {
         VM_TRY(pack_layer(r, layer, memory, &fresh));
         c->packed = &fresh;
     }
-    strip_memory unused;
     bool ok = true;
-    c->scratch_floats = lay_out(r, c->scale, NULL, &unused);
-    c->scratch = vm_arena_floats(memory, (size_t)vm_pool_threads(pool), c->scratch_floats, &ok);
+    strips s = {.c = c, .floats = r->kind->network->strip_floats(c)};
+    s.memory = vm_arena_floats(memory, (size_t)vm_pool_threads(pool), s.floats, &ok);
     if (!ok) return vm_router_out_of_memory(in);
-    vm_pool_run_range(pool, (size_t)in->n_tokens, VM_STRIP, infer_strip, c);
-    VM_TRY(vm_router_check_finite(in, c->p, (size_t)c->strip.n, "a logit"));
-    VM_TRY(vm_router_check_finite(in, c->trace, 1, "tr Sigma"));
-    return vm_router_check_finite(in, c->projected, 1, "tr P Sigma P");
+    vm_pool_run_range(pool, (size_t)in->n_tokens, VM_STRIP, run_strip, &s);
+    VM_TRY(vm_router_check_finite(in, c->out.p, (size_t)r->config.n_experts, "a logit"));
+    VM_TRY(vm_router_check_finite(in, c->out.trace, 1, "tr Sigma"));
+    VM_TRY(vm_router_check_finite(in, c->out.trace_projected, 1, "tr P Sigma P"));
+    return vm_router_check_finite(in, r->kind->has_temperature ? c->out.temperature : NULL, 1, "the temperature");
+}
+
+/* What `asked` comes to for a kind. */
+static vm_inference way_of(const vm_router_kind *k, vm_inference asked) {
+    if (k->has_covariance) return asked;
+    if (k->inference == VM_INFERENCE_SAMPLE && (asked == VM_INFERENCE_MEAN || asked == VM_INFERENCE_PASSES))
+        return asked;
+    return k->inference;
 }
 
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples,
-                             float *p, float *trace, float *trace_projected) {
+                             const vm_routing *out) {
     vm_router_layer *layer;
     VM_TRY(vm_router_find_call(r, in, &layer));
-    if (!r->kind->has_covariance) inference = VM_INFERENCE_MEAN;
+    const vm_router_kind *kind = r->kind;
+    vm_route own = *in;
+    own.sign = 1; /* antithetic draws are training's */
+    vm_infer_call c = {.r = r,
+                       .kernels = vm_kernels_get(),
+                       .in = &own,
+                       .inference = way_of(kind, inference),
+                       .samples = samples,
+                       .out = *out};
+    bool signals =
+        kind->has_covariance ? out->trace || out->trace_projected : kind->has_temperature && out->temperature;
+    c.kind = kind->infer && (c.inference != VM_INFERENCE_MEAN || signals);
     vm_draw_table *draws = NULL;
-    if (inference == VM_INFERENCE_SAMPLE) VM_TRY(take_draws(layer, in, r->config.n_experts, samples, &draws));
-    call c = {.strip = {.kind = r->kind,
-                        .kernels = vm_kernels_get(),
-                        .n = r->config.n_experts,
-                        .draws = draws ? draws->draws : NULL,
-                        .samples = samples},
-              .r = r,
-              .in = in,
-              .inference = inference,
-              .scale = r->scale_outputs > 0 && (inference != VM_INFERENCE_MEAN || trace || trace_projected),
-              .p = p,
-              .trace = trace,
-              .projected = trace_projected};
+    if (c.inference == VM_INFERENCE_SAMPLE && kind->has_covariance) {
+        VM_TRY(take_draws(layer, in, r->config.n_experts, samples, &draws));
+        c.table = draws->draws;
+    }
     vm_arena *memory = atomic_exchange(r->spare, NULL);
     if (!memory) memory = vm_arena_create();
     vmoer_status status = VMOER_OK;

@@ -1,10 +1,10 @@
-/* route.c: a layer's tokens through the network in training: what every kind of router has in common. Matrix products
- * run over all tokens, the rest token by token in tasks of TOKEN_BLOCK tokens; each writes its own rows, so nothing
- * depends on the threads or on which tokens share a call. Inference: infer.c. */
-#include "base/rng.h"
+/* route.c: the draws, and a layer's tokens through the trunk in training: what every kind with one has in common.
+ * Matrix products run over all tokens, the rest token by token in tasks of TOKEN_BLOCK tokens; each writes its own
+ * rows, so nothing depends on the threads or on which tokens share a call. Inference: infer.c. */
 #include "base/status.h"
 #include "router/router_internal.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -13,7 +13,7 @@ enum {
     CHUNK_FLOATS = 1 << 20
 };
 
-/* What the tasks of one call share. Rows of z, mean and raw are `stride` floats apart. */
+/* What the tasks of one call share. Rows of z, mean and raw are `stride` floats apart, those of draws `n_draws`. */
 typedef struct call {
     vm_token_context token;
     const vm_router *r;
@@ -22,8 +22,9 @@ typedef struct call {
     int first; /* token of row 0 of h, dh, ddmu, draw */
     size_t stride;
     float *z, *mean, *raw, *h, *dh, *ddmu, *draw;
-    const float *saved, *eps, *dp, *p_in;
-    float *p, *kl, *dlogits;
+    const float *saved, *draws, *dp, *p_in;
+    int normals, n_draws;
+    float *p, *scores, *kl, *dlogits;
     float kl_weight;
     float *scratch; /* [workers, scratch_floats] */
     size_t scratch_floats;
@@ -81,10 +82,11 @@ vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_rout
 static vmoer_status start_call(const vm_router *r, const vm_route *in, vm_pool *pool, vm_arena *memory, call *c) {
     *c = (call){.r = r, .in = in};
     VM_TRY(vm_router_find_call(r, in, &c->layer));
-    c->token = (vm_token_context){
-        .kind = r->kind, .kernels = vm_kernels_get(), .n = r->config.n_experts, .prior_scale = r->config.prior_scale};
-    c->scratch_floats =
-        r->kind->scratch_floats(r->config.n_experts) + 2 * ((size_t)r->config.width + (size_t)r->config.n_experts);
+    c->token = (vm_token_context){.config = &r->config, .kernels = vm_kernels_get(), .n = r->config.n_experts};
+    c->normals = vm_router_count_normals(r);
+    c->n_draws = c->normals + vm_router_count_gumbels(r);
+    c->scratch_floats = (r->kind->scratch_floats ? r->kind->scratch_floats(&r->config) : 0) +
+                        2 * ((size_t)r->config.width + (size_t)r->config.n_experts);
     c->scratch_floats = (c->scratch_floats + 15) & ~(size_t)15; /* no cache line shared between workers */
     c->scratch = floats(memory, (size_t)vm_pool_threads(pool), c->scratch_floats);
     return c->scratch ? VMOER_OK : vm_router_out_of_memory(in);
@@ -103,38 +105,84 @@ static vm_gemm_job job(int m, const float *a, size_t lda, const vm_panel *b, flo
 
 /* ---- draws ---- */
 
+int vm_router_count_normals(const vm_router *r) {
+    return r->kind->normals == VM_ROUTER_EACH_EXPERT ? r->config.n_experts : r->kind->normals;
+}
+
+int vm_router_count_gumbels(const vm_router *r) { return r->kind->chooses ? r->config.n_experts : 0; }
+
 /* The step enters through the key: its 64 bits are the block of the step itself, at a counter no draw uses. */
-void vm_router_draw(const vm_route *in, int t, int n, float *eps) {
-    const vm_token_key *key = &in->tokens[t];
+static uint64_t step_seed(const vm_route *in, vm_rng_purpose purpose) {
     uint32_t word[4];
-    vm_rng_block(in->seed, VM_RNG_ROUTE, (uint32_t[4]){(uint32_t)in->step, (uint32_t)(in->step >> 32), 0, 0x40000000u},
+    vm_rng_block(in->seed, purpose, (uint32_t[4]){(uint32_t)in->step, (uint32_t)(in->step >> 32), 0, 0x40000000u},
                  word);
-    uint64_t seed = word[0] | (uint64_t)word[1] << 32;
-    uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)in->layer << 16, 0};
-    for (int i = 0; i < n; i += 4) {
+    return word[0] | (uint64_t)word[1] << 32;
+}
+
+/* The counter of a token's first four draws; counter[3] is the next four's. */
+static void start_counter(const vm_route *in, int t, uint32_t counter[4]) {
+    const vm_token_key *key = &in->tokens[t];
+    counter[0] = key->item;
+    counter[1] = (uint32_t)key->part << 16 | key->position;
+    counter[2] = (uint32_t)in->layer << 16;
+    counter[3] = 0;
+}
+
+void vm_router_normals(const vm_route *in, vm_rng_purpose purpose, int t, int n, int stride, float *out) {
+    uint64_t seed = step_seed(in, purpose);
+    uint32_t counter[4];
+    start_counter(in, t, counter);
+    for (int i = 0; i < n; i += 4, counter[3]++) {
         float normal[4];
-        counter[3] = (uint32_t)i / 4;
-        vm_rng_normal4(seed, VM_RNG_ROUTE, counter, normal);
-        for (int j = i; j < n && j < i + 4; j++) eps[j] = in->sign * normal[j - i];
+        vm_rng_normal4(seed, purpose, counter, normal);
+        for (int j = i; j < n && j < i + 4; j++) out[(size_t)j * (size_t)stride] = in->sign * normal[j - i];
+    }
+}
+
+/* U = (word + 1/2) / 2^32 is never 0 nor 1, and 1 - U is what the word's complement gives. */
+void vm_router_gumbels(const vm_route *in, vm_rng_purpose purpose, int t, int n, int stride, float *out) {
+    uint64_t seed = step_seed(in, purpose);
+    uint32_t counter[4], word[4];
+    start_counter(in, t, counter);
+    for (int i = 0; i < n; i += 4, counter[3]++) {
+        vm_rng_block(seed, purpose, counter, word);
+        for (int j = i; j < n && j < i + 4; j++) {
+            uint32_t w = in->sign < 0 ? ~word[j - i] : word[j - i];
+            out[(size_t)j * (size_t)stride] = (float)-log(-log(((double)w + 0.5) * 0x1p-32));
+        }
     }
 }
 
 static void draw_token(const call *c, int t, float *scratch) {
     (void)scratch;
-    vm_router_draw(c->in, t, c->token.n, c->ddmu + (size_t)t * (size_t)c->token.n);
+    float *row = c->ddmu + (size_t)t * (size_t)c->n_draws;
+    vm_router_normals(c->in, VM_RNG_ROUTE, t, c->normals, 1, row);
+    vm_router_gumbels(c->in, VM_RNG_GUMBEL, t, c->n_draws - c->normals, 1, row + c->normals);
 }
 
-/* *eps[T, N] in r->work; NULL for a kind that draws nothing. */
-static vmoer_status draw_all(vm_router *r, vm_pool *pool, const vm_route *in, float **eps) {
-    *eps = NULL;
-    if (!r->kind->has_covariance || in->n_tokens <= 0) return VMOER_OK;
+/* *draws[T, n_draws] in r->work; NULL for a kind that draws nothing. */
+static vmoer_status draw_all(vm_router *r, vm_pool *pool, const vm_route *in, float **draws) {
+    *draws = NULL;
+    call c = {.r = r, .in = in, .normals = vm_router_count_normals(r)};
+    c.n_draws = c.normals + vm_router_count_gumbels(r);
+    if (c.n_draws == 0 || in->n_tokens <= 0) return VMOER_OK;
     if (in->sign != 1.0f && in->sign != -1.0f)
         return vm_error(VMOER_ERROR_ARGUMENT, "router: sign of the draw is %g, not 1 or -1", (double)in->sign);
-    *eps = floats(r->work, (size_t)in->n_tokens, (size_t)r->config.n_experts);
-    if (!*eps) return vm_router_out_of_memory(in);
-    call c = {.r = r, .in = in, .token.n = r->config.n_experts, .ddmu = *eps};
+    *draws = floats(r->work, (size_t)in->n_tokens, (size_t)c.n_draws);
+    if (!*draws) return vm_router_out_of_memory(in);
+    c.ddmu = *draws;
     for_tokens(pool, &c, draw_token, 0, in->n_tokens);
     return VMOER_OK;
+}
+
+/* What a kind sees of token t; mean and raw are the heads' outputs. */
+static vm_token token_of(const call *c, int t, const float *mean, const float *raw) {
+    const float *draws = c->draws ? c->draws + (size_t)t * (size_t)c->n_draws : NULL;
+    return (vm_token){.logits = c->in->logits + (size_t)t * (size_t)c->token.n,
+                      .dmu = c->r->kind->has_mean ? mean : c->r->zeros,
+                      .raw = c->r->scale_outputs > 0 ? raw : NULL,
+                      .normals = draws,
+                      .gumbels = draws && c->r->kind->chooses ? draws + c->normals : NULL};
 }
 
 /* ---- forward ---- */
@@ -149,26 +197,25 @@ static void trunk_token(const call *c, int t, float *scratch) {
 }
 
 static void add_head_bias(const call *c, float *mean, float *raw) {
-    add(mean, c->layer->params[VM_MEAN_BIAS].value, c->token.n);
+    if (c->r->kind->has_mean) add(mean, c->layer->params[VM_MEAN_BIAS].value, c->token.n);
     if (raw) add(raw, c->layer->params[VM_SCALE_BIAS].value, c->r->scale_outputs);
 }
 
 /* p = l_det + dmu. False if that, or a head output beside it, is not finite: kernels may hide a NaN. */
-static bool start_logits(const call *c, int t, const float *mean, const float *raw, float *p) {
+static bool start_logits(const call *c, const vm_token *x, float *p) {
     int n = c->token.n;
-    const float *logits = c->in->logits + (size_t)t * (size_t)n;
-    for (int i = 0; i < n; i++) p[i] = logits[i] + mean[i];
-    return all_finite(p, n) && (!raw || all_finite(raw, c->r->scale_outputs));
+    for (int i = 0; i < n; i++) p[i] = x->logits[i] + x->dmu[i];
+    return all_finite(p, n) && (!x->raw || all_finite(x->raw, c->r->scale_outputs));
 }
 
 static void forward_token(const call *c, int t, float *scratch) {
     int n = c->token.n;
     float *mean = c->mean + (size_t)t * c->stride, *raw = c->raw ? c->raw + (size_t)t * c->stride : NULL,
-          *p = c->p + (size_t)t * (size_t)n;
+          *p = c->p + (size_t)t * (size_t)n, *scores = c->scores ? c->scores + (size_t)t * (size_t)n : NULL;
     add_head_bias(c, mean, raw);
-    bool finite = start_logits(c, t, mean, raw, p);
-    c->kl[t] =
-        (float)c->r->kind->forward(&c->token, mean, raw, c->eps ? c->eps + (size_t)t * (size_t)n : NULL, p, scratch);
+    vm_token x = token_of(c, t, mean, raw);
+    bool finite = start_logits(c, &x, p);
+    c->kl[t] = (float)c->r->kind->forward(&c->token, &x, p, scores, scratch);
     finite = finite && all_finite(p, n);
     c->token.kernels->softmax(p, n);
     if (!finite) p[0] = NAN;
@@ -191,29 +238,32 @@ static vmoer_status pack_weight(vm_pool *pool, vm_arena *memory, const vm_param 
     return VMOER_OK;
 }
 
-size_t vm_router_saved_floats(const vm_router *r) {
-    if (!r->kind->has_layers) return 0;
-    return (size_t)r->config.width + (size_t)r->config.n_experts + (size_t)r->scale_outputs;
+static size_t mean_floats(const vm_router *r) { return r->kind->has_mean ? (size_t)r->config.n_experts : 0; }
+
+/* saved: z[H], dmu[N] where there is a mean head, raw[M]; biases included. */
+static size_t trunk_saved_floats(const vm_router *r) {
+    return (size_t)r->config.width + mean_floats(r) + (size_t)r->scale_outputs;
 }
 
-/* saved: z[H], dmu[N], raw[M], biases included. */
-vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, float *p,
-                                    float *saved, float *kl) {
+vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *draws, float *p,
+                                    float *scores, float *saved, float *kl) {
     call c;
     VM_TRY(start_call(r, in, pool, r->work, &c));
     size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
+    bool has_mean = r->kind->has_mean;
     vm_panel W1 = {0}, Wm = {0}, Wl = {0};
     VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_TRUNK_WEIGHT], &W1));
-    VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_MEAN_WEIGHT], &Wm));
+    if (has_mean) VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_MEAN_WEIGHT], &Wm));
     if (r->scale_outputs > 0) VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_SCALE_WEIGHT], &Wl));
-    c.stride = vm_router_saved_floats(r);
+    c.stride = trunk_saved_floats(r);
     c.h = floats(r->work, (size_t)in->n_tokens, width);
     if (!c.h) return vm_router_out_of_memory(in);
     c.z = saved;
     c.mean = saved + width;
-    c.raw = r->scale_outputs > 0 ? saved + width + n : NULL;
-    c.eps = eps;
+    c.raw = r->scale_outputs > 0 ? saved + width + mean_floats(r) : NULL;
+    c.draws = draws;
     c.p = p;
+    c.scores = scores;
     c.kl = kl;
 
     vm_gemm_job trunk = job(in->n_tokens, in->u, (size_t)r->config.dim, &W1, c.z, c.stride, false);
@@ -221,32 +271,33 @@ vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route 
     for_tokens(pool, &c, trunk_token, 0, in->n_tokens);
     vm_gemm_job heads[2] = {job(in->n_tokens, c.h, width, &Wm, c.mean, c.stride, false),
                             job(in->n_tokens, c.h, width, &Wl, c.raw, c.stride, false)};
-    VM_TRY(vm_gemm(pool, heads, c.raw ? 2 : 1));
+    VM_TRY(vm_gemm(pool, has_mean ? heads : heads + 1, has_mean + (c.raw != NULL)));
     for_tokens(pool, &c, forward_token, 0, in->n_tokens);
     VM_TRY(vm_router_check_finite(in, p, n, "a logit"));
     return vm_router_check_finite(in, kl, 1, "KL");
 }
 
-vmoer_status vm_router_forward(vm_router *r, vm_pool *pool, const vm_route *in, float *p, float *saved, float *kl) {
-    float *eps;
-    vm_arena_reset(r->work);
-    VM_TRY(draw_all(r, pool, in, &eps));
-    return vm_router_forward_with(r, pool, in, eps, p, saved, kl);
+static vmoer_status trunk_forward(vm_router *r, vm_pool *pool, const vm_route *in, vm_router_layer *layer, float *p,
+                                  float *scores, float *saved, float *kl) {
+    (void)layer;
+    float *draws;
+    VM_TRY(draw_all(r, pool, in, &draws));
+    return vm_router_forward_with(r, pool, in, draws, p, scores, saved, kl);
 }
 
 /* ---- backward ---- */
 
 /* dl = p (dp - <p, dp>), the gradient of the softmax; then the heads' gradients, and h again from z. */
 static void heads_backward_token(const call *c, int t, float *scratch) {
-    (void)scratch;
     int n = c->token.n, width = c->r->config.width, m = c->r->scale_outputs;
     size_t row = (size_t)(t - c->first), at = (size_t)t * (size_t)n;
     const float *saved = c->saved + (size_t)t * c->stride, *p = c->p_in + at, *dp = c->dp + at;
     float *dl = c->dlogits + at;
     float mean = c->token.kernels->dot(p, dp, n);
     for (int i = 0; i < n; i++) dl[i] = p[i] * (dp[i] - mean);
-    c->r->kind->backward(&c->token, saved + width, saved + width + n, c->eps ? c->eps + at : NULL, dl, c->kl_weight,
-                         c->ddmu + row * (size_t)n, m > 0 ? c->draw + row * (size_t)m : NULL);
+    vm_token x = token_of(c, t, saved + width, saved + width + mean_floats(c->r));
+    c->r->kind->backward(&c->token, &x, p, dp, c->kl_weight, dl, c->ddmu + row * (size_t)n,
+                         m > 0 ? c->draw + row * (size_t)m : NULL, scratch);
     c->token.kernels->swiglu(saved, c->r->ones, c->h + row * (size_t)width, width);
 }
 
@@ -315,12 +366,15 @@ static vmoer_status backward_chunk(vm_pool *pool, call *c, backward_panels *pane
     make_panel(pool, NULL, rows, width, c->h, &panels->h);
     make_panel(pool, NULL, rows, dim, u, &panels->u);
 
-    VM_TRY(linear_backward(pool, c->ddmu, rows, &panels->h, &w[VM_MEAN_WEIGHT], &w[VM_MEAN_BIAS]));
-    vm_gemm_job dh = job(rows, c->ddmu, (size_t)n, &panels->mean, c->dh, (size_t)width, false);
-    VM_TRY(vm_gemm(pool, &dh, 1));
+    bool has_mean = r->kind->has_mean;
+    if (has_mean) {
+        VM_TRY(linear_backward(pool, c->ddmu, rows, &panels->h, &w[VM_MEAN_WEIGHT], &w[VM_MEAN_BIAS]));
+        vm_gemm_job dh = job(rows, c->ddmu, (size_t)n, &panels->mean, c->dh, (size_t)width, false);
+        VM_TRY(vm_gemm(pool, &dh, 1));
+    }
     if (m > 0) {
         VM_TRY(linear_backward(pool, c->draw, rows, &panels->h, &w[VM_SCALE_WEIGHT], &w[VM_SCALE_BIAS]));
-        dh = job(rows, c->draw, (size_t)m, &panels->scale, c->dh, (size_t)width, true);
+        vm_gemm_job dh = job(rows, c->draw, (size_t)m, &panels->scale, c->dh, (size_t)width, has_mean);
         VM_TRY(vm_gemm(pool, &dh, 1));
     }
     for_tokens(pool, c, trunk_backward_token, c->first, c->first + rows);
@@ -331,15 +385,16 @@ static vmoer_status backward_chunk(vm_pool *pool, call *c, backward_panels *pane
     return vm_gemm(pool, &down, 1);
 }
 
-vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, const float *p,
-                                     const float *saved, const float *dp, float kl_weight, float *du, float *dlogits) {
+vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *draws,
+                                     const float *p, const float *saved, const float *dp, float kl_weight, float *du,
+                                     float *dlogits) {
     call c;
     VM_TRY(start_call(r, in, pool, r->work, &c));
     int chunk = chunk_tokens(r) < in->n_tokens ? chunk_tokens(r) : in->n_tokens, m = r->scale_outputs;
     size_t rows = (size_t)chunk, width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
     backward_panels panels = {0};
     const vm_param *w = c.layer->params;
-    bool ok = make_weight_panel(pool, r->work, &w[VM_MEAN_WEIGHT], &panels.mean) &&
+    bool ok = (!r->kind->has_mean || make_weight_panel(pool, r->work, &w[VM_MEAN_WEIGHT], &panels.mean)) &&
               (!du || make_weight_panel(pool, r->work, &w[VM_TRUNK_WEIGHT], &panels.trunk)) &&
               (m == 0 || make_weight_panel(pool, r->work, &w[VM_SCALE_WEIGHT], &panels.scale)) &&
               make_panel(pool, r->work, chunk, r->config.width, NULL, &panels.h) &&
@@ -349,9 +404,9 @@ vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route
     c.ddmu = floats(r->work, rows, n);
     c.draw = m > 0 ? floats(r->work, rows, (size_t)m) : NULL;
     if (!ok || !c.h || !c.dh || !c.ddmu || (m > 0 && !c.draw)) return vm_router_out_of_memory(in);
-    c.stride = vm_router_saved_floats(r);
+    c.stride = trunk_saved_floats(r);
     c.saved = saved;
-    c.eps = eps;
+    c.draws = draws;
     c.p_in = p;
     c.dp = dp;
     c.kl_weight = kl_weight;
@@ -363,10 +418,116 @@ vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route
     return VMOER_OK;
 }
 
+static vmoer_status trunk_backward(vm_router *r, vm_pool *pool, const vm_route *in, vm_router_layer *layer,
+                                   const float *p, const float *saved, const float *dp, float kl_weight, float *du,
+                                   float *dlogits) {
+    (void)layer;
+    float *draws;
+    VM_TRY(draw_all(r, pool, in, &draws));
+    return vm_router_backward_with(r, pool, in, draws, p, saved, dp, kl_weight, du, dlogits);
+}
+
+/* ---- the two networks ---- */
+
+static int trunk_slots(const vm_router_config *c) {
+    (void)c;
+    return VM_TRUNK_SLOTS;
+}
+
+static vm_router_tensor trunk_tensor(const vm_router_kind *kind, const vm_router_config *c, int slot) {
+    static const char *const names[VM_TRUNK_SLOTS] = {"trunk.weight", "trunk.bias",   "mean.weight",
+                                                      "mean.bias",    "scale.weight", "scale.bias"};
+    int scale = kind->scale_outputs ? kind->scale_outputs(c) : 0;
+    int outputs = slot <= VM_TRUNK_BIAS ? c->width : slot > VM_MEAN_BIAS ? scale : kind->has_mean ? c->n_experts : 0;
+    bool bias = slot == VM_TRUNK_BIAS || slot == VM_MEAN_BIAS || slot == VM_SCALE_BIAS;
+    vm_router_tensor t = {.decay = !bias};
+    snprintf(t.name, sizeof t.name, "%s", names[slot]);
+    if (outputs == 0) return t;
+    t.rows = bias ? 1 : outputs;
+    t.cols = bias ? outputs : slot == VM_TRUNK_WEIGHT ? c->dim : c->width;
+    return t;
+}
+
+/* W1 ~ N(0, 1/D); everything else 0 but the scale head's bias. */
+static void trunk_start(vm_router *r, vm_router_layer *layer, int model_layer) {
+    vm_param *trunk = &layer->params[VM_TRUNK_WEIGHT];
+    vm_rng rng = vm_rng_start(r->config.seed, VM_RNG_INIT, (uint32_t)model_layer);
+    float deviation = 1.0f / sqrtf((float)r->config.dim);
+    for (size_t i = 0; i < vm_param_size(trunk); i++) trunk->value[i] = deviation * vm_rng_normal(&rng);
+    if (r->scale_outputs > 0) r->kind->start_scale(&r->config, layer->params[VM_SCALE_BIAS].value);
+}
+
+static double trunk_flops(const vm_router *r, vm_inference inference, int samples) {
+    double D = r->config.dim, H = r->config.width, N = r->config.n_experts, M = r->scale_outputs;
+    double mean = 2 * D * H + (r->kind->has_mean ? 2 * H * N : 0);
+    if (inference == VM_INFERENCE_MEAN && !r->kind->chooses) return mean;
+    double draws = !r->kind->has_covariance           ? 0
+                   : inference == VM_INFERENCE_SAMPLE ? (samples + 1) / 2
+                                                      : inference == VM_INFERENCE_PASSES;
+    return mean + 2 * H * M + 2 * M * draws;
+}
+
+const vm_router_network vm_network_trunk = {
+    .slots = trunk_slots,
+    .tensor = trunk_tensor,
+    .start = trunk_start,
+    .pack = vm_trunk_pack,
+    .flops = trunk_flops,
+    .saved_floats = trunk_saved_floats,
+    .forward = trunk_forward,
+    .backward = trunk_backward,
+    .strip_floats = vm_trunk_strip_floats,
+    .infer_strip = vm_trunk_infer_strip,
+};
+
+static int no_slots(const vm_router_config *c) {
+    (void)c;
+    return 0;
+}
+
+static vm_router_tensor no_tensor(const vm_router_kind *kind, const vm_router_config *c, int slot) {
+    (void)kind, (void)c, (void)slot;
+    return (vm_router_tensor){.rows = 0};
+}
+
+static double no_flops(const vm_router *r, vm_inference inference, int samples) {
+    (void)r, (void)inference, (void)samples;
+    return 0;
+}
+
+const vm_router_network vm_network_none = {
+    .slots = no_slots,
+    .tensor = no_tensor,
+    .flops = no_flops,
+    .strip_floats = vm_trunk_strip_floats,
+    .infer_strip = vm_trunk_infer_strip,
+};
+
+/* ---- training, whatever the network ---- */
+
+static vmoer_status start_training(vm_router *r, const vm_route *in, vm_router_layer **layer) {
+    VM_TRY(vm_router_find_call(r, in, layer));
+    if (!r->kind->network->forward)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "router, layer %d: '%s' has nothing to train", in->layer,
+                        r->kind->name);
+    vm_arena_reset(r->work);
+    return VMOER_OK;
+}
+
+size_t vm_router_saved_floats(const vm_router *r) {
+    return r->kind->network->saved_floats ? r->kind->network->saved_floats(r) : 0;
+}
+
+vmoer_status vm_router_forward(vm_router *r, vm_pool *pool, const vm_route *in, float *p, float *scores, float *saved,
+                               float *kl) {
+    vm_router_layer *layer;
+    VM_TRY(start_training(r, in, &layer));
+    return r->kind->network->forward(r, pool, in, layer, p, scores, saved, kl);
+}
+
 vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in, const float *p, const float *saved,
                                 const float *dp, float kl_weight, float *du, float *dlogits) {
-    float *eps;
-    vm_arena_reset(r->work);
-    VM_TRY(draw_all(r, pool, in, &eps));
-    return vm_router_backward_with(r, pool, in, eps, p, saved, dp, kl_weight, du, dlogits);
+    vm_router_layer *layer;
+    VM_TRY(start_training(r, in, &layer));
+    return r->kind->network->backward(r, pool, in, layer, p, saved, dp, kl_weight, du, dlogits);
 }

@@ -1,9 +1,9 @@
 /* router.c: the list of kinds, a router's config and its tensors. What they compute: route.c and the kinds' files. */
 #include "router/router_internal.h"
 
-#include "base/rng.h"
 #include "base/status.h"
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,6 +16,61 @@ const vm_router_kind *vm_router_kind_find(const char *name) {
         if (strcmp(kinds[i]->name, name) == 0) return kinds[i];
     }
     return NULL;
+}
+
+/* ---- the numbers that only some kinds use ---- */
+
+const vm_router_number_info vm_router_number_infos[VM_ROUTER_NUMBERS] = {
+    [VM_ROUTER_RANK] = {"rank", true, offsetof(vm_router_config, rank)},
+    [VM_ROUTER_MEMBERS] = {"members", true, offsetof(vm_router_config, members)},
+    [VM_ROUTER_KEEP] = {"keep", true, offsetof(vm_router_config, keep)},
+    [VM_ROUTER_ROUTE_TEMPERATURE] = {"route_temperature", false, offsetof(vm_router_config, route_temperature)},
+    [VM_ROUTER_NOISE] = {"noise", false, offsetof(vm_router_config, noise)},
+};
+
+double vm_router_get_number(const vm_router_config *c, vm_router_number which) {
+    const void *at = (const char *)c + vm_router_number_infos[which].offset;
+    return vm_router_number_infos[which].whole ? *(const int *)at : (double)*(const float *)at;
+}
+
+const char *vm_router_number_name(vm_router_number which) { return vm_router_number_infos[which].key; }
+
+void vm_router_config_complete(vm_router_config *c) {
+    const vm_router_kind *k = vm_router_kind_find(c->kind);
+    for (int i = 0; k && i < VM_ROUTER_NUMBERS; i++) {
+        void *at = (char *)c + vm_router_number_infos[i].offset;
+        if (k->numbers[i].high == 0 || vm_router_get_number(c, (vm_router_number)i) != 0) continue;
+        if (vm_router_number_infos[i].whole)
+            *(int *)at = (int)k->numbers[i].start;
+        else
+            *(float *)at = (float)k->numbers[i].start;
+    }
+}
+
+/* A number that the kind does not use was given: says who does. */
+static vmoer_status refuse_number(const vm_router_kind *k, int which) {
+    char users[256] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (kinds[i]->numbers[which].high > 0 && used < sizeof users)
+            used += (size_t)snprintf(users + used, sizeof users - used, "%s%s", used ? ", " : "", kinds[i]->name);
+    }
+    return vm_error(VMOER_ERROR_ARGUMENT, "%s: not a number of '%s'; of: %s", vm_router_number_infos[which].key,
+                    k->name, used ? users : "no router");
+}
+
+static vmoer_status check_numbers(const vm_router_config *c, const vm_router_kind *k) {
+    for (int i = 0; i < VM_ROUTER_NUMBERS; i++) {
+        const vm_router_range *range = &k->numbers[i];
+        double value = vm_router_get_number(c, (vm_router_number)i);
+        if (range->high == 0) {
+            if (value != 0) return refuse_number(k, i);
+        } else if (!(value >= range->low && value <= range->high)) {
+            return vm_error(VMOER_ERROR_LIMIT, "%s: %g is not in %g..%g", vm_router_number_infos[i].key, value,
+                            range->low, range->high);
+        }
+    }
+    return VMOER_OK;
 }
 
 static vmoer_status check_size(const char *key, int value, int low, int high) {
@@ -40,15 +95,20 @@ vmoer_status vm_router_config_check(const vm_router_config *c, const vm_router_k
     int low = k->has_layers ? 1 : 0;
     VM_TRY(check_size("layers: their number", c->n_layers, low, k->has_layers ? VM_ROUTER_MAX_LAYERS : 0));
     VM_TRY(check_layers(c));
+    if (c->n_experts > k->max_experts && k->larger) {
+        return vm_error(VMOER_ERROR_LIMIT, "n_experts: %d, '%s' takes at most %d; '%s' is for more", c->n_experts,
+                        k->name, k->max_experts, k->larger);
+    }
     VM_TRY(check_size("n_experts", c->n_experts, low, k->max_experts));
     VM_TRY(check_size("dim", c->dim, low, VM_ROUTER_MAX_DIM));
-    VM_TRY(check_size("width", c->width, low, VM_ROUTER_MAX_WIDTH));
-    float least = k->has_covariance ? expf(-10.0f) : 0.0f; /* the range of L_ii (vglr.c) */
+    VM_TRY(check_size("width", c->width, k->network == &vm_network_trunk, VM_ROUTER_MAX_WIDTH));
+    VM_TRY(check_numbers(c, k));
+    float least = k->has_kl ? expf(-10.0f) : 0.0f; /* the range of L_ii (vglr.c) */
     if (!(c->initial_scale >= least && c->initial_scale <= expf(5.0f))) {
         return vm_error(VMOER_ERROR_LIMIT, "initial_scale: %g is not in %g..%g", (double)c->initial_scale,
                         (double)least, exp(5.0));
     }
-    bool prior_ok = k->has_covariance ? c->prior_scale >= 1e-6f && c->prior_scale <= 1e6f : isfinite(c->prior_scale);
+    bool prior_ok = k->has_kl ? c->prior_scale >= 1e-6f && c->prior_scale <= 1e6f : isfinite(c->prior_scale);
     if (!prior_ok) return vm_error(VMOER_ERROR_LIMIT, "prior_scale: %g is not in 1e-6..1e6", (double)c->prior_scale);
     if (!(c->temperature >= 1e-6 && c->temperature <= 1e6)) {
         return vm_error(VMOER_ERROR_LIMIT, "temperature: %g is not in 1e-6..1e6", c->temperature);
@@ -57,62 +117,49 @@ vmoer_status vm_router_config_check(const vm_router_config *c, const vm_router_k
     return VMOER_OK;
 }
 
-void vm_router_param_name(const vm_router_config *config, int layer, int which, char name[128]) {
-    static const char *const names[VM_ROUTER_LAYER_PARAMS] = {"trunk.weight", "trunk.bias",   "mean.weight",
-                                                              "mean.bias",    "scale.weight", "scale.bias"};
-    snprintf(name, 128, "layers.%d.%s", (int)config->layers[layer], names[which]);
-}
-
-void vm_router_param_shape(const vm_router_config *config, int scale_outputs, int which, int *rows, int *cols) {
-    int outputs = which <= VM_TRUNK_BIAS ? config->width : which <= VM_MEAN_BIAS ? config->n_experts : scale_outputs;
-    bool bias = which == VM_TRUNK_BIAS || which == VM_MEAN_BIAS || which == VM_SCALE_BIAS;
-    *rows = bias ? 1 : outputs;
-    *cols = bias ? outputs : which == VM_TRUNK_WEIGHT ? config->dim : config->width;
+void vm_router_param_name(const vm_router_config *config, int layer, const vm_router_tensor *t, char name[128]) {
+    snprintf(name, 128, "layers.%d.%s", (int)config->layers[layer], t->name);
 }
 
 static vmoer_status make_params(vm_router *r, int layer) {
-    for (int which = 0; which < r->params_per_layer; which++) {
-        vm_param *p = &r->layers[layer].params[which];
-        vm_router_param_name(&r->config, layer, which, p->name);
-        vm_router_param_shape(&r->config, r->scale_outputs, which, &p->rows, &p->cols);
-        p->decay = which == VM_TRUNK_WEIGHT || which == VM_MEAN_WEIGHT || which == VM_SCALE_WEIGHT;
+    vm_router_layer *l = &r->layers[layer];
+    l->params = vm_arena_alloc(r->memory, (size_t)r->slots + 1, sizeof *l->params);
+    if (!l->params) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
+    memset(l->params, 0, (size_t)r->slots * sizeof *l->params);
+    for (int slot = 0; slot < r->slots; slot++) {
+        vm_router_tensor t = r->kind->network->tensor(r->kind, &r->config, slot);
+        vm_param *p = &l->params[slot];
+        if (t.rows == 0) continue;
+        vm_router_param_name(&r->config, layer, &t, p->name);
+        p->rows = t.rows;
+        p->cols = t.cols;
+        p->decay = t.decay;
         p->value = vm_arena_alloc(r->memory, vm_param_size(p), sizeof(float));
-        p->grad = vm_arena_alloc(r->memory, vm_param_size(p), sizeof(float));
-        if (!p->value || !p->grad) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", p->name);
+        p->grad = t.carried ? NULL : vm_arena_alloc(r->memory, vm_param_size(p), sizeof(float));
+        if (!p->value || (!p->grad && !t.carried)) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", p->name);
         memset(p->value, 0, vm_param_size(p) * sizeof(float));
-        memset(p->grad, 0, vm_param_size(p) * sizeof(float));
-        r->list[layer * r->params_per_layer + which] = p;
+        if (p->grad) memset(p->grad, 0, vm_param_size(p) * sizeof(float));
+        r->list[r->n_params++] = p;
     }
+    if (r->kind->network->start) r->kind->network->start(r, l, r->config.layers[layer]);
     return VMOER_OK;
-}
-
-/* W1 ~ N(0, 1/D); everything else 0 but the scale head's bias. */
-static void start_values(vm_router *r, int layer) {
-    vm_param *trunk = &r->layers[layer].params[VM_TRUNK_WEIGHT];
-    vm_rng rng = vm_rng_start(r->config.seed, VM_RNG_INIT, (uint32_t)r->config.layers[layer]);
-    float deviation = 1.0f / sqrtf((float)r->config.dim);
-    for (size_t i = 0; i < vm_param_size(trunk); i++) trunk->value[i] = deviation * vm_rng_normal(&rng);
-    if (r->scale_outputs > 0) {
-        r->kind->start_scale(r->config.n_experts, r->config.initial_scale,
-                             r->layers[layer].params[VM_SCALE_BIAS].value);
-    }
 }
 
 static vmoer_status make_layers(vm_router *r) {
     size_t n = (size_t)r->config.n_layers;
     r->layers = vm_arena_alloc(r->memory, n, sizeof *r->layers);
-    r->list = vm_arena_alloc(r->memory, n * (size_t)r->params_per_layer, sizeof *r->list);
-    r->ones = vm_arena_alloc(r->memory, (size_t)r->config.width * VM_STRIP, sizeof *r->ones);
+    r->list = vm_arena_alloc(r->memory, n * (size_t)r->slots + 1, sizeof *r->list);
+    r->ones = vm_arena_alloc(r->memory, (size_t)r->config.width * VM_STRIP + 1, sizeof *r->ones);
+    r->zeros = vm_arena_alloc(r->memory, (size_t)r->config.n_experts, sizeof *r->zeros);
     r->spare = vm_arena_alloc(r->memory, 1, sizeof *r->spare);
     if (r->layers) memset(r->layers, 0, n * sizeof *r->layers);
     if (r->spare) atomic_init(r->spare, NULL);
-    if (!r->layers || !r->list || !r->ones || !r->spare) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
+    if (!r->layers || !r->list || !r->ones || !r->zeros || !r->spare)
+        return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
     for (size_t i = 0; i < n; i++) atomic_init(&r->layers[i].draws, NULL);
     for (int i = 0; i < r->config.width * VM_STRIP; i++) r->ones[i] = 1.0f;
-    for (int i = 0; i < r->config.n_layers; i++) {
-        VM_TRY(make_params(r, i));
-        start_values(r, i);
-    }
+    memset(r->zeros, 0, (size_t)r->config.n_experts * sizeof *r->zeros);
+    for (int i = 0; i < r->config.n_layers; i++) VM_TRY(make_params(r, i));
     return vm_router_pack(r);
 }
 
@@ -124,8 +171,8 @@ vmoer_status vm_router_create(const vm_router_config *config, vm_router **out) {
     if (!r) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
     r->config = *config;
     r->kind = kind;
-    r->scale_outputs = kind->scale_outputs ? kind->scale_outputs(config->n_experts) : 0;
-    r->params_per_layer = r->scale_outputs > 0 ? VM_ROUTER_LAYER_PARAMS : VM_SCALE_WEIGHT;
+    r->scale_outputs = kind->scale_outputs ? kind->scale_outputs(config) : 0;
+    r->slots = kind->network->slots(config);
     r->memory = vm_arena_create();
     r->work = vm_arena_create();
     vmoer_status status = VMOER_OK;
@@ -172,14 +219,19 @@ bool vm_router_has_layer(const vm_router *r, int layer) { return vm_router_layer
 
 bool vm_router_has_covariance(const vm_router *r) { return r->kind->has_covariance; }
 
+bool vm_router_has_kl(const vm_router *r) { return r->kind->has_kl; }
+
+bool vm_router_has_temperature(const vm_router *r) { return r->kind->has_temperature; }
+
+bool vm_router_chooses(const vm_router *r) { return r->kind->chooses; }
+
+vm_inference vm_router_default_inference(const vm_router *r) { return r->kind->inference; }
+
 vm_param_list vm_router_params(vm_router *r) {
     r->packed = false; /* from here on the values may change under us */
-    return (vm_param_list){r->list, (size_t)r->config.n_layers * (size_t)r->params_per_layer};
+    return (vm_param_list){r->list, r->n_params};
 }
 
 double vm_router_flops(const vm_router *r, vm_inference inference, int samples) {
-    double D = r->config.dim, H = r->config.width, N = r->config.n_experts, M = r->scale_outputs;
-    double mean = 2 * D * H + 2 * H * N;
-    if (inference == VM_INFERENCE_MEAN || !r->kind->has_covariance) return mean;
-    return mean + 2 * H * M + (inference == VM_INFERENCE_SAMPLE ? 2 * M * ((samples + 1) / 2) : 0);
+    return r->kind->network->flops(r, inference, samples);
 }

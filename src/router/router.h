@@ -1,6 +1,9 @@
 /* router.h: variational routers. A router sits between the model's deterministic router and the choice of experts: from the router input u
- * and the deterministic logits l_det it gives the probabilities p that take softmax(l_det)'s place in the gate. It never sees the model.
+ * and the deterministic logits l_det it gives the probabilities p that take softmax(l_det)'s place in the gate, and where its kind draws the
+ * experts itself the scores they are chosen by. It never sees the model.
  * Symbols are those of docs/METHOD.md: T tokens, D = dim, N experts, H = width of the trunk. All arithmetic is f32.
+ *
+ * What the kinds compute: docs/METHOD.md. That of the Gaussian family:
  *
  *   h = silu(W1 u + b1)                    trunk, [H]
  *   dmu = Wm h + bm                        [N]; Wm, bm start at 0
@@ -26,18 +29,43 @@ typedef struct vm_token_key {
     uint16_t position; /* in the sequence */
 } vm_token_key;
 
-typedef enum vm_inference { VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE, VM_INFERENCE_TILTED } vm_inference;
+/* PASSES: one draw of the router's own randomness for this pass; the caller averages over whole passes. */
+typedef enum vm_inference { VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE, VM_INFERENCE_TILTED, VM_INFERENCE_PASSES } vm_inference;
 
+/* Of the numbers from `rank` on a kind uses some; the others are 0. */
 typedef struct vm_router_config {
-    char kind[16];       /* "vglr-fc", "vglr-mf", "residual", "temperature" */
-    int n_layers;        /* Bayesian layers; 0 for "temperature" */
-    int32_t layers[512]; /* their indices in the model, ascending */
-    int n_experts, dim, width;
-    float prior_scale;   /* s0 > 0 */
-    float initial_scale; /* L_ii at the start */
-    uint64_t seed;       /* of the initial values */
-    double temperature;  /* divides the choice scores; 1: none */
+    char kind[16];           /* "vglr-fc", "residual", "temperature", ...: VM_ROUTER_KINDS in router_internal.h */
+    int n_layers;            /* Bayesian layers; 0 for "temperature" */
+    int32_t layers[512];     /* their indices in the model, ascending */
+    int n_experts, dim;
+    int width;               /* of the trunk; kinds without one do not look at it */
+    float prior_scale;       /* s0 > 0 */
+    float initial_scale;     /* L_ii at the start */
+    uint64_t seed;           /* of the initial values */
+    double temperature;      /* divides the choice scores; 1: none */
+    int rank;                /* columns of L below its diagonal; directions of the weights' covariance */
+    int members;             /* networks, or draws of the weights, that answer together */
+    int keep;                /* experts that are always taken */
+    float route_temperature; /* of the draw of the experts */
+    float noise;             /* standard deviation of the logits' noise; rate of the dropout */
 } vm_router_config;
+
+/* The numbers that only some kinds use: their names are those of the config's fields, of the file's keys and of calibrate's options. */
+typedef enum vm_router_number {
+    VM_ROUTER_RANK,
+    VM_ROUTER_MEMBERS,
+    VM_ROUTER_KEEP,
+    VM_ROUTER_ROUTE_TEMPERATURE,
+    VM_ROUTER_NOISE,
+    VM_ROUTER_NUMBERS
+} vm_router_number;
+
+/* The kind's own values in place of the numbers that are 0; an unknown kind is left alone. vm_router_create refuses what is out of range, and what
+ * the kind does not use, naming the kinds that do. */
+void vm_router_config_complete(vm_router_config *config);
+/* One of the numbers and its name. */
+double vm_router_get_number(const vm_router_config *c, vm_router_number which);
+const char *vm_router_number_name(vm_router_number which);
 
 typedef struct vm_router vm_router;
 
@@ -48,9 +76,18 @@ typedef struct vm_route {
     const float *u;             /* [T, D] router input */
     const float *logits;        /* [T, N] l_det */
     const vm_token_key *tokens; /* [T] */
-    uint64_t seed, step;        /* of the draws */
+    uint64_t seed, step;        /* of the draws; step: of the training, or the number of the pass with PASSES */
     float sign;                 /* training: 1, or -1 for the antithetic draw */
 } vm_route;
+
+/* What inference gives, owned by the caller; each but p may be NULL. */
+typedef struct vm_routing {
+    float *p;                /* [T, N] routing probabilities: the gates come from them */
+    float *scores;           /* [T, N] what the K experts are the largest of; written only where vm_router_chooses */
+    float *trace;            /* [T] tr Sigma; 0 without covariance */
+    float *trace_projected;  /* [T] tr P Sigma P; likewise */
+    float *temperature;      /* [T] T(u) of the token; NAN where the kind has none */
+} vm_routing;
 
 vmoer_status vm_router_create(const vm_router_config *config, vm_router **out);
 void vm_router_free(vm_router *r);
@@ -58,9 +95,13 @@ const vm_router_config *vm_router_get_config(const vm_router *r);
 void vm_router_set_temperature(vm_router *r, double temperature);
 bool vm_router_has_layer(const vm_router *r, int layer);
 bool vm_router_has_covariance(const vm_router *r);
-/* Trainable tensors, in a fixed order, named "layers.<model layer>.trunk.weight" [H, D], ".trunk.bias" [1, H], ".mean.weight" [N, H], ".mean.bias",
- * ".scale.weight" [N or N(N+1)/2, H], ".scale.bias". Owned by the router; the array too. From this call on the values may change, so
- * vm_router_infer packs them in every call; a router whose params nobody asked for packs them once. */
+bool vm_router_has_kl(const vm_router *r);                  /* training has a regulariser, weighted by beta */
+bool vm_router_has_temperature(const vm_router *r);         /* a T(u) of its own */
+bool vm_router_chooses(const vm_router *r);                 /* draws its experts itself: gates from p, choice by scores */
+vm_inference vm_router_default_inference(const vm_router *r);
+/* Trainable tensors, in a fixed order; of kinds with a trunk "layers.<model layer>.trunk.weight" [H, D], ".trunk.bias" [1, H], ".mean.weight" [N, H],
+ * ".mean.bias", ".scale.weight" [M, H], ".scale.bias", without the heads that the kind lacks. Owned by the router; the array too. From this call on
+ * the values may change, so vm_router_infer packs them in every call; a router whose params nobody asked for packs them once. */
 vm_param_list vm_router_params(vm_router *r);
 /* Packs every layer for inference with values that no longer change: what ends that. */
 vmoer_status vm_router_pack(vm_router *r);
@@ -68,27 +109,29 @@ vmoer_status vm_router_pack(vm_router *r);
 /* ---- training ---- */
 /* Floats a token that forward keeps for backward. */
 size_t vm_router_saved_floats(const vm_router *r);
-/* p[T, N] = softmax of one draw; saved[T, saved_floats]; kl[T] = KL(q||p) of each token (0 for "residual"). */
-vmoer_status vm_router_forward(vm_router *r, vm_pool *pool, const vm_route *in, float *p, float *saved, float *kl);
+/* p[T, N] of one draw; scores[T, N], NULL unless vm_router_chooses: the K largest are the choice; saved[T, saved_floats]; kl[T]: the regulariser
+ * of each token, KL(q||p) (0 without one). VMOER_ERROR_UNSUPPORTED: the kind has nothing to train. */
+vmoer_status vm_router_forward(vm_router *r, vm_pool *pool, const vm_route *in, float *p, float *scores, float *saved, float *kl);
 /* Gradients of  sum_t <dp_t, p_t> + kl_weight * sum_t kl_t: accumulates the params' grad, du[T, D] += where it is not NULL,
- * dlogits[T, N] = (overwritten). */
+ * dlogits[T, N] = (overwritten). A kind that chooses adds its straight-through gradient of the choice, for which dp is 0 off the chosen. */
 vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in, const float *p, const float *saved, const float *dp, float kl_weight,
                                 float *du, float *dlogits);
 
 /* ---- inference ---- */
-/* p[T, N] by the chosen way; trace[T] = tr Sigma, trace_projected[T] = tr P Sigma P (either may be NULL; 0 without covariance).
+/* out->p by the chosen way:
  *   MEAN    softmax(l_det + dmu); with zero heads the same bits as softmax(l_det) of the kernel table
  *   CLOSED  p_k ~ 1 / sum_i exp(-(m_k - m_i) / sqrt(1 + pi/8 v_ki)), v_ki = S_kk + S_ii - 2 S_ki, normalised over k
  *   SAMPLE  mean of softmax over `samples` draws, antithetic pairs, from one fixed table of draws a layer (N x samples, from seed and
  *           layer: docs/METHOD.md says why)
  *   TILTED  the solution of p = softmax(m + 1/2 diag S - S p): E softmax(l) exact to second order in S, no sampling noise; far nearer
  *           to it than CLOSED (figures in docs/METHOD.md)
- * Without covariance all are MEAN. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
-vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, float *p, float *trace,
-                             float *trace_projected);
+ *   PASSES  softmax of one draw, a function of (seed, step, token, layer)
+ * What chooses its experts is PASSES in all of them; what has no randomness is MEAN; what has weights in place of a covariance takes SAMPLE for
+ * CLOSED and TILTED. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
+vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, const vm_routing *out);
 
 /* Floating-point operations that a token of a Bayesian layer adds, by its products alone, a multiply-add counting two: trunk 2 D H, mean 2 H N; where the
- * inference needs the covariance, the scale head's M rows 2 H M; SAMPLE: L eps for every antithetic pair, 2 M. */
+ * inference needs the scale head, its M rows 2 H M; SAMPLE: L eps for every antithetic pair, 2 M; PASSES: L eps once. */
 double vm_router_flops(const vm_router *r, vm_inference inference, int samples);
 
 /* ---- files: safetensors with metadata (docs/FORMATS.md) ---- */

@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "io/safetensors.h"
 #include "router/router_internal.h"
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +74,13 @@ static vmoer_status put_metadata(vm_st_writer *w, const vm_router_config *c, con
     VM_TRY(put_number(w, "initial_scale", c->initial_scale));
     VM_TRY(vm_st_writer_integer(w, "seed", c->seed));
     VM_TRY(put_number(w, "temperature", c->temperature));
+    for (int i = 0; i < VM_ROUTER_NUMBERS; i++) {
+        const vm_router_number_info *number = &vm_router_number_infos[i];
+        double value = vm_router_get_number(c, (vm_router_number)i);
+        if (value == 0) continue; /* none of this kind's */
+        VM_TRY(number->whole ? vm_st_writer_integer(w, number->key, (uint64_t)value)
+                             : put_number(w, number->key, value));
+    }
     VM_TRY(vm_st_writer_metadata(w, "base", info->base));
     VM_TRY(vm_st_writer_metadata(w, "adapter", info->adapter));
     VM_TRY(vm_st_writer_metadata(w, "base_name", info->base_name));
@@ -81,7 +89,7 @@ static vmoer_status put_metadata(vm_st_writer *w, const vm_router_config *c, con
 }
 
 static vmoer_status put_tensors(vm_st_writer *w, const vm_router *r) {
-    for (int i = 0; i < r->config.n_layers * r->params_per_layer; i++) {
+    for (size_t i = 0; i < r->n_params; i++) {
         const vm_param *p = r->list[i];
         for (size_t j = 0; j < vm_param_size(p); j++) {
             if (!isfinite(p->value[j]))
@@ -159,6 +167,18 @@ static vmoer_status get_layers(const vm_safetensors *st, vm_router_config *c) {
     return status;
 }
 
+/* Those that the kind uses; an unknown kind is refused with the config. */
+static vmoer_status get_numbers(const vm_safetensors *st, vm_router_config *c) {
+    const vm_router_kind *kind = vm_router_kind_find(c->kind);
+    for (int i = 0; kind && i < VM_ROUTER_NUMBERS; i++) {
+        const vm_router_number_info *number = &vm_router_number_infos[i];
+        void *at = (char *)c + number->offset;
+        if (kind->numbers[i].high == 0) continue;
+        VM_TRY(number->whole ? vm_safetensors_int(st, number->key, INT_MAX, at) : get_float(st, number->key, at));
+    }
+    return VMOER_OK;
+}
+
 static vmoer_status get_metadata(const vm_safetensors *st, vm_router_config *c, vm_router_file *info) {
     char text[32];
     VM_TRY(vm_safetensors_text(st, "format", text, sizeof text));
@@ -176,6 +196,7 @@ static vmoer_status get_metadata(const vm_safetensors *st, vm_router_config *c, 
     VM_TRY(get_float(st, "initial_scale", &c->initial_scale));
     VM_TRY(vm_safetensors_u64(st, "seed", UINT64_MAX, &c->seed));
     VM_TRY(get_number(st, "temperature", &c->temperature));
+    VM_TRY(get_numbers(st, c));
     VM_TRY(vm_safetensors_text(st, "base", info->base, sizeof info->base));
     VM_TRY(vm_safetensors_text(st, "adapter", info->adapter, sizeof info->adapter));
     VM_TRY(vm_safetensors_text(st, "base_name", info->base_name, sizeof info->base_name));
@@ -186,24 +207,23 @@ static vmoer_status get_metadata(const vm_safetensors *st, vm_router_config *c, 
 
 /* Every tensor the config asks for is there, F32, of its shape; and no other. */
 static vmoer_status check_tensors(const vm_safetensors *st, const vm_router_config *c, const vm_router_kind *kind) {
-    int outputs = kind->scale_outputs ? kind->scale_outputs(c->n_experts) : 0;
-    int per_layer = outputs > 0 ? VM_ROUTER_LAYER_PARAMS : VM_SCALE_WEIGHT;
+    size_t expected = 0;
     for (int i = 0; i < c->n_layers; i++) {
-        for (int which = 0; which < per_layer; which++) {
+        for (int slot = 0; slot < kind->network->slots(c); slot++) {
             char name[128];
-            int rows, cols;
-            vm_router_param_name(c, i, which, name);
-            vm_router_param_shape(c, outputs, which, &rows, &cols);
+            vm_router_tensor want = kind->network->tensor(kind, c, slot);
+            if (want.rows == 0) continue;
+            expected++;
+            vm_router_param_name(c, i, &want, name);
             const vm_st_tensor *t = vm_safetensors_find(st, name);
             if (!t) return vm_error(VMOER_ERROR_FORMAT, "%s: missing", name);
             if (strcmp(t->dtype, "F32") != 0)
                 return vm_error(VMOER_ERROR_FORMAT, "%s: type %s, not F32", name, t->dtype);
-            if (t->n_dims != 2 || t->shape[0] != rows || t->shape[1] != cols) {
-                return vm_error(VMOER_ERROR_FORMAT, "%s: its shape is not [%d, %d]", name, rows, cols);
+            if (t->n_dims != 2 || t->shape[0] != want.rows || t->shape[1] != want.cols) {
+                return vm_error(VMOER_ERROR_FORMAT, "%s: its shape is not [%d, %d]", name, want.rows, want.cols);
             }
         }
     }
-    size_t expected = (size_t)c->n_layers * (size_t)per_layer;
     if (vm_safetensors_count(st) != expected) {
         return vm_error(VMOER_ERROR_FORMAT, "%zu tensors, a router of this shape has %zu", vm_safetensors_count(st),
                         expected);
@@ -212,7 +232,7 @@ static vmoer_status check_tensors(const vm_safetensors *st, const vm_router_conf
 }
 
 static vmoer_status read_tensors(const vm_safetensors *st, vm_router *r) {
-    for (int i = 0; i < r->config.n_layers * r->params_per_layer; i++) {
+    for (size_t i = 0; i < r->n_params; i++) {
         const vm_param *p = r->list[i];
         VM_TRY(vm_safetensors_read_f32(st, p->name, 2, (int64_t[2]){p->rows, p->cols}, p->value));
         for (size_t j = 0; j < vm_param_size(p); j++) {

@@ -1,11 +1,15 @@
 /* router_internal.h: what the files of this room share: the table of a kind's functions, a layer's tensors, the router itself.
  *
- * The work is split in two. route.c (training) and infer.c run what every kind has in common, for many tokens at once: the trunk and its heads
- * as matrix products, the draws, the softmax and its gradient. A kind (one file each) only says what the head outputs mean: how one token's
- * become a draw of the logits and a KL, and how those of a strip of tokens become routing probabilities. docs/HOWTO-add-router.md. */
+ * A router is put together of three things (docs/HOWTO-add-router.md):
+ *   the room      router.c, router_file.c, the draws and the strips: the same for all
+ *   a network     which tensors a layer has, and their way forward and back for many tokens at once: the trunk with its heads (route.c, infer.c),
+ *                 none, or the model's own router weights again
+ *   a kind        one file each: what the numbers mean. Of a kind with a trunk: how one token's head outputs become a draw of the logits and a KL,
+ *                 and how those of a strip of 16 tokens become routing probabilities. */
 #ifndef VM_ROUTER_ROUTER_INTERNAL_H
 #define VM_ROUTER_ROUTER_INTERNAL_H
 
+#include "base/rng.h"
 #include "kernels/kernels.h"
 #include "router/router.h"
 #include <stdatomic.h>
@@ -15,46 +19,129 @@ enum {
     VM_ROUTER_MAX_LAYERS = 512, /* layer indices are below it */
     VM_ROUTER_MAX_EXPERTS = 4096,
     VM_ROUTER_MAX_DIM = 65536,
-    VM_ROUTER_MAX_WIDTH = 4096
+    VM_ROUTER_MAX_WIDTH = 4096,
+    VM_STRIP_SCRATCH = VM_DRAW_BLOCK + 3, /* rows of N x 16 floats that a kind's infer may use */
+    VM_ROUTER_EACH_EXPERT = -1            /* vm_router_kind.normals: N of them */
 };
+
+typedef struct vm_router_kind vm_router_kind;
+typedef struct vm_router_layer vm_router_layer;
+typedef struct vm_router_packed vm_router_packed;
+
+/* ---- one token, in training ---- */
 
 /* What the functions of one token need to know. */
 typedef struct vm_token_context {
-    const struct vm_router_kind *kind;
+    const vm_router_config *config;
     const vm_kernels *kernels;
     int n; /* N */
-    float prior_scale;
 } vm_token_context;
 
-/* What the functions of one strip of tokens need to know. */
-typedef struct vm_strip_context {
-    const struct vm_router_kind *kind;
-    const vm_kernels *kernels;
-    int n;              /* N */
-    const float *draws; /* SAMPLE: the table of vm_kernels.gaussian_sample; NULL otherwise */
-    int samples;
-} vm_strip_context;
+typedef struct vm_token {
+    const float *logits; /* [N] l_det */
+    const float *dmu;    /* [N] the mean head's output; zeros where the kind has no such head */
+    const float *raw;    /* [scale outputs]; NULL where the kind has none */
+    const float *normals, *gumbels; /* of this draw: [normals], [N]; NULL where the kind has none */
+} vm_token;
 
-/* One kind of router. The functions see one token: dmu[N] and raw[scale outputs] are the heads' outputs, bias included; scratch is theirs
- * until they return. They may run on several threads at once. */
-typedef struct vm_router_kind {
-    const char *name;
-    bool has_layers;     /* false: nothing but the temperature; every pointer below may be NULL */
-    bool has_covariance; /* draws differ from their mean */
+/* ---- a strip of 16 tokens, at inference ---- */
+
+/* What all strips of a call share. */
+typedef struct vm_infer_call {
+    const vm_router *r;
+    const vm_kernels *kernels;
+    const vm_router_packed *packed;
+    const vm_route *in;
+    vm_inference inference;
+    int samples;
+    const float *table; /* SAMPLE of a Gaussian: the draws as vm_kernels.gaussian_sample wants them; else NULL */
+    bool kind;          /* the kind's infer is wanted: false for a softmax of the mean alone */
+    vm_routing out;
+} vm_infer_call;
+
+/* Arrays [rows][16]. */
+typedef struct vm_strip {
+    float *raw;                 /* [scale outputs]; may be overwritten */
+    const float *mean;          /* [N] l_det + dmu */
+    const float *normals, *gumbels; /* PASSES: of this pass, [normals], [N]; else not set */
+    float *p;                   /* [N] to be written: the routing probabilities; PASSES: the draw's logits; a Gaussian's MEAN: left alone */
+    float *scores;              /* [N] likewise, of a kind that chooses */
+    float *check;               /* [1] NaN added where raw is not finite: kernels may hide one */
+    float *trace, *projected;   /* [1] the signals; 0 before */
+    float *temperature;         /* [1] likewise; NAN before */
+    float *scratch;             /* [VM_STRIP_SCRATCH][N] */
+} vm_strip;
+
+/* ---- a network ---- */
+
+/* A tensor of a layer, in a file as "layers.<layer>.<name>". */
+typedef struct vm_router_tensor {
+    char name[64];
+    int rows, cols; /* rows 0: this router has none in this slot */
+    bool decay;
+    bool carried;   /* no gradient (param.h) */
+} vm_router_tensor;
+
+typedef struct vm_router_network {
+    int (*slots)(const vm_router_config *c);
+    vm_router_tensor (*tensor)(const vm_router_kind *kind, const vm_router_config *c, int slot);
+    /* Initial values; all are 0 before. May be NULL, as `pack` may: no tensors. */
+    void (*start)(vm_router *r, vm_router_layer *layer, int model_layer);
+    /* The layer's values as infer_strip wants them; memory where *out has none yet. */
+    vmoer_status (*pack)(const vm_router *r, const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out);
+    double (*flops)(const vm_router *r, vm_inference inference, int samples);
+
+    /* Training: as vm_router_saved_floats, _forward and _backward; the call was checked, r->work is empty. NULL: nothing to train. */
+    size_t (*saved_floats)(const vm_router *r);
+    vmoer_status (*forward)(vm_router *r, vm_pool *pool, const vm_route *in, vm_router_layer *layer, float *p, float *scores, float *saved, float *kl);
+    vmoer_status (*backward)(vm_router *r, vm_pool *pool, const vm_route *in, vm_router_layer *layer, const float *p, const float *saved, const float *dp,
+                             float kl_weight, float *du, float *dlogits);
+
+    /* Inference, tokens first..first+rows-1 of the call, at most VM_STRIP: writes their rows of c->out. memory: the worker's own. */
+    size_t (*strip_floats)(const vm_infer_call *c);
+    void (*infer_strip)(const vm_infer_call *c, size_t first, int rows, float *memory);
+} vm_router_network;
+
+extern const vm_router_network vm_network_trunk; /* trunk and heads: route.c */
+extern const vm_router_network vm_network_none;  /* no tensors, mean = l_det: route.c */
+
+/* ---- a kind ---- */
+
+/* Of a number that a kind uses; high 0: it does not. */
+typedef struct vm_router_range {
+    double low, high;
+    double start; /* where the user gives none */
+} vm_router_range;
+
+struct vm_router_kind {
+    const char *name; /* what users write, at most 15 bytes */
+    const vm_router_network *network;
+    bool has_layers;        /* false: nothing but the output temperature; every pointer below may be NULL */
+    bool has_covariance;    /* its logits are Gaussian: SAMPLE, CLOSED, TILTED, trace */
+    bool has_kl;            /* a regulariser: prior_scale and initial_scale mean something */
+    bool has_temperature;   /* a T(u) */
+    bool chooses;           /* writes scores; N Gumbels a draw */
+    int normals;            /* a draw, or VM_ROUTER_EACH_EXPERT */
+    vm_inference inference; /* its own way; MEAN: no randomness */
     int max_experts;
-    int (*scale_outputs)(int n);                                  /* rows of the scale head; NULL: no such head, raw is NULL */
-    void (*start_scale)(int n, float initial_scale, float *bias); /* the scale head's bias at the start; [scale outputs] */
-    size_t (*scratch_floats)(int n); /* of forward */
-    /* On entry l[N] = l_det + dmu; on return the logits of the draw eps[N]. Returns KL(q||p). */
-    double (*forward)(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, float *l, float *scratch);
-    /* Gradients of  <dl, l> + kl_weight * KL  into ddmu[N] and draw[scale outputs], both overwritten. */
-    void (*backward)(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl, float kl_weight,
-                     float *ddmu, float *draw);
-    /* Kinds with covariance; a strip, arrays [rows][16]. raw[scale outputs] (may be overwritten); mean[N]: l_det + dmu; p[N]: the routing
-     * probabilities (MEAN: left alone); trace, projected: the signals; check: NaN added where raw is not finite; scratch[VM_DRAW_BLOCK + 2][N]. */
-    void (*infer)(const vm_strip_context *c, vm_inference inference, float *raw, const float *mean, float *p, float *check, float *trace,
-                  float *projected, float *scratch);
-} vm_router_kind;
+    const char *larger;     /* the kind for more experts; NULL: none */
+    vm_router_range numbers[VM_ROUTER_NUMBERS];
+
+    /* Of the trunk. The functions may run on several threads at once. */
+    bool has_mean;                                                        /* the mean head */
+    int (*scale_outputs)(const vm_router_config *c);                      /* rows of the scale head; NULL: no such head */
+    void (*start_scale)(const vm_router_config *c, float *bias);          /* the scale head's bias at the start; [scale outputs], 0 before */
+    size_t (*scratch_floats)(const vm_router_config *c);                  /* of forward and backward; NULL: none */
+    /* On entry l[N] = l_det + dmu; on return the logits of the draw: p is their softmax. scores[N] of a kind that chooses, else NULL. Returns the KL. */
+    double (*forward)(const vm_token_context *c, const vm_token *x, float *l, float *scores, float *scratch);
+    /* On entry dl[N] = the gradient of <dp, p> by the draw's logits. Gradients of that and of kl_weight * KL: ddmu[N] (scratch where the kind has no
+     * mean head) and draw[scale outputs], overwritten; dl: by l_det. */
+    void (*backward)(const vm_token_context *c, const vm_token *x, const float *p, const float *dp, float kl_weight, float *dl, float *ddmu, float *draw,
+                     float *scratch);
+
+    /* Of trunk and none; NULL: p is softmax(mean) always. */
+    void (*infer)(const vm_infer_call *c, const vm_strip *s);
+};
 
 /* The kinds: X(name) stands for the table vm_router_kind_<name>, defined in the kind's file. */
 #define VM_ROUTER_KINDS(X)                                                                                                                  \
@@ -69,7 +156,18 @@ VM_ROUTER_KINDS(VM_ROUTER_KIND_DECLARE)
 
 const vm_router_kind *vm_router_kind_find(const char *name); /* NULL: unknown */
 
-enum { VM_TRUNK_WEIGHT, VM_TRUNK_BIAS, VM_MEAN_WEIGHT, VM_MEAN_BIAS, VM_SCALE_WEIGHT, VM_SCALE_BIAS, VM_ROUTER_LAYER_PARAMS };
+/* The numbers of the config by name and place. */
+typedef struct vm_router_number_info {
+    const char *key;
+    bool whole;
+    size_t offset; /* of an int or a float in vm_router_config */
+} vm_router_number_info;
+extern const vm_router_number_info vm_router_number_infos[VM_ROUTER_NUMBERS];
+
+/* ---- the router ---- */
+
+/* Slots of the trunk. */
+enum { VM_TRUNK_WEIGHT, VM_TRUNK_BIAS, VM_MEAN_WEIGHT, VM_MEAN_BIAS, VM_SCALE_WEIGHT, VM_SCALE_BIAS, VM_TRUNK_SLOTS };
 
 /* A weight and its bias packed for vm_kernels.strip_product. */
 typedef struct vm_router_linear {
@@ -78,28 +176,30 @@ typedef struct vm_router_linear {
 } vm_router_linear;
 
 /* A layer's values as inference wants them. */
-typedef struct vm_router_packed {
+struct vm_router_packed {
     const vm_kernels *kernels; /* whose layout it is */
-    vm_router_linear trunk, mean, scale;
-} vm_router_packed;
+    vm_router_linear *linear;  /* as many as the network has */
+};
 
 typedef struct vm_draw_table vm_draw_table;
 void vm_draw_table_free(vm_draw_table *t); /* takes NULL */
 
-typedef struct vm_router_layer {
-    vm_param params[VM_ROUTER_LAYER_PARAMS]; /* without a scale head the last two are empty */
-    vm_router_packed packed;                 /* of the values at the last vm_router_pack */
-    _Atomic(vm_draw_table *) draws;          /* of the last SAMPLE; NULL: none, or in use */
-} vm_router_layer;
+struct vm_router_layer {
+    vm_param *params;               /* [slots]; one that the router lacks is empty */
+    vm_router_packed packed;        /* of the values at the last vm_router_pack */
+    _Atomic(vm_draw_table *) draws; /* of the last SAMPLE; NULL: none, or in use */
+};
 
 struct vm_router {
     vm_router_config config;
     const vm_router_kind *kind;
     int scale_outputs;       /* M; 0 without a scale head */
-    int params_per_layer;
+    int slots;               /* a layer's */
     vm_router_layer *layers; /* [config.n_layers] */
-    vm_param **list;         /* [config.n_layers * params_per_layer] */
+    vm_param **list;         /* [n_params] those that there are */
+    size_t n_params;
     float *ones;             /* [width][16]; silu(z) = swiglu(z, 1) */
+    float *zeros;            /* [N] */
     bool packed;             /* the layers' packed hold the params' values */
     vm_arena *memory;        /* everything above */
     vm_arena *work;          /* scratch of forward and backward, kept between calls */
@@ -108,9 +208,8 @@ struct vm_router {
 
 /* Refuses a config outside the limits; the text names the field. *kind: its table. */
 vmoer_status vm_router_config_check(const vm_router_config *config, const vm_router_kind **kind);
-/* Name and shape of parameter `which` of layers[layer], a value of the enum above below the kind's params_per_layer. */
-void vm_router_param_name(const vm_router_config *config, int layer, int which, char name[128]);
-void vm_router_param_shape(const vm_router_config *config, int scale_outputs, int which, int *rows, int *cols);
+/* Name in files of a tensor of layers[layer]. */
+void vm_router_param_name(const vm_router_config *config, int layer, const vm_router_tensor *t, char name[128]);
 /* NULL: not a layer of this router. */
 vm_router_layer *vm_router_layer_find(const vm_router *r, int layer);
 /* The layer of a call, its arguments checked. */
@@ -118,12 +217,29 @@ vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_rout
 vmoer_status vm_router_out_of_memory(const vm_route *in);
 /* VMOER_ERROR_NUMERIC unless the first of every token's `stride` numbers is finite; p may be NULL. */
 vmoer_status vm_router_check_finite(const vm_route *in, const float *p, size_t stride, const char *what);
+/* For vm_router_network.pack: a weight and its bias (NULL: zeros) into *out. */
+vmoer_status vm_router_pack_linear(vm_arena *memory, const vm_param *weight, const vm_param *bias, vm_router_linear *out);
+/* x[rows, n] to y[n][16], lanes from `rows` on 0; and back. */
+void vm_to_lanes(const float *x, int rows, int n, float *y);
+void vm_from_lanes(const float *y, int rows, int n, float *x);
 
-/* eps[N] of token t of `in`: pure function of (seed, step), the token and the layer, times sign. */
-void vm_router_draw(const vm_route *in, int t, int n, float *eps);
-/* vm_router_forward and _backward with given draws eps[T, N]. */
-vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, float *p, float *saved, float *kl);
-vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *eps, const float *p, const float *saved,
+/* ---- draws: pure functions of (seed, step), the token and the layer ---- */
+
+/* n draws of token t of `in`, `stride` floats apart. N(0, 1) times sign; VM_RNG_ROUTE in training, VM_RNG_PASS at inference. */
+void vm_router_normals(const vm_route *in, vm_rng_purpose purpose, int t, int n, int stride, float *out);
+/* Gumbels -ln(-ln U), for sign -1 of 1 - U; VM_RNG_GUMBEL in training, VM_RNG_PASS_GUMBEL at inference. */
+void vm_router_gumbels(const vm_route *in, vm_rng_purpose purpose, int t, int n, int stride, float *out);
+int vm_router_count_normals(const vm_router *r); /* of a draw */
+int vm_router_count_gumbels(const vm_router *r);
+
+/* Inference of a network without tensors, and of the trunk. */
+vmoer_status vm_trunk_pack(const vm_router *r, const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out);
+size_t vm_trunk_strip_floats(const vm_infer_call *c);
+void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float *memory);
+
+/* vm_router_forward and _backward of a trunk with given draws[T, normals + Gumbels of a draw], NULL for a kind that draws nothing. */
+vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *draws, float *p, float *scores, float *saved, float *kl);
+vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *draws, const float *p, const float *saved,
                                      const float *dp, float kl_weight, float *du, float *dlogits);
 
 #endif

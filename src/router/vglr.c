@@ -33,7 +33,18 @@ double vm_gaussian_kl(const float *dmu, const float *L, int n, int rank, double 
     return 0.5 * sum;
 }
 
-static int rank_of(const vm_router_kind *kind, int n) { return kind == &vm_router_kind_vglr_fc ? n - 1 : 0; }
+/* Columns of L below its diagonal. */
+static int rank_of(const vm_router_config *c) {
+    return strcmp(c->kind, vm_router_kind_vglr_fc.name) == 0 ? c->n_experts - 1 : 0;
+}
+
+static int scale_outputs(const vm_router_config *c) { return (int)outputs(c->n_experts, rank_of(c)); }
+static size_t scratch_floats(const vm_router_config *c) { return (size_t)scale_outputs(c); } /* L */
+
+static void start_scale(const vm_router_config *c, float *bias) {
+    int rank = rank_of(c);
+    for (int i = 0; i < c->n_experts; i++, bias++) *(bias += below(i, rank)) = logf(c->initial_scale);
+}
 
 /* L of raw: the same but for its diagonal. */
 static void build_scale(const float *raw, int n, int rank, float *L) {
@@ -44,26 +55,28 @@ static void build_scale(const float *raw, int n, int rank, float *L) {
     }
 }
 
-static double forward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, float *l,
-                      float *L) {
-    int rank = rank_of(c->kind, c->n);
-    build_scale(raw, c->n, rank, L);
-    const float *row = L;
+static double forward(const vm_token_context *c, const vm_token *x, float *l, float *scores, float *L) {
+    (void)scores;
+    int rank = rank_of(c->config);
+    build_scale(x->raw, c->n, rank, L);
+    const float *row = L, *eps = x->normals;
     int i = 0;
     for (; i < c->n && i <= rank; row += ++i) l[i] += c->kernels->dot(row, eps, i + 1);
     for (; i < c->n; i++, row += rank + 1)
         l[i] += (rank > 0 ? c->kernels->dot(row, eps, rank) : 0.0f) + row[rank] * eps[i];
-    return vm_gaussian_kl(dmu, L, c->n, rank, c->prior_scale);
+    return vm_gaussian_kl(x->dmu, L, c->n, rank, c->config->prior_scale);
 }
 
 /* ddmu = dl + w dmu/s0^2;  dL_ij = dl_i eps_j + w (L_ij/s0^2 - [i = j]/L_ii);  draw_ii = dL_ii L_ii. */
-static void backward(const vm_token_context *c, const float *dmu, const float *raw, const float *eps, const float *dl,
-                     float kl_weight, float *ddmu, float *draw) {
-    int rank = rank_of(c->kind, c->n);
-    float precision = 1.0f / (c->prior_scale * c->prior_scale), w = kl_weight * precision;
+static void backward(const vm_token_context *c, const vm_token *x, const float *p, const float *dp, float kl_weight,
+                     float *dl, float *ddmu, float *draw, float *scratch) {
+    (void)p, (void)dp, (void)scratch;
+    int rank = rank_of(c->config);
+    const float *raw = x->raw, *eps = x->normals;
+    float precision = 1.0f / (c->config->prior_scale * c->config->prior_scale), w = kl_weight * precision;
     for (int i = 0; i < c->n; i++) {
         int columns = below(i, rank);
-        ddmu[i] = dl[i] + w * dmu[i];
+        ddmu[i] = dl[i] + w * x->dmu[i];
         for (int j = 0; j < columns; j++) draw[j] = dl[i] * eps[j] + w * raw[j];
         float r = raw[columns], d = expf(clamp_raw(r));
         bool inside = r >= RAW_LOW && r <= RAW_HIGH;
@@ -73,49 +86,65 @@ static void backward(const vm_token_context *c, const float *dmu, const float *r
     }
 }
 
-static void infer(const vm_strip_context *c, vm_inference inference, float *raw, const float *mean, float *p,
-                  float *check, float *trace, float *projected, float *scratch) {
-    vm_gaussians g = {.n = c->n, .rank = rank_of(c->kind, c->n), .scale = raw, .mean = mean};
-    c->kernels->gaussian_scale(&g, RAW_LOW, RAW_HIGH, check, trace, projected, scratch);
-    if (inference == VM_INFERENCE_CLOSED)
-        c->kernels->gaussian_closed(&g, p, scratch);
-    else if (inference == VM_INFERENCE_SAMPLE)
-        c->kernels->gaussian_sample(&g, c->draws, c->samples, p, scratch);
-    else if (inference == VM_INFERENCE_TILTED)
-        c->kernels->gaussian_tilted(&g, p, scratch);
+/* The logits of one draw a token. */
+static void draw_pass(const vm_gaussians *g, const vm_strip *s) {
+    const float *row = g->scale;
+    for (int i = 0; i < g->n; i++) {
+        float *l = s->p + (size_t)i * VM_STRIP;
+        memcpy(l, g->mean + (size_t)i * VM_STRIP, VM_STRIP * sizeof *l);
+        int columns = below(i, g->rank);
+        for (int at = 0; at <= columns; at++, row += VM_STRIP) {
+            const float *eps = s->normals + (size_t)(at < columns ? at : i) * VM_STRIP;
+            for (int t = 0; t < VM_STRIP; t++) l[t] += row[t] * eps[t];
+        }
+    }
 }
 
-static size_t fc_scratch(int n) { return outputs(n, n - 1); } /* L */
-static int fc_outputs(int n) { return (int)outputs(n, n - 1); }
-static void fc_start(int n, float initial_scale, float *bias) {
-    for (int i = 0; i < n; i++) bias[i * (i + 3) / 2] = logf(initial_scale);
+static void infer(const vm_infer_call *c, const vm_strip *s) {
+    const vm_router_config *config = &c->r->config;
+    vm_gaussians g = {.n = config->n_experts, .rank = rank_of(config), .scale = s->raw, .mean = s->mean};
+    c->kernels->gaussian_scale(&g, RAW_LOW, RAW_HIGH, s->check, s->trace, s->projected, s->scratch);
+    if (c->inference == VM_INFERENCE_CLOSED)
+        c->kernels->gaussian_closed(&g, s->p, s->scratch);
+    else if (c->inference == VM_INFERENCE_SAMPLE)
+        c->kernels->gaussian_sample(&g, c->table, c->samples, s->p, s->scratch);
+    else if (c->inference == VM_INFERENCE_TILTED)
+        c->kernels->gaussian_tilted(&g, s->p, s->scratch);
+    else if (c->inference == VM_INFERENCE_PASSES)
+        draw_pass(&g, s);
 }
+
 const vm_router_kind vm_router_kind_vglr_fc = {
     .name = "vglr-fc",
+    .network = &vm_network_trunk,
     .has_layers = true,
     .has_covariance = true,
+    .has_kl = true,
+    .normals = VM_ROUTER_EACH_EXPERT,
+    .inference = VM_INFERENCE_TILTED,
     .max_experts = 256, /* N(N+1)/2 outputs a token: beyond this the triangle is no sensible family */
-    .scale_outputs = fc_outputs,
-    .start_scale = fc_start,
-    .scratch_floats = fc_scratch,
+    .has_mean = true,
+    .scale_outputs = scale_outputs,
+    .start_scale = start_scale,
+    .scratch_floats = scratch_floats,
     .forward = forward,
     .backward = backward,
     .infer = infer,
 };
 
-static int mf_outputs(int n) { return n; }
-static void mf_start(int n, float initial_scale, float *bias) {
-    for (int i = 0; i < n; i++) bias[i] = logf(initial_scale);
-}
-static size_t mf_scratch(int n) { return outputs(n, 0); }
 const vm_router_kind vm_router_kind_vglr_mf = {
     .name = "vglr-mf",
+    .network = &vm_network_trunk,
     .has_layers = true,
     .has_covariance = true,
+    .has_kl = true,
+    .normals = VM_ROUTER_EACH_EXPERT,
+    .inference = VM_INFERENCE_TILTED,
     .max_experts = VM_ROUTER_MAX_EXPERTS,
-    .scale_outputs = mf_outputs,
-    .start_scale = mf_start,
-    .scratch_floats = mf_scratch,
+    .has_mean = true,
+    .scale_outputs = scale_outputs,
+    .start_scale = start_scale,
+    .scratch_floats = scratch_floats,
     .forward = forward,
     .backward = backward,
     .infer = infer,

@@ -142,7 +142,7 @@ static void test_company(void **state) {
     static const struct {
         bool router;
         vm_inference inference;
-        vm_routing routing;
+        vm_routing_mode routing;
     } ways[] = {
         {false, 0, VM_ROUTING_LEARNED}, {false, 0, VM_ROUTING_RANDOM},  {false, 0, VM_ROUTING_ORACLE},
         {true, VM_INFERENCE_MEAN, 0},   {true, VM_INFERENCE_CLOSED, 0}, {true, VM_INFERENCE_SAMPLE, 0},
@@ -323,7 +323,7 @@ static void test_antithetic(void **state) {
 
 /* ---- choosing experts ---- */
 
-static const int32_t *chosen_of(bench *b, const question_run *r, vm_routing routing, uint64_t seed) {
+static const int32_t *chosen_of(bench *b, const question_run *r, vm_routing_mode routing, uint64_t seed) {
     OK(vm_pass_forward(b->pass, &r->q.batch,
                        &(vm_pass_options){.routing = routing, .seed = seed, .sign = 1, .facts = true},
                        r->log_probability, NULL, NULL));

@@ -102,7 +102,7 @@ static void free_problem(problem *q) {
 static const float KL_WEIGHT = 0.37f;
 
 static void run_forward(problem *q) {
-    assert_int_equal(vm_router_forward(q->r, q->pool, &q->route, q->p, q->saved, q->kl), VMOER_OK);
+    assert_int_equal(vm_router_forward(q->r, q->pool, &q->route, q->p, NULL, q->saved, q->kl), VMOER_OK);
 }
 
 static void run_backward(problem *q) {
@@ -112,7 +112,9 @@ static void run_backward(problem *q) {
 }
 
 static void run_infer(const problem *q, vm_inference inference, int samples, float *p, float *trace, float *projected) {
-    assert_int_equal(vm_router_infer(q->r, q->pool, &q->route, inference, samples, p, trace, projected), VMOER_OK);
+    assert_int_equal(vm_router_infer(q->r, q->pool, &q->route, inference, samples,
+                                     &(vm_routing){.p = p, .trace = trace, .trace_projected = projected}),
+                     VMOER_OK);
 }
 
 /* ---- the scalar truth ---- */
@@ -173,8 +175,8 @@ static double truth_forward(const truth *k, const double *u, const double *logit
 /* All numbers of a problem in double: parameters of LAYER, u, logits, eps. */
 typedef struct doubles {
     truth k;
-    double *value[VM_ROUTER_LAYER_PARAMS];
-    size_t size[VM_ROUTER_LAYER_PARAMS];
+    double *value[VM_TRUNK_SLOTS];
+    size_t size[VM_TRUNK_SLOTS];
     double *u, *logits, *eps;
 } doubles;
 
@@ -188,7 +190,7 @@ static doubles make_doubles(const problem *q) {
     const vm_router_config *c = vm_router_get_config(q->r);
     const vm_router_layer *layer = vm_router_layer_find(q->r, LAYER);
     doubles d = {0};
-    for (int i = 0; i < VM_ROUTER_LAYER_PARAMS; i++) {
+    for (int i = 0; i < VM_TRUNK_SLOTS; i++) {
         d.size[i] = vm_param_size(&layer->params[i]);
         d.value[i] = widen(layer->params[i].value, d.size[i]);
     }
@@ -199,7 +201,7 @@ static doubles make_doubles(const problem *q) {
     d.logits = widen(q->logits, (size_t)(q->T * q->n));
     float *eps = floats((size_t)(q->T * q->n));
     if (q->r->kind->has_covariance) {
-        for (int t = 0; t < q->T; t++) vm_router_draw(&q->route, t, q->n, eps + t * q->n);
+        for (int t = 0; t < q->T; t++) vm_router_normals(&q->route, VM_RNG_ROUTE, t, q->n, 1, eps + t * q->n);
     }
     d.eps = widen(eps, (size_t)(q->T * q->n));
     free(eps);
@@ -207,7 +209,7 @@ static doubles make_doubles(const problem *q) {
 }
 
 static void free_doubles(doubles *d) {
-    for (int i = 0; i < VM_ROUTER_LAYER_PARAMS; i++) free(d->value[i]);
+    for (int i = 0; i < VM_TRUNK_SLOTS; i++) free(d->value[i]);
     free(d->u), free(d->logits), free(d->eps);
 }
 
@@ -273,7 +275,7 @@ static void test_gradients(void **state) {
         run_backward(&q);
         doubles d = make_doubles(&q);
         const vm_router_layer *layer = vm_router_layer_find(r, LAYER);
-        for (int which = 0; which < r->params_per_layer; which++) {
+        for (int which = 0; which < r->slots; which++) {
             for (size_t i = 0; i < d.size[which]; i++) {
                 assert_close(layer->params[which].grad[i], slope(&d, &q, &d.value[which][i]), 2e-5,
                              layer->params[which].name, i);
@@ -304,7 +306,7 @@ static void test_gradients_accumulate(void **state) {
     run_backward(&q);
     assert_close(layer->params[VM_SCALE_WEIGHT].grad[3], 2.0 * once, 1e-6, "scale.weight", 3);
     assert_close(layer->params[VM_MEAN_BIAS].grad[1], 2.0 * bias, 1e-6, "mean.bias", 1);
-    for (int which = 0; which < VM_ROUTER_LAYER_PARAMS; which++) assert_true(other->params[which].grad[0] == 0);
+    for (int which = 0; which < VM_TRUNK_SLOTS; which++) assert_true(other->params[which].grad[0] == 0);
     free_problem(&q);
 }
 
@@ -430,7 +432,7 @@ static void test_fc_without_correlations_is_mf(void **state) {
     run_forward(&b);
     assert_true(largest_difference(a.p, b.p, 300) < 1e-6);
     assert_true(largest_difference(a.kl, b.kl, 30) < 1e-5);
-    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
+    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_PASSES; way++) {
         float trace[2][30], projected[2][30];
         run_infer(&a, way, 6, a.p, trace[0], projected[0]);
         run_infer(&b, way, 6, b.p, trace[1], projected[1]);
@@ -530,7 +532,7 @@ static void test_draws(void **state) {
     vm_token_key keys[2] = {{.item = 3, .part = 1, .position = 9}, {.item = 4, .part = 1, .position = 9}};
     vm_route route = {.layer = LAYER, .n_tokens = 2, .tokens = keys, .seed = 1, .step = 2, .sign = 1};
     float first[6], other[6];
-    vm_router_draw(&route, 0, 6, first);
+    vm_router_normals(&route, VM_RNG_ROUTE, 0, 6, 1, first);
     for (int change = 0; change < 7; change++) { /* each coordinate gives another draw */
         vm_route changed = route;
         vm_token_key key = keys[0];
@@ -542,17 +544,17 @@ static void test_draws(void **state) {
         if (change == 4) changed.seed++;
         if (change == 5) changed.step++;
         if (change == 6) changed.step += (uint64_t)1 << 32;
-        vm_router_draw(&changed, 0, 6, other);
+        vm_router_normals(&changed, VM_RNG_ROUTE, 0, 6, 1, other);
         for (int i = 0; i < 6; i++) assert_true(first[i] != other[i]);
     }
     vm_route negative = route;
     negative.sign = -1;
-    vm_router_draw(&negative, 0, 6, other);
+    vm_router_normals(&negative, VM_RNG_ROUTE, 0, 6, 1, other);
     for (int i = 0; i < 6; i++) assert_true(other[i] == -first[i]);
     vm_route moved = route; /* the place in the batch is not a coordinate */
     vm_token_key swapped[2] = {keys[1], keys[0]};
     moved.tokens = swapped;
-    vm_router_draw(&moved, 1, 6, other);
+    vm_router_normals(&moved, VM_RNG_ROUTE, 1, 6, 1, other);
     assert_memory_equal(first, other, sizeof first);
 
     double sum = 0, squares = 0, product = 0;
@@ -560,7 +562,7 @@ static void test_draws(void **state) {
     for (int t = 0; t < TOKENS; t++) {
         vm_token_key key = {.item = (uint32_t)t};
         moved.tokens = &key;
-        vm_router_draw(&moved, 0, 6, other);
+        vm_router_normals(&moved, VM_RNG_ROUTE, 0, 6, 1, other);
         for (int i = 0; i < 6; i++) sum += other[i], squares += other[i] * other[i];
         product += other[0] * other[4];
     }
@@ -587,11 +589,11 @@ static void test_threads_change_nothing(void **state) {
         assert_same(a.kl, b.kl, 131);
         assert_same(a.du, b.du, 131 * 40);
         assert_same(a.dlogits, b.dlogits, 131 * 24);
-        for (int which = 0; which < one->params_per_layer; which++) {
+        for (int which = 0; which < one->slots; which++) {
             assert_same(one->layers[1].params[which].grad, many->layers[1].params[which].grad,
                         (int)vm_param_size(&one->layers[1].params[which]));
         }
-        for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
+        for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_PASSES; way++) {
             float trace[2][131], projected[2][131];
             run_infer(&a, way, 5, a.p, trace[0], projected[0]);
             run_infer(&b, way, 5, b.p, trace[1], projected[1]);
@@ -614,18 +616,19 @@ static void test_batches_change_nothing(void **state) {
     shake(r, 0.1f);
     problem q = make_problem(r, T, 2);
     run_forward(&q);
-    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
+    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_PASSES; way++) {
         float *all = floats(T * N), trace[T], alone[N], alone_trace;
         run_infer(&q, way, 3, all, trace, NULL);
         for (int t = 0; t < T; t += 61) {
             vm_route route = q.route;
             route.n_tokens = 1, route.u += t * D, route.logits += t * N, route.tokens += t;
             if (t > T / 2) assert_int_equal(vm_router_pack(r), VMOER_OK);
-            assert_int_equal(vm_router_infer(r, q.pool, &route, way, 3, alone, &alone_trace, NULL), VMOER_OK);
+            assert_int_equal(
+                vm_router_infer(r, q.pool, &route, way, 3, &(vm_routing){.p = alone, .trace = &alone_trace}), VMOER_OK);
             assert_same(alone, all + t * N, N);
             assert_same(&alone_trace, trace + t, 1);
             float p[N], kl, *saved = floats(vm_router_saved_floats(r));
-            assert_int_equal(vm_router_forward(r, NULL, &route, p, saved, &kl), VMOER_OK);
+            assert_int_equal(vm_router_forward(r, NULL, &route, p, NULL, saved, &kl), VMOER_OK);
             assert_same(p, q.p + t * N, N);
             assert_same(&kl, q.kl + t, 1);
             free(saved);
@@ -697,6 +700,9 @@ static void test_config_limits(void **state) {
     REFUSED("prior_scale", bad.prior_scale = NAN);
     REFUSED("initial_scale", bad.initial_scale = 0);
     REFUSED("initial_scale", bad.initial_scale = 200);
+    REFUSED("rank: not a number of 'vglr-fc'", bad.rank = 3);
+    REFUSED("keep: not a number of 'vglr-fc'", bad.keep = -1);
+    REFUSED("noise: not a number of 'vglr-fc'", bad.noise = NAN);
     REFUSED("temperature", bad.temperature = 0);
     REFUSED("temperature", bad.temperature = INFINITY);
     REFUSED("layers", strcpy(bad.kind, "temperature"));
@@ -715,19 +721,20 @@ static void test_call_errors(void **state) {
     problem q = make_problem(r, 4, 1);
     vm_route bad = q.route;
     bad.layer = 3;
-    expect_status(vm_router_infer(r, NULL, &bad, VM_INFERENCE_MEAN, 0, q.p, NULL, NULL), VMOER_ERROR_ARGUMENT,
+    expect_status(vm_router_infer(r, NULL, &bad, VM_INFERENCE_MEAN, 0, &(vm_routing){.p = q.p}), VMOER_ERROR_ARGUMENT,
                   "layer 3");
-    expect_status(vm_router_forward(r, NULL, &bad, q.p, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "layer 3");
+    expect_status(vm_router_forward(r, NULL, &bad, q.p, NULL, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "layer 3");
     bad = q.route;
     bad.sign = 0;
-    expect_status(vm_router_forward(r, NULL, &bad, q.p, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "sign");
-    expect_status(vm_router_infer(r, NULL, &q.route, VM_INFERENCE_SAMPLE, 0, q.p, NULL, NULL), VMOER_ERROR_ARGUMENT,
-                  "samples");
+    expect_status(vm_router_forward(r, NULL, &bad, q.p, NULL, q.saved, q.kl), VMOER_ERROR_ARGUMENT, "sign");
+    expect_status(vm_router_infer(r, NULL, &q.route, VM_INFERENCE_SAMPLE, 0, &(vm_routing){.p = q.p}),
+                  VMOER_ERROR_ARGUMENT, "samples");
     q.logits[2 * 6 + 3] = NAN;
-    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
-        expect_status(vm_router_infer(r, NULL, &q.route, way, 4, q.p, NULL, NULL), VMOER_ERROR_NUMERIC, "token 2");
+    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_PASSES; way++) {
+        expect_status(vm_router_infer(r, NULL, &q.route, way, 4, &(vm_routing){.p = q.p}), VMOER_ERROR_NUMERIC,
+                      "token 2");
     }
-    expect_status(vm_router_forward(r, NULL, &q.route, q.p, q.saved, q.kl), VMOER_ERROR_NUMERIC, "token 2");
+    expect_status(vm_router_forward(r, NULL, &q.route, q.p, NULL, q.saved, q.kl), VMOER_ERROR_NUMERIC, "token 2");
     free_problem(&q);
 }
 
@@ -737,7 +744,7 @@ static void test_what_a_router_says_of_itself(void **state) {
     vm_router *r = make_router(&config);
     assert_true(vm_router_has_layer(r, 2) && vm_router_has_layer(r, LAYER));
     assert_false(vm_router_has_layer(r, 0) || vm_router_has_layer(r, 3) || vm_router_has_layer(r, 6));
-    assert_true(vm_router_has_covariance(r));
+    assert_true(vm_router_has_covariance(r) && vm_router_has_kl(r) && !vm_router_has_temperature(r));
     vm_param_list list = vm_router_params(r);
     assert_int_equal(list.count, 12);
     const char *const names[6] = {"trunk.weight", "trunk.bias",   "mean.weight",

@@ -133,12 +133,12 @@ static void test_a_loaded_router_infers_the_same(void **state) {
     float u[6] = {1, -1, 2, 0.5f, 0, 3}, logits[4] = {0.1f, 0.4f, -1, 0}, p[4], p_back[4], start[4];
     vm_token_key key = {0};
     vm_route route = {.layer = 3, .n_tokens = 1, .u = u, .logits = logits, .tokens = &key, .sign = 1};
-    assert_int_equal(vm_router_infer(r, NULL, &route, VM_INFERENCE_CLOSED, 0, p, NULL, NULL), VMOER_OK);
-    assert_int_equal(vm_router_infer(back, NULL, &route, VM_INFERENCE_CLOSED, 0, p_back, NULL, NULL), VMOER_OK);
+    assert_int_equal(vm_router_infer(r, NULL, &route, VM_INFERENCE_CLOSED, 0, &(vm_routing){.p = p}), VMOER_OK);
+    assert_int_equal(vm_router_infer(back, NULL, &route, VM_INFERENCE_CLOSED, 0, &(vm_routing){.p = p_back}), VMOER_OK);
     assert_memory_equal(p, p_back, sizeof p);
     vm_router_free(back);
     assert_int_equal(vm_router_create(&config, &back), VMOER_OK);
-    assert_int_equal(vm_router_infer(back, NULL, &route, VM_INFERENCE_CLOSED, 0, start, NULL, NULL), VMOER_OK);
+    assert_int_equal(vm_router_infer(back, NULL, &route, VM_INFERENCE_CLOSED, 0, &(vm_routing){.p = start}), VMOER_OK);
     assert_memory_not_equal(p, start, sizeof p);
     vm_router_free(r);
     vm_router_free(back);

@@ -50,8 +50,8 @@ static vm_safetensors *open_golden(const char *name) {
     return st;
 }
 
-static const char *const names[VM_ROUTER_LAYER_PARAMS] = {"trunk.weight", "trunk.bias",   "mean.weight",
-                                                          "mean.bias",    "scale.weight", "scale.bias"};
+static const char *const names[VM_TRUNK_SLOTS] = {"trunk.weight", "trunk.bias",   "mean.weight",
+                                                  "mean.bias",    "scale.weight", "scale.bias"};
 
 static vm_router *make_router(const vm_safetensors *st, const char *prefix, bool full, int n, float s0) {
     vm_router_config config = {.n_layers = 1,
@@ -65,7 +65,7 @@ static vm_router *make_router(const vm_safetensors *st, const char *prefix, bool
     vm_router *r;
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
     vm_param_list list = vm_router_params(r);
-    for (int i = 0; i < VM_ROUTER_LAYER_PARAMS; i++) {
+    for (int i = 0; i < VM_TRUNK_SLOTS; i++) {
         size_t size = vm_param_size(list.items[i]);
         memcpy(list.items[i]->value, values(st, prefix, names[i], size), size * sizeof(float));
     }
@@ -78,7 +78,7 @@ static void check_training(const vm_safetensors *st, const char *prefix, const c
                 *weights = values(st, prefix, "weights", (size_t)(TOKENS * n));
     float p[TOKENS * 24], kl[TOKENS], du[TOKENS * DIM] = {0}, dlogits[TOKENS * 24];
     float *saved = calloc(TOKENS * vm_router_saved_floats(r), sizeof *saved);
-    assert_int_equal(vm_router_forward_with(r, NULL, route, eps, p, saved, kl), VMOER_OK);
+    assert_int_equal(vm_router_forward_with(r, NULL, route, eps, p, NULL, saved, kl), VMOER_OK);
     assert_int_equal(vm_router_backward_with(r, NULL, route, eps, p, saved, weights, BETA / TOKENS, du, dlogits),
                      VMOER_OK);
     char name[64];
@@ -90,7 +90,7 @@ static void check_training(const vm_safetensors *st, const char *prefix, const c
     for (int t = 0; t < TOKENS; t++) loss += BETA / TOKENS * (double)kl[t];
     assert_true(fabs(loss - *values(st, name, "loss", 1)) < 5e-6 * (1 + fabs(loss)));
     strcat(name, "grad.");
-    for (int i = 0; i < VM_ROUTER_LAYER_PARAMS; i++) {
+    for (int i = 0; i < VM_TRUNK_SLOTS; i++) {
         const vm_param *param = vm_router_params(r).items[i];
         assert_all_close(param->grad, values(st, name, names[i], vm_param_size(param)), vm_param_size(param), 5e-6,
                          names[i]);
@@ -104,13 +104,15 @@ static void check_inference(const vm_safetensors *st, const char *prefix, const 
                             int n) {
     float p[TOKENS * 24], trace[TOKENS], projected[TOKENS];
     size_t size = (size_t)(TOKENS * n);
-    assert_int_equal(vm_router_infer(r, NULL, route, VM_INFERENCE_MEAN, 0, p, trace, projected), VMOER_OK);
+    assert_int_equal(vm_router_infer(r, NULL, route, VM_INFERENCE_MEAN, 0,
+                                     &(vm_routing){.p = p, .trace = trace, .trace_projected = projected}),
+                     VMOER_OK);
     assert_all_close(p, values(st, prefix, "mean.p", size), size, 2e-6, "mean");
     assert_all_close(trace, values(st, prefix, "trace", TOKENS), TOKENS, 3e-6, "trace");
     assert_all_close(projected, values(st, prefix, "trace_projected", TOKENS), TOKENS, 3e-6, "trace_projected");
-    assert_int_equal(vm_router_infer(r, NULL, route, VM_INFERENCE_CLOSED, 0, p, NULL, NULL), VMOER_OK);
+    assert_int_equal(vm_router_infer(r, NULL, route, VM_INFERENCE_CLOSED, 0, &(vm_routing){.p = p}), VMOER_OK);
     assert_all_close(p, values(st, prefix, "closed.p", size), size, 2e-6, "closed");
-    assert_int_equal(vm_router_infer(r, NULL, route, VM_INFERENCE_SAMPLE, 4096, p, NULL, NULL), VMOER_OK);
+    assert_int_equal(vm_router_infer(r, NULL, route, VM_INFERENCE_SAMPLE, 4096, &(vm_routing){.p = p}), VMOER_OK);
     assert_all_close(p, values(st, prefix, "mc.p", size), size, 0.01, "sample");
 }
 
@@ -164,7 +166,7 @@ static void test_golden_draws(void **state) {
                               .step = (uint64_t)atoi(vm_safetensors_metadata(st, "step")),
                               .sign = 1};
             float got[64];
-            vm_router_draw(&route, 0, n, got);
+            vm_router_normals(&route, VM_RNG_ROUTE, 0, n, 1, got);
             assert_all_close(got, (const float *)(const void *)eps->data + t * n, (size_t)n, 3e-6, name);
         }
     }

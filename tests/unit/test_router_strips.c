@@ -54,7 +54,9 @@ static void infer(const vm_router *r, int n, vm_inference way, int samples, uint
     fill(logits, (size_t)(T * n), 1.5f, 2);
     vm_route route = {.layer = 1, .n_tokens = T, .u = u, .logits = logits, .tokens = keys, .seed = seed, .sign = 1};
     memset(a, 0, sizeof *a);
-    assert_int_equal(vm_router_infer(r, NULL, &route, way, samples, a->p, a->trace, a->projected), VMOER_OK);
+    assert_int_equal(vm_router_infer(r, NULL, &route, way, samples,
+                                     &(vm_routing){.p = a->p, .trace = a->trace, .trace_projected = a->projected}),
+                     VMOER_OK);
 }
 
 static void assert_close(const float *x, const float *y, int n, double tolerance) {
@@ -72,7 +74,7 @@ static void test_every_isa(void **state) {
         for (int full = 0; full < 2; full++) {
             int n = sizes[s];
             vm_router *r = make_router(full ? "vglr-fc" : "vglr-mf", n);
-            for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
+            for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_PASSES; way++) {
                 answer expected, got;
                 vm_kernels_force(tables[0]);
                 infer(r, n, way, 19, 5, &expected);
@@ -187,13 +189,15 @@ static void test_lanes_never_meet(void **state) {
     (void)state;
     enum { N = 8 };
     vm_router *r = make_router("vglr-fc", N);
-    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_TILTED; way++) {
+    for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_PASSES; way++) {
         answer good, bad;
         infer(r, N, way, 5, 5, &good);
         u[3 * DIM] = INFINITY;
         vm_route route = {.layer = 1, .n_tokens = T, .u = u, .logits = logits, .tokens = keys, .seed = 5, .sign = 1};
-        assert_int_equal(vm_router_infer(r, NULL, &route, way, 5, bad.p, bad.trace, bad.projected),
-                         VMOER_ERROR_NUMERIC);
+        assert_int_equal(
+            vm_router_infer(r, NULL, &route, way, 5,
+                            &(vm_routing){.p = bad.p, .trace = bad.trace, .trace_projected = bad.projected}),
+            VMOER_ERROR_NUMERIC);
         for (int t = 0; t < T; t++) {
             if (t != 3) assert_memory_equal(bad.p + t * N, good.p + t * N, N * sizeof(float));
             if (t != 3) assert_memory_equal(bad.trace + t, good.trace + t, sizeof(float));
@@ -237,7 +241,8 @@ static void *call_often(void *context) {
         answer a = {0};
         vm_route route = {
             .layer = 1, .n_tokens = T, .u = u, .logits = logits, .tokens = keys, .seed = c->seed, .sign = 1};
-        if (vm_router_infer(c->r, NULL, &route, VM_INFERENCE_SAMPLE, 9, a.p, a.trace, a.projected) != VMOER_OK ||
+        if (vm_router_infer(c->r, NULL, &route, VM_INFERENCE_SAMPLE, 9,
+                            &(vm_routing){.p = a.p, .trace = a.trace, .trace_projected = a.projected}) != VMOER_OK ||
             memcmp(&a, &c->expected, sizeof a) != 0)
             c->wrong++;
     }
