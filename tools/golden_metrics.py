@@ -9,8 +9,10 @@ import json
 import sys
 
 import numpy as np
+import scipy.stats as stats
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
+from sklearn.covariance import LedoitWolf
 from sklearn.metrics import (accuracy_score, average_precision_score, brier_score_loss, log_loss, roc_auc_score, roc_curve)
 
 BINS = 15
@@ -106,6 +108,46 @@ def ood_case(name, inside, outside):
             "fpr95": float(fpr[np.argmax(tpr >= .95)])}
 
 
+def law_case(n, m, alpha):
+    """Coverage of split-conformal sets: Beta over calibration sets, beta-binomial of m test items."""
+    k = int(np.ceil(round((n + 1) * (1 - alpha), 9)))
+    assert k <= n
+    a, b = k, n + 1 - k
+    return {"n": n, "m": m, "alpha": alpha, "rank": k, "mean": a / (a + b), "beta": [float(v) for v in stats.beta.ppf([.025, .975], a, b)],
+            "share": [float(v) / m for v in stats.betabinom.ppf([.025, .975], m, a, b)]}
+
+
+def sets_case(rng):
+    """Scores of every choice, by sorting; of equal probabilities the lower index comes first."""
+    rows, labels = random_items(rng, 25, [2, 4, 5], 1.2)
+    more = eighths(rng, 15)
+    rows, labels = rows + more[0], labels + more[1]
+    uniform = rng.random(len(rows))
+    lac, aps = [], []
+    for p, u in zip(rows, uniform):
+        p = np.array(p)
+        order = np.argsort(-p, kind="stable")
+        score = np.empty(len(p))
+        score[order] = np.cumsum(p[order]) - (1 - u) * p[order]
+        lac.append([float(v) for v in 1 - p])
+        aps.append([float(v) for v in score])
+    return {"p": rows, "label": labels, "uniform": [float(v) for v in uniform], "lac": lac, "aps": aps}
+
+
+def controls_case(name, signal, length, wrong):
+    slope, intercept = np.polyfit(np.log(length), signal, 1)
+    return {"name": name, "signal": [float(v) for v in signal], "length": [float(v) for v in length], "wrong": [float(v) for v in wrong],
+            "spearman_length": float(stats.spearmanr(signal, length).statistic), "spearman_wrong": float(stats.spearmanr(signal, wrong).statistic),
+            "slope": float(slope), "intercept": float(intercept)}
+
+
+def distance_case(name, x, y):
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    fit = LedoitWolf().fit(x.astype(np.float64))
+    return {"name": name, "fit": [[float(v) for v in r] for r in x], "asked": [[float(v) for v in r] for r in y],
+            "shrinkage": float(fit.shrinkage_), "distance": [float(v) for v in np.sqrt(fit.mahalanobis(y.astype(np.float64)))]}
+
+
 def main(path):
     rng = np.random.default_rng(20)
     sets = {
@@ -130,8 +172,22 @@ def main(path):
         ood_case("reversed", 100 + np.arange(10.0), np.arange(20.0)),
         ood_case("one_each", [1.0], [2.0]),
     ]
+    laws = [law_case(*c) for c in [(9, 7, .1), (9, 10, .7), (19, 20, .05), (250, 250, .1), (372, 372, .1), (2000, 3000, .2), (5, 1, .5)]]
+    length = rng.integers(4, 40, 60)
+    noisy = .3 * np.log(length) + rng.normal(0, .2, 60)
+    controls = [
+        controls_case("noisy", noisy, length, rng.random(60) < .2 + .3 * (noisy > noisy.mean())),
+        controls_case("ties", rng.integers(0, 3, 30).astype(float), rng.integers(5, 9, 30), rng.integers(0, 2, 30)),
+    ]
+    mixing = rng.normal(size=(6, 6))
+    distances = [
+        distance_case("tall", rng.normal(size=(40, 6)) @ mixing + 2, rng.normal(size=(5, 6)) @ mixing),
+        distance_case("wide", rng.normal(size=(5, 9)), rng.normal(size=(4, 9))),
+        distance_case("scaled", rng.normal(size=(30, 4)) * [1000, 1, .01, 3], rng.normal(size=(3, 4)) * [1000, 1, .01, 3]),
+    ]
+    extra = {"laws": laws, "sets": sets_case(rng), "controls": controls, "distances": distances}
     with open(path, "w") as f:
-        json.dump({"cases": cases, "ood": ood}, f, separators=(",", ":"))
+        json.dump({"cases": cases, "ood": ood} | extra, f, separators=(",", ":"))
         f.write("\n")
 
 

@@ -21,6 +21,8 @@ mutant norm-epsilon-sign src/kernels/elementwise.inc 'dot(x, x, n) / (float)n + 
 mutant label-shifted src/train/objective.c 'right = e->answers[items[i]];' 'right = (e->answers[items[i]] + 1) % k;'
 mutant antithetic-draw-repeated src/train/objective.c '.sign = draw ? -1.0f : 1.0f' '.sign = 1.0f'
 mutant ece-bin-edge src/eval/metrics.c 'confidence > (double)(b + 1) / VM_ECE_BINS) b++' 'confidence >= (double)(b + 1) / VM_ECE_BINS) b++'
+mutant conformal-rank-of-n src/eval/conformal.c '((double)n + 1) * (1 - alpha)' '(double)n * (1 - alpha)'
+mutant aps-without-its-draw src/eval/conformal.c 'before + uniform[i] * p[c]' 'before + p[c]'
 mutant auroc-ties-lost src/eval/ood.c 'above_id - id[i] * .5' 'above_id - id[i] * 1.'
 mutant seeds-not-drawn src/eval/compare.c 'sum += seeds->weight[r * seeds->n + s] * runs' 'sum += runs'
 mutant adamw-bias-correction src/train/optimizer.c '(float)(rate / s->correction1)' '(float)rate'

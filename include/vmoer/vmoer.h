@@ -238,6 +238,19 @@ VMOER_API vmoer_stability_params vmoer_stability_params_default(void);
 /* How much of a router's choice of experts survives Gaussian noise on its input u, layer by layer. */
 VMOER_API vmoer_status vmoer_stability(const vmoer_stability_params *params, const vmoer_hooks *hooks, char **out_json);
 
+typedef struct vmoer_conformal_params {
+    const char *run;             /* folder of an eval run: its items are halved at random, and are what calibration_run's sets are asked of */
+    const char *calibration_run; /* folder of an eval run of the same model by the same settings, on other items (held-out ones); NULL: none */
+    double alpha;                /* a set misses the right answer with this probability at most */
+    const char *accuracy;        /* "0.8,0.9": the selective accuracies to find thresholds of the confidence for */
+    const char *output_path;     /* folder for results.json; NULL: none */
+    int halves;                  /* random halvings */
+    uint64_t seed;               /* of the halvings and of the randomised sets */
+} vmoer_conformal_params;
+VMOER_API vmoer_conformal_params vmoer_conformal_params_default(void);
+/* Answer sets and abstention thresholds from saved answers; runs no model. */
+VMOER_API vmoer_status vmoer_conformal(const vmoer_conformal_params *params, const vmoer_hooks *hooks, char **out_json);
+
 typedef struct vmoer_bench_params {
     const char *model;
     const char *adapter;       /* as in vmoer_model_params */

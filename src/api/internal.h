@@ -3,6 +3,7 @@
 #define VM_API_INTERNAL_H
 
 #include "base/json.h"
+#include "base/memory.h"
 #include "eval/metrics.h"
 #include "infer/session.h"
 #include "train/trainer.h"
@@ -46,6 +47,21 @@ const char *vm_api_label(const char *label, const vm_session *s);
 double vm_api_seconds(void); /* a clock that only goes forward */
 /* results.json, and timings.json: these times (taken over), the peak of memory and the build. */
 vmoer_status vm_api_write(const char *folder, const json_t *results, json_t *timings);
+
+/* ---- finished eval runs: what ood and conformal read (runs.c) ---- */
+typedef struct vm_saved_run {
+    const char *folder; /* lent */
+    json_t *results;    /* results.json of the kind "eval", with a label */
+    json_t *tasks;      /* {task: [sample, ...]}, as many samples as results.json says */
+} vm_saved_run;
+vmoer_status vm_saved_run_open(const char *folder, vm_saved_run *out);
+void vm_saved_run_close(vm_saved_run *run); /* takes one of zeros */
+/* The answers of one task of the run; arrays are the arena's. Errors name the item. */
+vmoer_status vm_saved_predictions(const vm_saved_run *run, const char *task, vm_arena *arena, vm_predictions *out);
+/* hash[n] of its items, the arena's. */
+vmoer_status vm_saved_hashes(const vm_saved_run *run, const char *task, vm_arena *arena, const uint64_t **out);
+/* results.json into the folder (NULL: nowhere), made where it is not there. */
+vmoer_status vm_api_save_results(const char *folder, const json_t *results);
 
 /* A JSON value as text for the caller (vmoer_free), or nothing where out is NULL. Takes the reference. */
 vmoer_status vm_api_return_json(json_t *value, char **out);

@@ -2,19 +2,12 @@
  */
 #include "api/internal.h"
 
-#include "base/file.h"
 #include "base/status.h"
 #include "eval/ood.h"
 
 enum { ROC_POINTS = 101 };
 
 vmoer_ood_params vmoer_ood_params_default(void) { return (vmoer_ood_params){.bootstrap = 1000}; }
-
-static vmoer_status read_samples(const char *folder, json_t **tasks) {
-    char path[4096];
-    VM_TRY(vm_path_join(path, sizeof path, folder, "samples.jsonl"));
-    return vm_api_samples(path, NULL, tasks);
-}
 
 /* values[n] of one signal; false if any item lacks it. */
 static bool take(const json_t *list, const char *name, double *values) {
@@ -66,55 +59,39 @@ static vmoer_status score_set(const json_t *id, const json_t *ood, int bootstrap
     return status;
 }
 
-static vmoer_status read_label(const char *folder, json_t **label) {
-    char path[4096];
-    json_t *run;
-    VM_TRY(vm_path_join(path, sizeof path, folder, "results.json"));
-    VM_TRY(vm_json_load(path, &run));
-    *label = json_incref(json_object_get(run, "label"));
-    json_decref(run);
-    if (json_is_string(*label)) return VMOER_OK;
-    json_decref(*label);
-    return vm_error(VMOER_ERROR_FORMAT, "%s: no label, a string", path);
-}
-
 /* Every set of every run against the in-distribution items. */
 static vmoer_status score_runs(const vmoer_ood_params *p, const json_t *id, json_t *results) {
     for (int i = 0; i < p->n_ood; i++) {
-        json_t *tasks, *list;
+        vm_saved_run run;
+        json_t *list;
         const char *task;
         vmoer_status status = VMOER_OK;
-        VM_TRY(read_samples(p->ood_runs[i], &tasks));
-        json_object_foreach(tasks, task, list) {
+        VM_TRY(vm_saved_run_open(p->ood_runs[i], &run));
+        json_object_foreach(run.tasks, task, list) {
             if (status != VMOER_OK) break;
             status = json_object_get(results, task)
                          ? vm_error(VMOER_ERROR_ARGUMENT, "%s: %s stands in a run before it too", p->ood_runs[i], task)
                          : score_set(id, list, p->bootstrap, results, task);
         }
-        json_decref(tasks);
+        vm_saved_run_close(&run);
         VM_TRY(status);
     }
     return VMOER_OK;
 }
 
 /* *all: what results.json holds, also after an error. */
-static vmoer_status compare(const vmoer_ood_params *p, json_t *id_tasks, json_t **all) {
-    char path[4096];
-    json_t *label;
-    if (json_object_size(id_tasks) != 1)
+static vmoer_status compare(const vmoer_ood_params *p, const vm_saved_run *run, json_t **all) {
+    if (json_object_size(run->tasks) != 1)
         return vm_error(VMOER_ERROR_ARGUMENT, "%s: %zu tasks, an in-distribution run has one", p->id_run,
-                        json_object_size(id_tasks));
-    const char *id_task = json_object_iter_key(json_object_iter(id_tasks));
-    const json_t *id = json_object_get(id_tasks, id_task);
-    VM_TRY(read_label(p->id_run, &label));
-    *all = json_pack("{s:s, s:s, s:o, s:{s:s, s:I, s:O}, s:{}}", "vmoer", vmoer_version(), "kind", "ood", "label",
+                        json_object_size(run->tasks));
+    const char *id_task = json_object_iter_key(json_object_iter(run->tasks));
+    const json_t *id = json_object_get(run->tasks, id_task);
+    json_t *label = json_object_get(run->results, "label");
+    *all = json_pack("{s:s, s:s, s:O, s:{s:s, s:I, s:O}, s:{}}", "vmoer", vmoer_version(), "kind", "ood", "label",
                      label, "id", "task", id_task, "n", (json_int_t)json_array_size(id), "run", label, "results");
     if (!*all) return no_memory();
     VM_TRY(score_runs(p, id, json_object_get(*all, "results")));
-    if (!p->output_path) return VMOER_OK;
-    VM_TRY(vm_make_dirs(p->output_path));
-    VM_TRY(vm_path_join(path, sizeof path, p->output_path, "results.json"));
-    return vm_json_save(path, *all);
+    return vm_api_save_results(p->output_path, *all);
 }
 
 vmoer_status vmoer_ood(const vmoer_ood_params *p, const vmoer_hooks *hooks, char **out_json) {
@@ -123,10 +100,11 @@ vmoer_status vmoer_ood(const vmoer_ood_params *p, const vmoer_hooks *hooks, char
         return vm_error(
             VMOER_ERROR_ARGUMENT,
             "say the in-distribution run (--id_run DIR) and at least one other (vmoer ood --id_run DIR DIR)");
-    json_t *id_tasks, *all = NULL;
-    VM_TRY(read_samples(p->id_run, &id_tasks));
-    vmoer_status status = compare(p, id_tasks, &all);
-    json_decref(id_tasks);
+    vm_saved_run run;
+    json_t *all = NULL;
+    VM_TRY(vm_saved_run_open(p->id_run, &run));
+    vmoer_status status = compare(p, &run, &all);
+    vm_saved_run_close(&run);
     if (status == VMOER_OK) return vm_api_return_json(all, out_json);
     json_decref(all);
     return status;

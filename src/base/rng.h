@@ -20,7 +20,9 @@ typedef enum vm_rng_purpose {
     VM_RNG_NOISE,      /* noise on a router's input, where its stability is measured */
     VM_RNG_PASS,       /* as VM_RNG_ROUTE, of a whole pass at inference */
     VM_RNG_GUMBEL,     /* which experts a router draws, in training */
-    VM_RNG_PASS_GUMBEL /* the same of a whole pass at inference */
+    VM_RNG_PASS_GUMBEL, /* the same of a whole pass at inference */
+    VM_RNG_CONFORMAL,  /* uniforms of randomised answer sets */
+    VM_RNG_HALVES      /* random halves of a run's items */
 } vm_rng_purpose;
 
 /* 4 words from (seed, purpose) and counter[4]. */
