@@ -6,7 +6,8 @@ typedef struct calibrate_options {
     vmoer_calibrate_params p;
 } calibrate_options;
 
-static const char *const router_words[] = {"vglr-fc", "vglr-mf", "residual", "temperature", NULL};
+static const char *const router_words[] = {"vglr-fc", "vglr-mf",       "residual",    "fixed-t",
+                                           "roe",     "expert-sample", "temperature", NULL};
 static const char *const objective_words[] = {"mean", "mixture", NULL};
 static const char *const train_on_words[] = {"train", "heldout", NULL};
 
@@ -16,7 +17,7 @@ static const option options[] = {
      offsetof(calibrate_options, p.train.adapter), NULL, 0},
     {.name = "Router", .kind = OPTION_HEADING},
     {"router", 0, OPTION_TEXT, NULL,
-     "Gaussian logits with a full or a diagonal covariance; controls: the mean shift alone, or one output temperature",
+     "Gaussian logits (vglr), experts drawn at a temperature, and controls: docs/METHOD.md has each",
      offsetof(calibrate_options, p.router), router_words, 0},
     {"layers", 0, OPTION_TEXT, "LIST", "auto: the least stable under noise; all; or numbers and ranges like 3,7-9",
      offsetof(calibrate_options, p.layers), NULL, 0},

@@ -177,14 +177,19 @@ static void run_trunk(const vm_infer_call *c, size_t first, int rows, strip_memo
     if (c->kind && r->scale_outputs > 0) multiply(c, VM_SCALE_WEIGHT, r->scale_outputs, width, m->h, m->s.raw);
 }
 
-/* p[rows, N] = l_det + dmu (dmu NULL: 0); check += NaN where that is not finite. */
-static void add_mean(const float *logits, const float *dmu, int rows, int n, float *p, float *check) {
-    for (int t = 0; t < rows; t++, logits += n, p += n) {
+/* p[rows, N] = l_det + dmu (dmu NULL: 0). */
+static void add_mean(const float *logits, const float *dmu, int rows, int n, float *p) {
+    for (int t = 0; t < rows; t++, logits += n, p += n)
+        for (int i = 0; i < n; i++) p[i] = dmu ? logits[i] + dmu[i * VM_STRIP + t] : logits[i];
+}
+
+/* check[rows]: NaN where a logit of l[rows, N] is not finite. */
+static void check_rows(const float *l, int rows, int n, float *check) {
+    for (int t = 0; t < rows; t++, l += n) {
         uint32_t largest = 0;
         for (int i = 0; i < n; i++) {
-            p[i] = dmu ? logits[i] + dmu[i * VM_STRIP + t] : logits[i];
             uint32_t bits;
-            memcpy(&bits, &p[i], sizeof bits);
+            memcpy(&bits, &l[i], sizeof bits);
             bits &= 0x7fffffffu;
             largest = bits > largest ? bits : largest;
         }
@@ -216,13 +221,15 @@ void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float 
     memset(m.s.check, 0, 3 * VM_STRIP * sizeof *m.s.check); /* the signals are its neighbours */
     for (int t = 0; t < VM_STRIP; t++) m.s.temperature[t] = NAN;
     float broken[VM_STRIP] = {0};
-    add_mean(c->in->logits + first * (size_t)n, trunk ? m.dmu : NULL, rows, n, p, broken);
+    add_mean(c->in->logits + first * (size_t)n, trunk ? m.dmu : NULL, rows, n, p);
+    check_rows(p, rows, n, broken);
     if (c->kind) {
         vm_to_lanes(p, rows, n, m.mean);
         if (c->inference == VM_INFERENCE_PASSES) draw_strip(c, first, rows, &m);
         c->r->kind->infer(c, &m.s);
     }
     if (c->inference != VM_INFERENCE_MEAN) vm_from_lanes(m.s.p, rows, n, p);
+    if (c->inference == VM_INFERENCE_PASSES) check_rows(p, rows, n, broken);
     if (c->inference == VM_INFERENCE_MEAN || c->inference == VM_INFERENCE_PASSES)
         for (int t = 0; t < rows; t++) c->kernels->softmax(p + t * n, n);
     if (c->r->kind->chooses && c->out.scores) vm_from_lanes(m.s.scores, rows, n, c->out.scores + first * (size_t)n);

@@ -65,7 +65,8 @@ static vmoer_status check_numbers(const vm_router_config *c, const vm_router_kin
         double value = vm_router_get_number(c, (vm_router_number)i);
         if (range->high == 0) {
             if (value != 0) return refuse_number(k, i);
-        } else if (!(value >= range->low && value <= range->high)) {
+        } else if (!(value >= (double)(float)range->low &&
+                     value <= (double)(float)range->high)) { /* floats' own bounds */
             return vm_error(VMOER_ERROR_LIMIT, "%s: %g is not in %g..%g", vm_router_number_infos[i].key, value,
                             range->low, range->high);
         }

@@ -148,6 +148,9 @@ struct vm_router_kind {
     X(vglr_fc)                                                                                                                              \
     X(vglr_mf)                                                                                                                              \
     X(residual)                                                                                                                             \
+    X(fixed_t)                                                                                                                              \
+    X(roe)                                                                                                                                  \
+    X(expert_sample)                                                                                                                        \
     X(temperature)
 
 #define VM_ROUTER_KIND_DECLARE(name) extern const vm_router_kind vm_router_kind_##name;

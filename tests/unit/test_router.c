@@ -525,52 +525,6 @@ static void test_samples_are_antithetic(void **state) {
     free_problem(&q);
 }
 
-/* ---- draws ---- */
-
-static void test_draws(void **state) {
-    (void)state;
-    vm_token_key keys[2] = {{.item = 3, .part = 1, .position = 9}, {.item = 4, .part = 1, .position = 9}};
-    vm_route route = {.layer = LAYER, .n_tokens = 2, .tokens = keys, .seed = 1, .step = 2, .sign = 1};
-    float first[6], other[6];
-    vm_router_normals(&route, VM_RNG_ROUTE, 0, 6, 1, first);
-    for (int change = 0; change < 7; change++) { /* each coordinate gives another draw */
-        vm_route changed = route;
-        vm_token_key key = keys[0];
-        changed.tokens = &key;
-        if (change == 0) key.item++;
-        if (change == 1) key.part++;
-        if (change == 2) key.position++;
-        if (change == 3) changed.layer++;
-        if (change == 4) changed.seed++;
-        if (change == 5) changed.step++;
-        if (change == 6) changed.step += (uint64_t)1 << 32;
-        vm_router_normals(&changed, VM_RNG_ROUTE, 0, 6, 1, other);
-        for (int i = 0; i < 6; i++) assert_true(first[i] != other[i]);
-    }
-    vm_route negative = route;
-    negative.sign = -1;
-    vm_router_normals(&negative, VM_RNG_ROUTE, 0, 6, 1, other);
-    for (int i = 0; i < 6; i++) assert_true(other[i] == -first[i]);
-    vm_route moved = route; /* the place in the batch is not a coordinate */
-    vm_token_key swapped[2] = {keys[1], keys[0]};
-    moved.tokens = swapped;
-    vm_router_normals(&moved, VM_RNG_ROUTE, 1, 6, 1, other);
-    assert_memory_equal(first, other, sizeof first);
-
-    double sum = 0, squares = 0, product = 0;
-    enum { TOKENS = 20000 };
-    for (int t = 0; t < TOKENS; t++) {
-        vm_token_key key = {.item = (uint32_t)t};
-        moved.tokens = &key;
-        vm_router_normals(&moved, VM_RNG_ROUTE, 0, 6, 1, other);
-        for (int i = 0; i < 6; i++) sum += other[i], squares += other[i] * other[i];
-        product += other[0] * other[4];
-    }
-    assert_true(fabs(sum / (6 * TOKENS)) < 4 / sqrt(6.0 * TOKENS));
-    assert_true(fabs(squares / (6 * TOKENS) - 1) < 4 * sqrt(2 / (6.0 * TOKENS)));
-    assert_true(fabs(product / TOKENS) < 4 / sqrt((double)TOKENS));
-}
-
 /* ---- threads, batches, chunks ---- */
 
 static void assert_same(const float *x, const float *y, int n) { assert_memory_equal(x, y, (size_t)n * sizeof(float)); }
@@ -788,7 +742,6 @@ int main(void) {
         cmocka_unit_test(test_fc_without_correlations_is_mf),
         cmocka_unit_test(test_inference_is_the_mathematics),
         cmocka_unit_test(test_samples_are_antithetic),
-        cmocka_unit_test(test_draws),
         cmocka_unit_test(test_threads_change_nothing),
         cmocka_unit_test(test_batches_change_nothing),
         cmocka_unit_test(test_no_tokens),

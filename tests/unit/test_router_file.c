@@ -55,8 +55,8 @@ static void assert_same_file(const char *a, const char *b) {
 
 static void test_round_trip(void **state) {
     (void)state;
-    static const char *const kinds[] = {"vglr-fc", "vglr-mf", "residual", "temperature"};
-    for (int kind = 0; kind < 4; kind++) {
+    static const char *const kinds[] = {"vglr-fc", "vglr-mf", "residual", "temperature", "fixed-t", "expert-sample"};
+    for (int kind = 0; kind < 6; kind++) {
         vm_router_config config = {.n_layers = kind == 3 ? 0 : 3,
                                    .layers = {0, 7, 511},
                                    .n_experts = 5,
@@ -65,7 +65,9 @@ static void test_round_trip(void **state) {
                                    .prior_scale = 0.1f,
                                    .initial_scale = 0.3f,
                                    .seed = UINT64_MAX,
-                                   .temperature = 1.1};
+                                   .temperature = 1.1,
+                                   .route_temperature = kind >= 4 ? 0.7f : 0,
+                                   .keep = kind == 5 ? 3 : 0};
         strcpy(config.kind, kinds[kind]);
         vm_router *r, *back;
         assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
@@ -85,6 +87,7 @@ static void test_round_trip(void **state) {
         assert_string_equal(c->kind, kinds[kind]);
         assert_true(c->temperature == 1.0 / 3 && c->prior_scale == 0.1f && c->initial_scale == 0.3f &&
                     c->seed == UINT64_MAX);
+        assert_true(c->route_temperature == config.route_temperature && c->keep == config.keep);
         assert_true(c->n_experts == 5 && c->dim == 6 && c->width == 4 && c->n_layers == config.n_layers);
         for (int i = 0; i < c->n_layers; i++) assert_int_equal(c->layers[i], config.layers[i]);
         assert_string_equal(info_back.base, info.base);
@@ -232,6 +235,8 @@ static void test_faulty_files(void **state) {
         {"kind", "a name longer than fifteen", .says = "kind"},
         {"kind", "vglr-fc", .says = "scale.weight"},
         {"kind", "residual", .says = "6 tensors"},
+        {"kind", "expert-sample", .says = "keep"},
+        {"kind", "roe", .says = "route_temperature"},
         {"kind", "temperature", .says = "layers"},
         {"layers", "", .says = "layers"},
         {"layers", "{}", .says = "layers"},
