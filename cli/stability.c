@@ -69,7 +69,8 @@ static void add_row(table *t, const json_t *root, const json_t *level, const jso
 
 /* The means; CSV has the layers too. */
 static void print_stability(const json_t *root, output_format output) {
-    const json_t *results = json_object_get(root, "results"), *at = json_object_get(results, "sigma_at");
+    const json_t *results = json_object_get(root, "results"), *at = json_object_get(results, "sigma_at"),
+                 *alive = json_object_get(results, "alive");
     size_t i, l;
     json_t *level, *layer;
     table *t = table_new(output);
@@ -87,6 +88,15 @@ static void print_stability(const json_t *root, output_format output) {
     table_print(t);
     if (output != OUTPUT_MD) return;
     printf("\nchance: %.4f\n", json_number_value(json_object_get(results, "chance")));
+    if (json_is_object(alive)) {
+        printf("between two draws %.0f%% of the router's layers choose anew for some token, %.1f%% of the tokens\n",
+               100 * json_number_value(json_object_get(alive, "flipped_layers")),
+               100 * json_number_value(json_object_get(alive, "flip_rate")));
+        if (json_is_real(json_object_get(alive, "scale_variation")))
+            printf("tr Sigma varies by %.3g of its mean over the tokens; %.1f%% of |L|^2 is off the diagonal\n",
+                   json_number_value(json_object_get(alive, "scale_variation")),
+                   100 * json_number_value(json_object_get(alive, "off_diagonal")));
+    }
     if (json_is_object(at))
         printf("the deterministic router's index falls to %g at a relative sigma of %.4g\n",
                json_number_value(json_object_get(at, "jaccard")), json_number_value(json_object_get(at, "sigma")));

@@ -12,7 +12,8 @@ static void infer_one(const vm_router *r) {
     float trace, projected, temperature;
     vm_token_key key = {0};
     vm_route route = {.layer = c->layers[0], .n_tokens = 1, .u = u, .logits = logits, .tokens = &key, .sign = 1};
-    const vm_routing out = {p, scores, &trace, &projected, &temperature};
+    const vm_routing out = {
+        .p = p, .scores = scores, .trace = &trace, .trace_projected = &projected, .temperature = &temperature};
     for (vm_inference way = VM_INFERENCE_MEAN; u && logits && p && scores && way <= VM_INFERENCE_PASSES; way++) {
         vmoer_status status = vm_router_infer(r, NULL, &route, way, 3, &out);
         if (status != VMOER_OK && status != VMOER_ERROR_NUMERIC && status != VMOER_ERROR_MEMORY) abort();

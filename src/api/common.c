@@ -178,7 +178,7 @@ json_t *vm_api_head(const char *kind, const vm_session *s, json_t *config) {
 }
 
 void vm_api_put_load(json_t *config, const vm_session *s, const vmoer_model_params *p) {
-    static const char *const inferences[] = {"mean", "closed", "sample", "tilted"};
+    static const char *const inferences[] = {"mean", "closed", "sample", "tilted", "passes"};
     json_object_set_new(config, "compute", json_string(vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32"));
     json_object_set_new(config, "inference", json_string(inferences[s->options.inference]));
     json_object_set_new(config, "samples", json_integer(p->samples));

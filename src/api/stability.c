@@ -66,6 +66,7 @@ static vmoer_status measure(measurement *m) {
                               .levels = m->levels,
                               .n_levels = m->n_levels,
                               .propagated = true,
+                              .alive = s->router != NULL,
                               .answer = s->options};
     return vm_stability_measure(&how, s->model, s->pool, s->pass, &m->questions, m->hooks, &m->figures);
 }
@@ -117,6 +118,24 @@ static json_t *level_to_json(const measurement *m, int i, double chance) {
                      row_to_json(&bayesian, chance));
 }
 
+/* Is the router alive? Means over its layers. */
+static json_t *alive_to_json(const measurement *m) {
+    const vm_stability_figures *f = &m->figures;
+    const vm_router_config *r = m->session->router ? vm_router_get_config(m->session->router) : NULL;
+    double flipped = 0, rate = 0, variation = 0, off_diagonal = 0;
+    if (!r || r->n_layers == 0) return json_null();
+    for (int i = 0; i < r->n_layers; i++) {
+        int32_t l = r->layers[i];
+        flipped += f->flip_rate[l] > 0;
+        rate += f->flip_rate[l];
+        variation += f->scale_variation[l];
+        off_diagonal += f->off_diagonal[l];
+    }
+    return json_pack("{s:f, s:f, s:o, s:o}", "flipped_layers", flipped / r->n_layers, "flip_rate", rate / r->n_layers,
+                     "scale_variation", real_or_null(variation / r->n_layers), "off_diagonal",
+                     real_or_null(off_diagonal / r->n_layers));
+}
+
 static json_t *config_of(const measurement *m) {
     const vmoer_stability_params *p = m->p;
     json_t *sigmas = json_array();
@@ -136,7 +155,7 @@ static vmoer_status result_of(const measurement *m, json_t **out) {
     json_t *head = vm_api_head("stability", m->session, config_of(m)), *levels = json_array();
     for (int i = 0; i < m->n_levels; i++) json_array_append_new(levels, level_to_json(m, i, chance));
     json_t *results =
-        json_pack("{s:o, s:f, s:o}", "sigmas", levels, "chance", chance, "sigma_at",
+        json_pack("{s:o, s:f, s:o, s:o}", "sigmas", levels, "chance", chance, "alive", alive_to_json(m), "sigma_at",
                   m->p->target > 0 ? json_pack("{s:f, s:o}", "jaccard", m->p->target, "sigma", real_or_null(m->sigma))
                                    : json_null());
     if (head && results && json_object_set_new(head, "results", results) == 0 &&

@@ -10,6 +10,7 @@
 
 #include "base/memory.h"
 #include "base/status.h"
+#include "kernels/count.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -377,7 +378,12 @@ vmoer_status vm_gemm(vm_pool *pool, const vm_gemm_job *jobs, int n_jobs) {
     for (int t = 0; t < threads; t++) run.packed[t] = -1;
 
     double work = 0;
-    for (int j = 0; j < n_jobs; j++) work += job_work(&jobs[j]);
+    uint64_t products = 0;
+    for (int j = 0; j < n_jobs; j++) {
+        work += job_work(&jobs[j]);
+        products += (uint64_t)jobs[j].m * (uint64_t)jobs[j].b->n * (uint64_t)jobs[j].b->k;
+    }
+    vm_count(products);
     double share = threads > 1 ? work / (threads * TASKS_PER_THREAD) : 0;
     if (threads > 1 && share < SPLIT_WORK) share = SPLIT_WORK;
     int tasks = 0;

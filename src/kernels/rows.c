@@ -2,6 +2,7 @@
 #include "kernels/gemm.h"
 
 #include "base/dtype.h"
+#include "kernels/count.h"
 #include <string.h>
 
 enum { PANEL = VM_GEMM_PANEL };
@@ -72,6 +73,7 @@ void vm_multiply(const vm_product *p) {
     vm_compute type = p->b->type;
     size_t panel_words = vm_gemm_depth(type, p->b->k) * PANEL;
     size_t skipped = vm_gemm_depth(type, p->k_first) * PANEL;
+    vm_count((uint64_t)p->m * (uint64_t)p->columns * (uint64_t)(p->k ? p->k : p->b->k));
     for (int done = 0; done < p->m; done += VM_GEMM_BLOCK_ROWS) {
         size_t skip = p->c_index ? 0 : (size_t)done * p->ldc;
         vm_gemm_block block = {.m = p->m - done < VM_GEMM_BLOCK_ROWS ? p->m - done : VM_GEMM_BLOCK_ROWS,

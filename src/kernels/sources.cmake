@@ -3,6 +3,7 @@
 set(kernels ${CMAKE_CURRENT_SOURCE_DIR}/src/kernels)
 set(VM_KERNEL_SOURCES
     ${kernels}/kernels.c
+    ${kernels}/count.c
     ${kernels}/gemm.c
     ${kernels}/rows.c
     ${kernels}/peak.c

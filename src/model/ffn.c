@@ -218,11 +218,17 @@ vmoer_status vm_ffn_choose(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_ar
             if (!ok) return no_memory();
             VM_TRY(vm_router_forward(route->router, pool, &in, a->p, a->scores, a->saved, a->kl));
         } else {
-            a->trace = vm_arena_floats(keep, T, 1, &ok);
-            a->trace_projected = vm_arena_floats(keep, T, 1, &ok);
-            a->temperature = vm_arena_floats(keep, T, 1, &ok);
+            if (route->signals) {
+                a->trace = vm_arena_floats(keep, T, 1, &ok);
+                a->trace_projected = vm_arena_floats(keep, T, 1, &ok);
+                a->temperature = vm_arena_floats(keep, T, 1, &ok);
+            }
             if (!ok) return no_memory();
-            vm_routing out = {a->p, a->scores, a->trace, a->trace_projected, a->temperature};
+            vm_routing out = {.p = a->p,
+                              .scores = a->scores,
+                              .trace = a->trace,
+                              .trace_projected = a->trace_projected,
+                              .temperature = a->temperature};
             VM_TRY(vm_router_infer(route->router, pool, &in, route->inference, route->samples, &out));
         }
     }

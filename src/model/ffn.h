@@ -38,6 +38,7 @@ typedef struct vm_ffn_route {
     bool training;              /* one draw, what backward needs is kept; else `inference` */
     vm_inference inference;
     int samples;
+    bool signals;               /* inference: the variational router's are wanted */
     vm_noise noise;             /* on what the routers see; inference only */
     int layer;
     const vm_token_key *tokens; /* [T] */
@@ -61,7 +62,7 @@ typedef struct vm_ffn_acts {
     float *t_shared_in, *t_shared_out, *t_router;
     float *saved;             /* the variational router's */
     float *kl;                /* [T]; NULL without a variational router */
-    float *trace, *trace_projected, *temperature; /* [T]; NULL unless inference with a variational router */
+    float *trace, *trace_projected, *temperature; /* [T]; NULL unless they were wanted */
 } vm_ffn_acts;
 
 /* The choice alone, where N > 0: what it leaves behind is logits (of the model's own router), p, chosen, gates, and what the variational router leaves. */

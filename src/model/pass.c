@@ -148,6 +148,7 @@ static vm_ffn_route route_of(const vm_pass *p, int layer) {
                           .training = o->training && layer >= p->lowest, /* below, backward finds nothing to do */
                           .inference = o->inference,
                           .samples = o->samples,
+                          .signals = o->facts,
                           .noise = o->noise,
                           .layer = layer,
                           .tokens = p->batch->keys,

@@ -128,6 +128,7 @@ static size_t lay_out(const vm_infer_call *c, float *base, strip_memory *m) {
                  {&m->s.check, 1},
                  {&m->s.trace, 1},
                  {&m->s.projected, 1},
+                 {&m->s.diagonal, 1},
                  {&m->s.temperature, 1},
                  {&m->normals, passes ? (size_t)vm_router_count_normals(r) : 0},
                  {&m->gumbels, passes ? (size_t)vm_router_count_gumbels(r) : 0},
@@ -218,7 +219,7 @@ void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float 
     lay_out(c, memory, &m);
 
     if (trunk) run_trunk(c, first, rows, &m);
-    memset(m.s.check, 0, 3 * VM_STRIP * sizeof *m.s.check); /* the signals are its neighbours */
+    memset(m.s.check, 0, 4 * VM_STRIP * sizeof *m.s.check); /* the signals are its neighbours */
     for (int t = 0; t < VM_STRIP; t++) m.s.temperature[t] = NAN;
     float broken[VM_STRIP] = {0};
     add_mean(c->in->logits + first * (size_t)n, trunk ? m.dmu : NULL, rows, n, p);
@@ -236,6 +237,7 @@ void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float 
     for (int t = 0; t < rows; t++) p[t * n] += broken[t] + m.s.check[t]; /* 0 or NaN: kernels may hide one */
     put_row(c->out.trace, first, m.s.trace, rows);
     put_row(c->out.trace_projected, first, m.s.projected, rows);
+    put_row(c->out.trace_diagonal, first, m.s.diagonal, rows);
     put_row(c->out.temperature, first, m.s.temperature, rows);
 }
 
@@ -294,8 +296,8 @@ vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *
                        .inference = way_of(kind, inference),
                        .samples = samples,
                        .out = *out};
-    bool signals =
-        kind->has_covariance ? out->trace || out->trace_projected : kind->has_temperature && out->temperature;
+    bool signals = kind->has_covariance ? out->trace || out->trace_projected || out->trace_diagonal
+                                        : kind->has_temperature && out->temperature;
     c.kind = kind->infer && (c.inference != VM_INFERENCE_MEAN || signals);
     vm_draw_table *draws = NULL;
     if (c.inference == VM_INFERENCE_SAMPLE && kind->has_covariance) {

@@ -87,6 +87,7 @@ typedef struct vm_routing {
     float *trace;            /* [T] tr Sigma; 0 without covariance */
     float *trace_projected;  /* [T] tr P Sigma P; likewise */
     float *temperature;      /* [T] T(u) of the token; NAN where the kind has none */
+    float *trace_diagonal;   /* [T] the diagonal's part of tr Sigma, sum_i L_ii^2; 0 without covariance */
 } vm_routing;
 
 vmoer_status vm_router_create(const vm_router_config *config, vm_router **out);

@@ -68,6 +68,7 @@ typedef struct vm_strip {
     float *scores;              /* [N] likewise, of a kind that chooses */
     float *check;               /* [1] NaN added where raw is not finite: kernels may hide one */
     float *trace, *projected;   /* [1] the signals; 0 before */
+    float *diagonal;            /* [1] of trace; 0 before */
     float *temperature;         /* [1] likewise; NAN before */
     float *scratch;             /* [VM_STRIP_SCRATCH][N] */
 } vm_strip;

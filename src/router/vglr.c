@@ -86,6 +86,15 @@ static void backward(const vm_token_context *c, const vm_token *x, const float *
     }
 }
 
+/* sum[16] += L_ii^2 */
+static void sum_diagonal(const vm_gaussians *g, float *sum) {
+    const float *row = g->scale;
+    for (int i = 0; i < g->n; i++, row += VM_STRIP) {
+        row += (size_t)below(i, g->rank) * VM_STRIP;
+        for (int t = 0; t < VM_STRIP; t++) sum[t] += row[t] * row[t];
+    }
+}
+
 /* The logits of one draw a token. */
 static void draw_pass(const vm_gaussians *g, const vm_strip *s) {
     const float *row = g->scale;
@@ -104,6 +113,7 @@ static void infer(const vm_infer_call *c, const vm_strip *s) {
     const vm_router_config *config = &c->r->config;
     vm_gaussians g = {.n = config->n_experts, .rank = rank_of(config), .scale = s->raw, .mean = s->mean};
     c->kernels->gaussian_scale(&g, RAW_LOW, RAW_HIGH, s->check, s->trace, s->projected, s->scratch);
+    if (c->out.trace_diagonal) sum_diagonal(&g, s->diagonal);
     if (c->inference == VM_INFERENCE_CLOSED)
         c->kernels->gaussian_closed(&g, s->p, s->scratch);
     else if (c->inference == VM_INFERENCE_SAMPLE)

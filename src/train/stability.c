@@ -96,6 +96,7 @@ typedef struct watch {
     vm_stability_figures *sum;
     double *load;   /* [L, N] how often each expert was chosen */
     size_t tokens;  /* seen */
+    double *traces; /* [L, 3] sums over tokens: tr Sigma, its square, and its diagonal's part */
     int32_t *clean; /* [L, T, K] of the batch; its memory and the next ones' are the walk's */
     int32_t *other; /* [T] the token half a question further */
     float *eps;     /* [T, D] of the layer, and its noisy input */
@@ -130,21 +131,48 @@ static vmoer_status begin_batch(watch *w) {
     return VMOER_OK;
 }
 
-/* The choice of the router under test on u[T, D]; chosen[T, K] lives in the layer's arena. */
-static vmoer_status choose(watch *w, int layer, const float *u, bool anew, const int32_t **chosen) {
+/* The choice of the router under test on u[T, D]; acts live in the layer's arena. */
+static vmoer_status choose(watch *w, int layer, const float *u, vm_inference inference, bool anew, vm_ffn_acts *acts) {
     const vm_pass_options *o = &w->s->answer;
     vm_ffn_route route = {.router = o->router && vm_router_has_layer(o->router, layer) ? o->router : NULL,
-                          .inference = o->inference,
+                          .inference = inference,
                           .samples = o->samples,
                           .layer = layer,
                           .tokens = w->walk.q.batch.keys,
                           .seed = o->seed,
                           .step = o->step};
     if (anew) draw_anew(&route.seed, &route.step);
-    vm_ffn_acts acts = {.u = u};
-    VM_TRY(vm_ffn_choose(&w->walk.m->layers[layer].ffn, w->walk.pool, w->arena, w->arena, w->walk.q.batch.n_tokens, u,
-                         &route, &acts));
-    *chosen = acts.chosen;
+    *acts = (vm_ffn_acts){.u = u};
+    return vm_ffn_choose(&w->walk.m->layers[layer].ffn, w->walk.pool, w->arena, w->arena, w->walk.q.batch.n_tokens, u,
+                         &route, acts);
+}
+
+/* Two draws of the router's own randomness on the clean input, and what Sigma is there. */
+static vmoer_status draw_twice(watch *w, int layer, const float *u) {
+    const vm_pass_options *o = &w->s->answer;
+    const vm_batch *b = &w->walk.q.batch;
+    size_t T = (size_t)b->n_tokens, K = (size_t)w->walk.m->config.top_k, N = (size_t)w->walk.m->config.n_experts;
+    vm_ffn_acts one, other;
+    bool ok = true;
+    vm_arena_reset(w->arena);
+    VM_TRY(choose(w, layer, u, VM_INFERENCE_PASSES, false, &one));
+    VM_TRY(choose(w, layer, u, VM_INFERENCE_PASSES, true, &other));
+    comparison pair = {.a = one.chosen, .b = other.chosen, .k = (int)K, .jaccard = w->jaccard};
+    sum_jaccard(w->walk.pool, &pair, T);
+    for (size_t t = 0; t < T; t++) w->sum->flip_rate[layer] += w->jaccard[t] < 1;
+    if (!vm_router_has_covariance(o->router)) return VMOER_OK;
+    float *trace = vm_arena_floats(w->arena, T, 1, &ok), *diagonal = vm_arena_floats(w->arena, T, 1, &ok),
+          *p = vm_arena_floats(w->arena, T, N, &ok);
+    if (!ok) return no_memory();
+    vm_route in = {.layer = layer, .n_tokens = b->n_tokens, .u = u, .logits = one.logits, .tokens = b->keys};
+    vm_routing out = {.p = p, .trace = trace, .trace_diagonal = diagonal};
+    VM_TRY(vm_router_infer(o->router, w->walk.pool, &in, VM_INFERENCE_MEAN, 1, &out));
+    double *sums = w->traces + 3 * layer;
+    for (size_t t = 0; t < T; t++) {
+        sums[0] += (double)trace[t];
+        sums[1] += (double)trace[t] * (double)trace[t];
+        sums[2] += (double)diagonal[t];
+    }
     return VMOER_OK;
 }
 
@@ -155,17 +183,20 @@ static vmoer_status disturb(watch *w, int layer, const float *u, const int32_t *
     size_t T = (size_t)b->n_tokens, L = (size_t)w->walk.m->config.n_layers;
     int dim = w->walk.m->config.dim;
     bool draws = s->answer.router && vm_router_has_layer(s->answer.router, layer);
+    vm_ffn_acts acts;
     vm_noise_draw(w->walk.pool, s->levels[0].seed, layer, b->n_tokens, dim, b->keys, w->eps);
     for (int i = 0; i < s->n_levels; i++) {
         comparison c = {.a = clean, .k = w->walk.m->config.top_k, .jaccard = w->jaccard};
         size_t at = (size_t)i * L + (size_t)layer;
         vm_arena_reset(w->arena);
         vm_noise_add(&s->levels[i], w->walk.pool, b->n_tokens, dim, u, w->eps, w->noisy);
-        VM_TRY(choose(w, layer, w->noisy, true, &c.b));
+        VM_TRY(choose(w, layer, w->noisy, s->answer.inference, true, &acts));
+        c.b = acts.chosen;
         double independent = sum_jaccard(w->walk.pool, &c, T), shared = independent;
         if (draws) {
             vm_arena_reset(w->arena);
-            VM_TRY(choose(w, layer, w->noisy, false, &c.b));
+            VM_TRY(choose(w, layer, w->noisy, s->answer.inference, false, &acts));
+            c.b = acts.chosen;
             shared = sum_jaccard(w->walk.pool, &c, T);
         }
         w->sum->isolated[at] += independent;
@@ -184,6 +215,8 @@ static vmoer_status clean_layer(void *context, int layer, const float *u) {
     for (size_t i = 0; i < T * K; i++) w->load[l * (size_t)c->n_experts + (size_t)clean[i]] += 1;
     comparison others = {.a = clean, .b = clean, .other = w->other, .k = c->top_k, .jaccard = w->jaccard};
     w->sum->between[l] += sum_jaccard(w->walk.pool, &others, T);
+    if (w->s->alive && w->s->answer.router && vm_router_has_layer(w->s->answer.router, layer))
+        VM_TRY(draw_twice(w, layer, u));
     return w->s->n_levels ? disturb(w, layer, u, clean) : VMOER_OK;
 }
 
@@ -214,6 +247,9 @@ void vm_stability_figures_free(vm_stability_figures *f) {
     vm_free(f->propagated);
     vm_free(f->load_entropy);
     vm_free(f->between);
+    vm_free(f->flip_rate);
+    vm_free(f->scale_variation);
+    vm_free(f->off_diagonal);
     *f = (vm_stability_figures){NULL};
 }
 
@@ -228,6 +264,12 @@ static void finish(const watch *w) {
         w->sum->propagated[i] = w->s->propagated ? w->sum->propagated[i] / tokens : NAN;
     }
     for (size_t l = 0; l < L; l++) {
+        const double *trace = w->traces + 3 * l;
+        bool drawn = w->s->alive && w->s->answer.router && vm_router_has_layer(w->s->answer.router, (int)l);
+        double mean = trace[0] / tokens, variance = fmax(0, trace[1] / tokens - mean * mean);
+        w->sum->flip_rate[l] = drawn ? w->sum->flip_rate[l] / tokens : NAN;
+        w->sum->scale_variation[l] = mean > 0 ? sqrt(variance) / mean : NAN;
+        w->sum->off_diagonal[l] = mean > 0 ? fmax(0, 1 - trace[2] / trace[0]) : NAN;
         w->sum->between[l] /= tokens;
         for (size_t e = 0; e < N; e++) {
             double share = w->load[l * N + e] / (tokens * c->top_k);
@@ -243,7 +285,10 @@ vmoer_status vm_stability_measure(const vm_stability *s, vm_model *m, vm_pool *p
                                   .shared = vm_calloc(all, sizeof(double)),
                                   .propagated = vm_calloc(all, sizeof(double)),
                                   .load_entropy = vm_calloc(L, sizeof(double)),
-                                  .between = vm_calloc(L, sizeof(double))};
+                                  .between = vm_calloc(L, sizeof(double)),
+                                  .flip_rate = vm_calloc(L, sizeof(double)),
+                                  .scale_variation = vm_calloc(L, sizeof(double)),
+                                  .off_diagonal = vm_calloc(L, sizeof(double))};
     watch w = {.s = s,
                .walk = {.m = m,
                         .pool = pool,
@@ -254,15 +299,17 @@ vmoer_status vm_stability_measure(const vm_stability *s, vm_model *m, vm_pool *p
                         .batch = propagate},
                .arena = vm_arena_create(),
                .sum = out,
-               .load = vm_calloc(L * (size_t)m->config.n_experts + 1, sizeof(double))};
+               .load = vm_calloc(L * (size_t)m->config.n_experts + 1, sizeof(double)),
+               .traces = vm_calloc(3 * L, sizeof(double))};
     vmoer_status status = VMOER_OK;
-    if (!out->isolated || !out->shared || !out->propagated || !out->load_entropy || !out->between || !w.walk.arena ||
-        !w.arena || !w.load)
-        VM_GOTO(no_memory());
+    bool ok = out->isolated && out->shared && out->propagated && out->load_entropy && out->between && out->flip_rate &&
+              out->scale_variation && out->off_diagonal && w.walk.arena && w.arena && w.load && w.traces;
+    if (!ok) VM_GOTO(no_memory());
     VM_GOTO(walk_through(&w.walk, "stability", &s->answer, e, s->questions, hooks));
     finish(&w);
 done:
     vm_free(w.load);
+    vm_free(w.traces);
     vm_arena_free(w.arena);
     vm_arena_free(w.walk.arena);
     if (status != VMOER_OK) vm_stability_figures_free(out);
@@ -275,6 +322,7 @@ done:
 typedef struct kept {
     size_t tokens;
     float **clean, **noise; /* [L] of [T, N] */
+    int32_t **chosen;       /* [L] of [T, K], by the clean ones */
 } kept;
 
 typedef struct search {
@@ -291,20 +339,24 @@ static vmoer_status keep_layer(void *context, int layer, const float *u) {
     search *s = context;
     const vm_config *c = &s->walk.m->config;
     const vm_batch *b = &s->walk.q.batch;
-    size_t T = (size_t)b->n_tokens, D = (size_t)c->dim, N = (size_t)c->n_experts, L = (size_t)c->n_layers;
+    size_t T = (size_t)b->n_tokens, D = (size_t)c->dim, N = (size_t)c->n_experts, L = (size_t)c->n_layers,
+           K = (size_t)c->top_k;
     bool ok = true;
     if (layer == 0) {
         s->batches[s->n_batches++] = (kept){.tokens = T,
                                             .clean = vm_arena_alloc(s->arena, L, sizeof(float *)),
-                                            .noise = vm_arena_alloc(s->arena, L, sizeof(float *))};
+                                            .noise = vm_arena_alloc(s->arena, L, sizeof(float *)),
+                                            .chosen = vm_arena_alloc(s->arena, L, sizeof(int32_t *))};
         s->eps = vm_arena_floats(s->walk.arena, T, D, &ok);
         s->scale = vm_arena_floats(s->walk.arena, T, 1, &ok);
     }
     kept *k = &s->batches[s->n_batches - 1];
-    if (!ok || !k->clean || !k->noise) return no_memory();
+    if (!ok || !k->clean || !k->noise || !k->chosen) return no_memory();
     k->clean[layer] = vm_arena_floats(s->arena, T, N, &ok);
     k->noise[layer] = vm_arena_floats(s->arena, T, N, &ok);
-    if (!ok) return no_memory();
+    k->chosen[layer] = vm_arena_alloc(s->arena, T * K, sizeof **k->chosen);
+    if (!ok || !k->chosen[layer]) return no_memory();
+    memcpy(k->chosen[layer], vm_pass_facts(s->walk.pass).chosen + (size_t)layer * T * K, T * K * sizeof **k->chosen);
     const vm_noise unit = {.sigma = 1, .relative = true};
     vm_noise_draw(s->walk.pool, s->seed, layer, b->n_tokens, c->dim, b->keys, s->eps);
     vm_noise_scale(&unit, b->n_tokens, c->dim, u, s->scale);
@@ -320,6 +372,7 @@ static vmoer_status keep_layer(void *context, int layer, const float *u) {
 typedef struct trial {
     const search *s;
     const float *clean, *noise; /* [T, N] */
+    const int32_t *chosen;      /* [T, K] */
     float sigma;
     double *jaccard; /* [T] */
 } trial;
@@ -328,15 +381,13 @@ static void try_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const trial *y = context;
     const vm_config *c = &y->s->walk.m->config;
-    int32_t chosen[2][VM_TOP_K_MAX];
+    int32_t chosen[VM_TOP_K_MAX];
     float p[VM_TOP_K_MAX];
     for (size_t t = begin, N = (size_t)c->n_experts; t < end; t++) {
-        for (int side = 0; side < 2; side++) {
-            for (size_t i = 0; i < N; i++) p[i] = y->clean[t * N + i] + (side ? y->sigma * y->noise[t * N + i] : 0.0f);
-            vm_kernels_get()->softmax(p, c->n_experts);
-            vm_top_k(p, c->n_experts, c->top_k, chosen[side]);
-        }
-        y->jaccard[t] = vm_jaccard(chosen[0], chosen[1], c->top_k);
+        for (size_t i = 0; i < N; i++) p[i] = y->clean[t * N + i] + y->sigma * y->noise[t * N + i];
+        vm_kernels_get()->softmax(p, c->n_experts);
+        vm_top_k(p, c->n_experts, c->top_k, chosen);
+        y->jaccard[t] = vm_jaccard(y->chosen + t * (size_t)c->top_k, chosen, c->top_k);
     }
 }
 
@@ -346,7 +397,12 @@ static double try_sigma(const search *s, double sigma, double *jaccard) {
     for (int b = 0; b < s->n_batches; b++)
         for (int l = 0; l < s->walk.m->config.n_layers; l++) {
             const kept *k = &s->batches[b];
-            trial y = {.s = s, .clean = k->clean[l], .noise = k->noise[l], .sigma = (float)sigma, .jaccard = jaccard};
+            trial y = {.s = s,
+                       .clean = k->clean[l],
+                       .noise = k->noise[l],
+                       .chosen = k->chosen[l],
+                       .sigma = (float)sigma,
+                       .jaccard = jaccard};
             vm_pool_run_range(s->walk.pool, k->tokens, TOKENS_A_TASK, try_rows, &y);
             for (size_t t = 0; t < k->tokens; t++) sum += jaccard[t];
             count += (double)k->tokens;

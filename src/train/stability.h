@@ -11,6 +11,7 @@ typedef struct vm_stability {
     const vm_noise *levels; /* [n_levels], all of one seed */
     int n_levels;
     bool propagated;        /* wanted: a pass more a level */
+    bool alive;             /* wanted: flip_rate and those below it */
     vm_pass_options answer; /* the router under test: router, inference, samples, seed and step; {0}: the model's own */
 } vm_stability;
 
@@ -21,6 +22,10 @@ typedef struct vm_stability_figures {
     double *propagated;   /* [n_levels, L] independent draws; NAN where it was not wanted */
     double *load_entropy; /* [L] of the share of each expert in the clean choices, nats */
     double *between;      /* [L] Jaccard index of the clean choices of two tokens of a question, half its length apart */
+    /* Of the layers of the router under test, NAN elsewhere: is it alive? */
+    double *flip_rate;       /* [L] share of the tokens whose choice differs between two draws of the router's own randomness */
+    double *scale_variation; /* [L] standard deviation of tr Sigma over the tokens, over its mean; NAN without covariance */
+    double *off_diagonal;    /* [L] share of |L|_F^2, summed over the tokens, that is below the diagonal; NAN likewise */
 } vm_stability_figures;
 void vm_stability_figures_free(vm_stability_figures *f); /* takes {0} */
 

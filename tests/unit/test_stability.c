@@ -223,6 +223,68 @@ static void test_experts_see_clean(void **state) {
     clear(&f);
 }
 
+/* On layer 1, L = 0.5 I but for `off` below the diagonal, whatever the token. */
+static vm_router *make_router(const fixture *f, float off) {
+    vm_router_config c = {.kind = "vglr-fc",
+                          .n_layers = 1,
+                          .layers = {1},
+                          .n_experts = f->m->config.n_experts,
+                          .dim = f->m->config.dim,
+                          .width = 4,
+                          .prior_scale = 1,
+                          .initial_scale = 0.5f,
+                          .temperature = 1};
+    vm_router *r;
+    OK(vm_router_create(&c, &r));
+    vm_param_list params = vm_router_params(r);
+    float *bias = params.items[params.count - 1]->value;
+    for (int i = 0, at = 0; i < c.n_experts; i++, at++)
+        for (int j = 0; j < i; j++) bias[at++] = off;
+    OK(vm_router_pack(r));
+    return r;
+}
+
+/* The two sides of a router that draws: nearly no noise leaves what shared draws choose, not what others do. One draw:
+ * of an antithetic pair the noise cancels to first order. */
+static void test_draws(void **state) {
+    (void)state;
+    fixture f = setup("tiny-moe");
+    size_t N = (size_t)f.m->config.n_experts, L = (size_t)f.m->config.n_layers;
+    vm_router *r = make_router(&f, 0.25f);
+    static const vm_inference ways[] = {VM_INFERENCE_TILTED, VM_INFERENCE_SAMPLE, VM_INFERENCE_PASSES};
+    const vm_noise noise = {.sigma = 1e-6, .seed = 1};
+    for (size_t i = 0; i < 3; i++) {
+        vm_stability s = {.questions = QUESTIONS,
+                          .levels = &noise,
+                          .n_levels = 1,
+                          .propagated = true,
+                          .alive = true,
+                          .answer = {.router = r, .inference = ways[i], .samples = 1}};
+        vm_stability_figures figures = figures_of(&f, &s, 1);
+        bool draws = ways[i] != VM_INFERENCE_TILTED;
+        if (!(figures.shared[1] > 0.999 && (figures.isolated[1] < 0.9) == draws))
+            fail_msg("%zu: %g %g", i, figures.isolated[1], figures.shared[1]);
+        assert_true((figures.propagated[1] < 0.9) == draws);
+        assert_true(figures.isolated[0] > 0.999 && figures.isolated[0] == figures.shared[0]);
+        /* The same of every way: it asks for the router's own draws. */
+        double triangle = (double)(N * (N - 1)) / 2 * 0.25 * 0.25, off = triangle / (triangle + (double)N * 0.25);
+        assert_true(figures.flip_rate[1] > 0.1 && figures.flip_rate[1] <= 1);
+        assert_true(fabs(figures.off_diagonal[1] - off) < 1e-6 && figures.scale_variation[1] < 1e-3);
+        for (size_t l = 0; l < L; l++)
+            assert_true(l == 1 || (isnan(figures.flip_rate[l]) && isnan(figures.off_diagonal[l]) &&
+                                   isnan(figures.scale_variation[l])));
+        vm_stability_figures_free(&figures);
+    }
+    vm_router_free(r);
+    r = make_router(&f, 0);
+    vm_stability s = {.questions = QUESTIONS, .alive = true, .answer = {.router = r, .samples = 1}};
+    vm_stability_figures figures = figures_of(&f, &s, 1);
+    assert_true(figures.off_diagonal[1] < 1e-6);
+    vm_stability_figures_free(&figures);
+    vm_router_free(r);
+    clear(&f);
+}
+
 static void test_sigma(void **state) {
     (void)state;
     fixture f = setup("tiny-moe");
@@ -260,7 +322,8 @@ int main(void) {
         cmocka_unit_test(test_least_stable),   cmocka_unit_test(test_noise),
         cmocka_unit_test(test_size_of_logits), cmocka_unit_test(test_one_direction),
         cmocka_unit_test(test_propagated),     cmocka_unit_test(test_experts_see_clean),
-        cmocka_unit_test(test_sigma),          cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_draws),          cmocka_unit_test(test_sigma),
+        cmocka_unit_test(test_dense),
     };
     return cmocka_run_group_tests_name("stability", tests, NULL, NULL);
 }

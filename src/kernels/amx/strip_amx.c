@@ -6,6 +6,7 @@
  * Packed weights: [blocks of 64 rows][steps of 32 along the depth][h, m, l][4 tiles][16 rows][16 pairs]. */
 #include "base/memory.h"
 #include "kernels/amx/tiles_amx.h"
+#include "kernels/count.h"
 #include "kernels/gemm.h"
 
 #include <immintrin.h>
@@ -124,6 +125,7 @@ static inline __attribute__((always_inline)) void multiply_block(const uint32_t 
 void vm_strip_product_amx(const void *packed, int m, int k, const float *bias, const float *x, float *y) {
     uint32_t parts[PASS_STEPS * PARTS * TILE_WORDS] __attribute__((aligned(64)));
     int all_steps = vm_ceil_div(k, DEPTH), blocks = vm_ceil_div(m, VM_STRIP_ROWS);
+    vm_count((uint64_t)m * (uint64_t)k * VM_STRIP);
     _tile_loadconfig(&tile_config);
     for (int begin = 0; begin < all_steps; begin += PASS_STEPS) {
         int steps = all_steps - begin < PASS_STEPS ? all_steps - begin : PASS_STEPS;
