@@ -6,13 +6,16 @@
 
 enum { WIDTH = 340, LEFT = 46, RIGHT = 10, TOP = 12, LEGEND_ROW = 17, MAX_POINTS = 240, SHORT_NAME = 18 };
 
-/* Values from low to high onto from .. to. */
+/* Values from low to high onto from .. to. A logarithmic one speaks of the values' logarithms, in whole powers of ten.
+ */
 typedef struct axis {
     double low, high, from, to, step;
     int decimals;
+    bool logarithmic;
 } axis;
 
 static double place(const axis *a, double value) {
+    if (a->logarithmic) value = log10(value);
     double share = (value - a->low) / (a->high - a->low);
     return a->from + fmin(fmax(share, 0), 1) * (a->to - a->from); /* a value beyond the axis lies on its end */
 }
@@ -28,7 +31,14 @@ static axis make_axis(double low, double high, double from, double to, int ticks
     double raw = (high - low) / ticks, unit = pow(10, floor(log10(raw)));
     double step = unit * (raw / unit <= 1.0001 ? 1 : raw / unit <= 2.0001 ? 2 : raw / unit <= 5.0001 ? 5 : 10);
     int decimals = (int)fmin(fmax(-floor(log10(step) + 1e-9), 0), 6);
-    return (axis){step * floor(low / step + 1e-6), step * ceil(high / step - 1e-6), from, to, step, decimals};
+    return (axis){step * floor(low / step + 1e-6), step * ceil(high / step - 1e-6), from, to, step, decimals, false};
+}
+
+static axis make_log_axis(double low, double high, double from, double to) {
+    axis a = {floor(log10(low) + 1e-6), ceil(log10(high) - 1e-6), from, to, 1, 0, true};
+    if (!(a.low >= -12 && a.high <= 12 && a.low <= a.high)) a.low = -1, a.high = 1; /* nothing that could be drawn */
+    if (a.low == a.high) a.low -= 1;
+    return a;
 }
 
 static void put_number(vm_text *t, double value, int decimals) {
@@ -54,11 +64,16 @@ static void end_svg(vm_text *t) { vm_text_put(t, "</svg>"); }
 
 static void x_axis(vm_text *t, const axis *x, double top, double bottom, const char *label) {
     for (int i = 0; i <= tick_count(x); i++) {
-        double value = x->low + i * x->step, at = place(x, value);
+        double value = x->low + i * x->step, at;
+        if (x->logarithmic) value = pow(10, value);
+        at = place(x, value);
         vm_text_put(
             t, "<line class=\"grid\" x1=\"%1\" x2=\"%1\" y1=\"%1\" y2=\"%1\"/><text class=\"mid\" x=\"%1\" y=\"%1\">",
             at, at, top, bottom, at, bottom + 14);
-        put_number(t, value, x->decimals);
+        if (x->logarithmic)
+            vm_text_put(t, "%g", value);
+        else
+            put_number(t, value, x->decimals);
         vm_text_put(t, "</text>");
     }
     vm_text_put(t, "<text class=\"mid name\" x=\"%1\" y=\"%1\">%s</text>\n", (x->from + x->to) / 2, bottom + 30, label);
@@ -124,23 +139,29 @@ static void put_line(vm_text *t, const vm_chart *chart, const vm_series *s, cons
     vm_text_put(t, "</g>\n");
 }
 
+static size_t named(const vm_chart *chart) {
+    size_t n = 0;
+    for (size_t i = 0; i < chart->n_series; i++) n += chart->series[i].name != NULL;
+    return n;
+}
+
 /* Two columns where all names are short. */
 static bool two_columns(const vm_chart *chart) {
     for (size_t i = 0; i < chart->n_series; i++) {
-        if (vm_text_length(chart->series[i].name) > SHORT_NAME) return false;
+        if (chart->series[i].name && vm_text_length(chart->series[i].name) > SHORT_NAME) return false;
     }
-    return chart->n_series > 1;
+    return named(chart) > 1;
 }
 
-static size_t legend_rows(const vm_chart *chart) {
-    return two_columns(chart) ? (chart->n_series + 1) / 2 : chart->n_series;
-}
+static size_t legend_rows(const vm_chart *chart) { return two_columns(chart) ? (named(chart) + 1) / 2 : named(chart); }
 
 static void legend(vm_text *t, const vm_chart *chart, double top) {
     bool two = two_columns(chart);
-    for (size_t i = 0; i < chart->n_series; i++) {
-        const vm_series *s = &chart->series[i];
+    size_t i = 0;
+    for (const vm_series *s = chart->series; s < chart->series + chart->n_series; s++) {
+        if (!s->name) continue;
         double x = two && i % 2 ? LEFT + 148 : LEFT, y = top + LEGEND_ROW * (double)(two ? i / 2 : i) + 8;
+        i++;
         vm_text_put(t, "<g class=\"line ");
         put_class(t, s->style);
         vm_text_put(t, "\"><path stroke-dasharray=\"%s\" d=\"M%1 %1h28\"/>", dashes(s->style), x, y);
@@ -160,14 +181,15 @@ static void describe_lines(vm_text *t, const vm_chart *chart) {
         while (first < s->n && isnan(s->y[first])) first++;
         while (last > first && isnan(s->y[last - 1])) last--;
         if (first < last)
-            vm_text_put(t, " %t: from %n3 at %n2 to %n3 at %n2.", s->name, s->y[first], s->x[first], s->y[last - 1],
-                        s->x[last - 1]);
+            vm_text_put(t, " %t: from %n3 at %n2 to %n3 at %n2.", s->name ? s->name : "another", s->y[first],
+                        s->x[first], s->y[last - 1], s->x[last - 1]);
     }
 }
 
 void vm_chart_lines(vm_text *t, const vm_chart *chart) {
     const double plot = 210, bottom = TOP + plot, legend_top = bottom + 38;
-    axis x = make_axis(chart->x_low, chart->x_high, LEFT, WIDTH - RIGHT, 5);
+    axis x = chart->x_log ? make_log_axis(chart->x_low, chart->x_high, LEFT, WIDTH - RIGHT)
+                          : make_axis(chart->x_low, chart->x_high, LEFT, WIDTH - RIGHT, 5);
     axis y = make_axis(chart->y_low, chart->y_high, bottom, TOP, 5);
     begin_svg(t, legend_top + LEGEND_ROW * (double)legend_rows(chart) + 4, chart->title, chart->subject);
     describe_lines(t, chart);
@@ -177,6 +199,12 @@ void vm_chart_lines(vm_text *t, const vm_chart *chart) {
     if (chart->diagonal)
         vm_text_put(t, "<line class=\"guess\" x1=\"%d\" y1=\"%1\" x2=\"%d\" y2=\"%d\"/>\n", LEFT, bottom, WIDTH - RIGHT,
                     TOP);
+    if (chart->guide)
+        vm_text_put(t,
+                    "<line class=\"guess\" x1=\"%d\" x2=\"%d\" y1=\"%1\" y2=\"%1\"/><text class=\"end\" x=\"%d\" "
+                    "y=\"%1\">%s</text>\n",
+                    LEFT, WIDTH - RIGHT, place(&y, chart->guide_y), place(&y, chart->guide_y), WIDTH - RIGHT - 3,
+                    place(&y, chart->guide_y) - 4, chart->guide);
     for (size_t i = chart->n_series; i-- > 0;) put_line(t, chart, &chart->series[i], &x, &y); /* the baseline on top */
     legend(t, chart, legend_top);
     end_svg(t);

@@ -9,7 +9,7 @@
 enum { VM_STYLE_BASELINE = 0, VM_STYLE_CONTROL = -1 }; /* 1, 2, ...: the others */
 
 typedef struct vm_series {
-    const char *name;    /* of a file: escaped here */
+    const char *name;    /* of a file: escaped here; NULL: another line of the series before it */
     const double *x, *y; /* [n]; a NAN y is a gap */
     size_t n;
     int style;
@@ -19,7 +19,10 @@ typedef struct vm_chart {
     const char *title, *subject; /* "Learning curve" of "runs/fc" (of a file; NULL: none): together the SVG's title */
     const char *x_label, *y_label;
     double x_low, x_high, y_low, y_high; /* what must be inside; the axes end at round numbers around it */
+    bool x_log;                          /* powers of ten at equal distances: every x > 0 */
     bool diagonal;                       /* a dashed line from corner to corner: guessing */
+    const char *guide;                   /* names a dashed level line, as "chance"; NULL: none */
+    double guide_y;
     bool markers;                        /* a mark at every point */
     const vm_series *series;             /* [n_series] */
     size_t n_series;

@@ -24,7 +24,9 @@ typedef struct walk {
     size_t entries; /* looked at so far: a bound on the work a wrong folder makes */
 } walk;
 
-static size_t found(const vm_report_data *data) { return data->n_runs + data->n_oods + data->n_trainings; }
+static size_t found(const vm_report_data *data) {
+    return data->n_runs + data->n_oods + data->n_trainings + data->n_steady + data->n_costs + data->n_experiments;
+}
 
 vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
     char line[1024];
@@ -33,7 +35,7 @@ vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
     vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
     const char *kept = vm_arena_strndup(data->arena, line, vm_utf8_cut(line, strlen(line)));
-    if (!kept || !vm_grow((void **)&data->notes, &data->capacity[3], data->n_notes + 1, sizeof *data->notes)) {
+    if (!kept || !vm_grow((void **)&data->notes, &data->capacity[6], data->n_notes + 1, sizeof *data->notes)) {
         return vm_error(VMOER_ERROR_MEMORY, "report: out of memory");
     }
     data->notes[data->n_notes++] = kept;
@@ -162,6 +164,9 @@ void vm_report_free(vm_report_data *data) {
     vm_free(data->runs);
     vm_free(data->oods);
     vm_free(data->trainings);
+    vm_free(data->steady);
+    vm_free(data->costs);
+    vm_free(data->experiments);
     vm_free(data->notes);
     json_decref(data->documents);
     vm_arena_free(data->arena);

@@ -9,7 +9,13 @@
 
 #include <jansson.h>
 
-enum { VM_REPORT_MAX_RUNS = 200, VM_REPORT_MAX_DEPTH = 4 };
+enum { VM_REPORT_MAX_RUNS = 4000, VM_REPORT_MAX_DEPTH = 8 }; /* an experiment of 3 seeds, 17 routers and 2 MAPs has some 1000 */
+
+/* A value with its 95% interval; NAN for what there is not. */
+typedef struct vm_figure {
+    double value;
+    vm_interval ci;
+} vm_figure;
 
 typedef struct vm_routing_layer {
     int layer;
@@ -81,15 +87,121 @@ enum {
 enum { VM_STAGE_SPLIT, VM_STAGE_DISTILLED, VM_STAGES };
 enum { VM_WAY_LEARNED, VM_WAY_ORACLE, VM_WAY_RANDOM, VM_WAYS };
 
+typedef struct vm_history {
+    size_t n;                 /* records */
+    double *step;             /* [n] */
+    double *curve[VM_CURVES]; /* [n]; NAN where a record does not speak of it */
+} vm_history;
+
+/* One value of a fit without training (an output temperature, a level of noise) and what it gave on the held-out part. */
+typedef struct vm_trial {
+    double value, nll, ece;
+} vm_trial;
+
 typedef struct vm_report_training {
     const char *path, *kind;
     const json_t *json;
-    size_t n;                        /* records of the history */
-    double *step;                    /* [n] */
-    double *curve[VM_CURVES];        /* [n]; NAN where a record does not speak of it */
+    vm_history history;
+    vm_trial *trials; /* [n_trials], calibrate alone */
+    size_t n_trials;
     double dense_nats;               /* a held-out token, of the dense model; NAN: no upcycled model */
     double nats[VM_STAGES][VM_WAYS]; /* the same of the upcycled one; NAN for a stage that there was not */
 } vm_report_training;
+
+/* What Gaussian noise on the routers' input leaves of the choice of experts, the most of it first. */
+enum {
+    VM_STEADY_ISOLATED,  /* Jaccard index, noise in that layer alone, independent draws */
+    VM_STEADY_CORRECTED, /* (J - J0) / (1 - J0) */
+    VM_STEADY_SHARED,    /* both passes with the same draws */
+    VM_STEADY_PROPAGATED,
+    VM_STEADY_LOAD,    /* entropy of the experts' load, nats */
+    VM_STEADY_BETWEEN, /* Jaccard index between different tokens */
+    VM_STEADY_FACTS
+};
+typedef struct vm_steady_layer {
+    int layer;
+    double fact[VM_STEADY_FACTS];
+} vm_steady_layer;
+typedef struct vm_steady_sigma {
+    double sigma;
+    bool relative;                    /* to the root mean square of the input */
+    vm_figure mean[VM_STEADY_FACTS];  /* over the MoE layers */
+    double bayesian[VM_STEADY_FACTS]; /* over the router's layers */
+    vm_steady_layer *layers;          /* [n_layers] */
+    size_t n_layers;
+} vm_steady_sigma;
+
+/* Is the router alive? */
+enum { VM_ALIVE_FLIPPED, VM_ALIVE_RATE, VM_ALIVE_SCALE, VM_ALIVE_OFF_DIAGONAL, VM_ALIVE_FACTS };
+
+typedef struct vm_report_steady {
+    const char *path; /* of a single run; NULL: of an experiment */
+    vm_report_label label;
+    const char *router; /* its kind; "map": the model's own */
+    vm_steady_sigma *sigmas;
+    size_t n_sigmas;
+    double chance;               /* Jaccard index of two random choices */
+    double at_jaccard, at_sigma; /* the noise that brings the deterministic router down to that index */
+    bool has_alive;
+    double alive[VM_ALIVE_FACTS];
+} vm_report_steady;
+
+/* What a router costs beside the deterministic one. */
+enum { VM_COST_PARAMETERS, VM_COST_FLOPS, VM_COST_SHARE, VM_COST_COUNTED, VM_COST_WORKSPACE, VM_COST_FACTS };
+typedef struct vm_report_cost {
+    const char *path; /* of a single run; NULL: of an experiment */
+    const char *router, *layers;
+    size_t n_layers;
+    double fact[VM_COST_FACTS];
+} vm_report_cost;
+
+/* Of an experiment: one router on one task, over all seeds. */
+enum { VM_SCORE_ACC, VM_SCORE_NLL, VM_SCORE_ECE, VM_SCORE_MCE, VM_SCORE_BRIER, VM_SCORES };
+enum { VM_VERSUS_MAP, VM_VERSUS_TEMPERATURE, VM_VERSUS_RESIDUAL, VM_VERSUS };
+typedef struct vm_calibration {
+    const char *task, *map, *router;
+    size_t n, seeds;
+    vm_figure score[VM_SCORES];
+    vm_ece_floor floor;
+    double excess;
+    bool at_floor;
+    vm_figure versus[VM_VERSUS][VM_SCORE_ECE + 1]; /* paired differences of accuracy, NLL and ECE */
+    vm_reliability_bin *bins;                      /* [VM_ECE_BINS]; NULL: not told */
+} vm_calibration;
+typedef struct vm_auroc {
+    const char *map, *router, *set, *signal;
+    size_t n;
+    vm_figure auroc, aupr, fpr95;
+} vm_auroc;
+typedef struct vm_map_training {
+    const char *task, *kind;
+    size_t seed;
+    vm_history history;
+} vm_map_training;
+typedef struct vm_goal {
+    const char *name, *goal;
+    vm_figure value;
+    int holds; /* -1: not measured */
+} vm_goal;
+/* The different words of one kind, in the order of the page. */
+typedef struct vm_names {
+    const char **items; /* [n] */
+    size_t n;
+} vm_names;
+typedef struct vm_experiment {
+    const char *path, *model;
+    const json_t *json;
+    vm_map_training *maps;
+    vm_calibration *calibration; /* sorted: vm_calibration_find */
+    vm_auroc *aurocs;            /* sorted: vm_auroc_find */
+    vm_report_steady *steady;
+    vm_report_cost *costs;
+    vm_goal *goals;
+    size_t n_maps, n_calibration, n_aurocs, n_steady, n_costs, n_goals;
+    vm_names tasks, kinds, routers, sets, signals; /* kinds: of MAPs */
+} vm_experiment;
+
+enum { VM_REPORT_MAX_NAMES = 64 }; /* of each */
 
 typedef struct vm_report_data {
     vm_arena *arena;
@@ -97,9 +209,12 @@ typedef struct vm_report_data {
     vm_report_run *runs;
     vm_report_ood *oods;
     vm_report_training *trainings;
+    vm_report_steady *steady;
+    vm_report_cost *costs;
+    vm_experiment *experiments;
     const char **notes; /* sentences for the reader: what was not used, and why */
-    size_t n_runs, n_oods, n_trainings, n_notes;
-    size_t capacity[4]; /* of the four arrays above */
+    size_t n_runs, n_oods, n_trainings, n_steady, n_costs, n_experiments, n_notes;
+    size_t capacity[7]; /* of the seven arrays above */
 } vm_report_data;
 
 /* Walks `folder` in the order of names. VMOER_ERROR_FORMAT or _DATA name the file at fault; VMOER_ERROR_DATA: nothing
@@ -112,8 +227,9 @@ vmoer_status vm_report_read_results(vm_report_data *data, const char *file, cons
 vmoer_status vm_report_read_training(vm_report_data *data, const char *file, const char *path);
 /* samples.c: fills the samples of data's last run. */
 vmoer_status vm_report_read_samples(vm_report_data *data, const char *file);
-/* The order signals are read in: from the plain to the derived; `length`, the control, after everything else. */
-int vm_signal_rank(const char *name);
+/* read_experiment.c. NULL: not there. */
+const vm_calibration *vm_calibration_find(const vm_experiment *x, const char *task, const char *map, const char *router);
+const vm_auroc *vm_auroc_find(const vm_experiment *x, const char *map, const char *router, const char *set, const char *signal);
 /* A note for the reader. */
 vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -38,7 +38,7 @@ static void signal_table(vm_text *t, const vm_group *group, const vm_strange_set
     for (size_t k = 0; k < n; k++) {
         bool control = strcmp(names[k], "length") == 0;
         vm_text_put(t, "<tr%s><th scope=\"row\">", control ? " class=\"base\"" : "");
-        vm_page_signal(t, names[k]);
+        vm_put_signal(t, names[k]);
         vm_text_put(t, "%s</th>", control ? "<span class=\"sub\">control</span>" : "");
         for (size_t i = 0; i < group->n_oods; i++) {
             const vm_report_set *set = vm_set_find(group->oods[i], wanted);

@@ -54,6 +54,19 @@ static const char *const SHEET[] = {
     "th{padding:5px 12px}"
     "code,.kv td{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans "
     "Mono',monospace;font-size:.82rem}\n",
+    "thead tr+tr th,td.first,th.first{border-left:1px solid var(--line)}thead tr+tr "
+    "th:not(.first){border-left:0}tr.level "
+    "th{background:var(--panel);color:var(--muted);max-width:none;position:static}\n",
+    /* AUROC: blue above a half, orange below; the ink stays readable on the strongest of both */
+    ".hi1{background:rgba(0,103,165,.1)}.hi2{background:rgba(0,103,165,.2)}.hi3{background:rgba(0,103,165,.3)}.hi4{"
+    "background:rgba(0,103,165,.4)}.hi5{background:rgba(0,103,165,.5)}"
+    ".lo1{background:rgba(213,94,0,.1)}.lo2{background:rgba(213,94,0,.2)}.lo3{background:rgba(213,94,0,.3)}.lo4{"
+    "background:rgba(213,94,0,.4)}.lo5{background:rgba(213,94,0,.5)}.heat td{color:var(--ink)}.heat td "
+    ".sub{color:inherit;opacity:.8}\n",
+    /* Folded parts */
+    "details{margin:14px 0;border:1px solid var(--line);border-radius:10px;padding:0 "
+    "14px}summary{cursor:pointer;padding:"
+    "10px 0;font-weight:600;overflow-wrap:anywhere}details[open]{padding-bottom:14px}\n",
     /* Figures */
     ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:16px;margin:14px "
     "0;align-items:start}"

@@ -14,27 +14,6 @@ void vm_page_interval(vm_text *t, vm_interval interval, double scale, int decima
     vm_text_put(t, decimals == 1 ? "[%n1, %n1]" : "[%n3, %n3]", scale * interval.low, scale * interval.high);
 }
 
-void vm_page_signal(vm_text *t, const char *name) {
-    static const char *const NAMES[][2] = {
-        {"choice_entropy", "entropy over the choices"},
-        {"vocabulary_entropy", "entropy over the vocabulary"},
-        {"gate_entropy", "gate entropy"},
-        {"gate_entropy_last", "gate entropy, last word"},
-        {"logit_variance", "logit variance"},
-        {"logit_variance_last", "logit variance, last word"},
-        {"logit_variance_projected", "logit variance, projected"},
-        {"logit_variance_projected_last", "logit variance, projected, last word"},
-        {"length", "length of the question"},
-    };
-    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
-        if (strcmp(name, NAMES[i][0]) == 0) {
-            vm_text_put(t, "%s", NAMES[i][1]);
-            return;
-        }
-    }
-    vm_text_put(t, "%t", name);
-}
-
 void vm_page_auroc(vm_text *t, const vm_report_signal *s, bool more) {
     if (!s) {
         vm_text_put(t, "<td>–</td>");
@@ -51,22 +30,8 @@ void vm_page_auroc(vm_text *t, const vm_report_signal *s, bool more) {
     vm_text_put(t, "</td>");
 }
 
-static const char *kind_in_words(const char *kind) {
-    static const char *const KINDS[][2] = {
-        {"deterministic", "the model as it is"},
-        {"vglr-fc", "a variational router with correlated scores"},
-        {"vglr-mf", "a variational router with independent scores"},
-        {"residual", "a control: a learned shift without randomness"},
-        {"temperature", "a control: one temperature for the final probabilities"},
-    };
-    for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++) {
-        if (strcmp(kind, KINDS[i][0]) == 0) return KINDS[i][1];
-    }
-    return NULL;
-}
-
 static void put_name(vm_text *t, const vm_row *row) {
-    const char *kind = kind_in_words(row->run->router_kind);
+    const char *kind = vm_router_words(row->run->router_kind);
     vm_text_put(t, "<b>%t</b>", row->name);
     if (kind) vm_text_put(t, " (%s)", kind);
 }
@@ -226,7 +191,7 @@ static void auroc_row(vm_text *t, const vm_group *group, size_t ood, const char 
     if (known == 0) return;
     vm_text_put(t, "<tr%s><th scope=\"row\">%t<span class=\"sub\">", control ? " class=\"base\"" : "",
                 control ? "Control" : group->ood_names[ood]);
-    vm_page_signal(t, signal);
+    vm_put_signal(t, signal);
     vm_text_put(t, "</span></th>");
     for (size_t i = 0; i < group->n_sets; i++)
         vm_page_auroc(t, signal_in(group->oods[ood], &group->sets[i], signal), false);
@@ -246,7 +211,7 @@ static void judge_signal(vm_text *t, const vm_group *group, size_t ood, const ch
     }
     if (compared == 0) return;
     vm_text_put(t, "<li>%t, ", group->ood_names[ood]);
-    vm_page_signal(t, signal);
+    vm_put_signal(t, signal);
     vm_text_put(t, ": ");
     if (higher > 0) vm_text_put(t, "clearly higher on %u%s", higher, lower > 0 ? ", " : "");
     if (lower > 0) vm_text_put(t, "clearly lower on %u", lower);
@@ -270,7 +235,7 @@ static void summarise_oods(vm_text *t, const vm_group *group) {
     vm_text_put(t, "</tbody></table></div>\n");
     if (group->n_oods > 1) {
         vm_text_put(t, "<p>Against %t's ", group->ood_names[0]);
-        vm_page_signal(t, SUMMARY_SIGNALS[0]);
+        vm_put_signal(t, SUMMARY_SIGNALS[0]);
         vm_text_put(t, " (clear: the intervals do not touch):</p>\n<ul>\n");
         for (size_t i = 0; i < group->n_oods; i++) {
             for (size_t k = 0; k < N_SUMMARY_SIGNALS; k++) judge_signal(t, group, i, SUMMARY_SIGNALS[k]);
@@ -300,23 +265,28 @@ static size_t count_comparisons(const vm_groups *groups) {
 
 void vm_page_summary(vm_text *t, const vm_report_data *data, const vm_groups *groups) {
     vm_text_put(t, "<section class=\"summary\" id=\"summary\">\n<h2>In short</h2>\n");
-    if (data->n_runs > 0) {
+    if (data->n_runs > 0 || data->n_experiments > 0) {
         vm_text_put(t, "<p>A model answers multiple-choice questions with probabilities. Two things count: how often "
                        "the answer is right, and whether its confidence can be "
                        "believed, so that of all answers given with 70%% confidence 70%% are right. The distance from "
                        "that is the calibration error; 0 is perfect.</p>\n");
     }
-    for (size_t g = 0; g < groups->n; g++) {
+    for (size_t i = 0; i < data->n_experiments; i++) vm_page_experiment_summary(t, &data->experiments[i]);
+    bool leads =
+        data->n_experiments > 0; /* what the single runs of an experiment say is in its tables, over all seeds */
+    for (size_t g = 0; g < groups->n && !leads; g++) {
         const vm_group *group = &groups->items[g];
         for (size_t c = 0; c < group->n_tasks; c++) {
             if (!group->tasks[c].shifted) summarise_task(t, group, &group->tasks[c]);
         }
         summarise_oods(t, group);
     }
-    if (data->n_runs == 0 && data->n_oods == 0)
-        vm_text_put(t, "<p>The folder holds training records only: nothing has been evaluated yet.</p>\n");
+    if (data->n_runs == 0 && data->n_oods == 0 && !leads)
+        vm_text_put(t, "<p>%s: nothing has been evaluated yet.</p>\n",
+                    data->n_steady + data->n_costs > 0 ? "The folder holds measurements of routers, no answers"
+                                                       : "The folder holds training records only");
     size_t comparisons = count_comparisons(groups);
-    if (comparisons >= 5) {
+    if (comparisons >= 5 && !leads) {
         vm_text_put(t,
                     "<p class=\"note\">%u runs are compared above, each at 95%%: of comparisons without any real "
                     "difference about one in twenty looks real by chance.</p>\n",

@@ -132,11 +132,16 @@ static void risk_figure(vm_text *t, const vm_comparison *c) {
     vm_free(series);
 }
 
-static void reliability_figures(vm_text *t, const vm_comparison *c) {
-    vm_text_put(t, "<h4>Reliability</h4>\n<p class=\"note\">Bars: how often answers of that confidence are right. "
+void vm_page_reliability_note(vm_text *t) {
+    vm_text_put(t, "<p class=\"note\">Bars: how often answers of that confidence are right. "
                    "Black line: how confident they were. <b>Hatched</b>: claimed too much; "
                    "<b>dotted</b>: claimed too little. Dashed diagonal: perfect calibration. Thin lines: 95%% "
                    "intervals; pale bars hold fewer than ten questions. Below: questions in each bin.</p>\n");
+}
+
+static void reliability_figures(vm_text *t, const vm_comparison *c) {
+    vm_text_put(t, "<h4>Reliability</h4>\n");
+    vm_page_reliability_note(t);
     vm_page_figures(t, c->n_rows);
     for (size_t i = 0; i < c->n_rows; i++) {
         const vm_row *row = &c->rows[i];

@@ -1,81 +1,14 @@
 /* test_report.c: a synthetic folder of runs, written as docs/FORMATS.md says, becomes one self-contained page; bad
  * files are refused by name. VMOER_REPORT_OUTPUT=page.html keeps the page to look at. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
+#include "report_fixture.h"
 
-#include <cmocka.h>
-
-#include "base/file.h"
-#include "base/json.h"
 #include "base/rng.h"
-#include "base/status.h"
 #include "eval/ood.h"
-#include "report/report.h"
+#include "report/collect.h"
 #include "report/text.h"
 
-#include <ftw.h>
 #include <locale.h>
 #include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-/* ---- a folder ---- */
-
-static char root[256];
-
-static int make_root(void **state) {
-    (void)state;
-    snprintf(root, sizeof root, "/tmp/vmoer-report-XXXXXX");
-    return mkdtemp(root) ? 0 : -1;
-}
-
-static int remove_one(const char *path, const struct stat *info, int type, struct FTW *ftw) {
-    (void)info, (void)type, (void)ftw;
-    return remove(path);
-}
-
-static int remove_root(void **state) {
-    (void)state;
-    return nftw(root, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-}
-
-static const char *in_root(const char *name) {
-    static char path[2][1024];
-    static int turn;
-    turn = !turn;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", root, name);
-    return path[turn];
-}
-
-static void put_file(const char *name, const char *text) {
-    char folder[1024];
-    snprintf(folder, sizeof folder, "%s", in_root(name));
-    *strrchr(folder, '/') = '\0';
-    assert_int_equal(vm_make_dirs(folder), VMOER_OK);
-    assert_int_equal(vm_write_file(in_root(name), text, strlen(text)), VMOER_OK);
-}
-
-static void put_json(const char *name, json_t *value) {
-    char *text = json_dumps(value, JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
-    assert_non_null(text);
-    put_file(name, text);
-    free(text);
-    json_decref(value);
-}
-
-static char *slurp(const char *path) {
-    vm_map map;
-    if (vm_map_open(path, &map) != VMOER_OK) fail_msg("%s", vm_error_text());
-    char *text = malloc(map.size + 1);
-    memcpy(text, map.data, map.size);
-    text[map.size] = '\0';
-    vm_map_close(&map);
-    return text;
-}
 
 /* ---- synthetic runs ---- */
 
@@ -288,32 +221,6 @@ static void make_all(void) {
 
 /* ---- tests ---- */
 
-static size_t count(const char *text, const char *what) {
-    size_t n = 0;
-    for (const char *s = strstr(text, what); s; s = strstr(s + 1, what)) n++;
-    return n;
-}
-
-static char *report(const char *output) {
-    if (vm_report_write(root, output, "Bayesian routing on OpenBookQA", NULL) != VMOER_OK)
-        fail_msg("%s", vm_error_text());
-    return slurp(output);
-}
-
-/* Every picture says in words what it shows. */
-static void check_pictures(const char *page, size_t at_least) {
-    size_t pictures = 0;
-    for (const char *svg = strstr(page, "<svg"); svg; svg = strstr(svg + 4, "<svg")) {
-        const char *end = strstr(svg, "</svg>"), *title = strstr(svg, "<title id="), *desc = strstr(svg, "<desc id=");
-        assert_true(end && title && desc && title < end && desc < end);
-        assert_true(*(strchr(title, '>') + 1) != '<' && *(strchr(desc, '>') + 1) != '<');
-        assert_null(memmem(svg, (size_t)(end - svg), "nan", 3));
-        pictures++;
-    }
-    assert_int_equal(pictures, count(page, "</svg>"));
-    assert_true(pictures >= at_least);
-}
-
 static void one_page_that_stands_alone(void **state) {
     (void)state;
     make_all();
@@ -394,13 +301,6 @@ static void text_of_files_is_escaped(void **state) {
     assert_int_equal(count(page, "No improvement of calibration") + count(page, "Calibration improved over MAP."), 1);
     check_pictures(page, 8);
     free(page);
-}
-
-static void refuse(vmoer_status status, const char *file, const char *words) {
-    assert_int_equal(vm_report_write(root, in_root("report.html"), NULL, NULL), status);
-    if (!strstr(vm_error_text(), file) || !strstr(vm_error_text(), words))
-        fail_msg("\"%s\" does not name %s and %s", vm_error_text(), file, words);
-    assert_false(vm_file_exists(in_root("report.html")));
 }
 
 static void malformed_files_are_named(void **state) {
@@ -554,9 +454,9 @@ static void what_is_left_out_is_told(void **state) {
     const made_run run = {"a", "only", "vglr-fc", 2, .1, 0};
     make_run(&run);
     put_file("b/samples.jsonl", "");
-    put_file("c/results.json", "{\"kind\": \"stability\"}");
+    put_file("c/results.json", "{\"kind\": \"astrology\"}");
     put_file("d/training.json", "{\"kind\": \"finetune\", \"history\": []}");
-    put_file("a/1/2/3/deep/too-deep/results.json", "not read");
+    put_file("a/1/2/3/4/5/6/7/too-deep/results.json", "not read");
     put_file("a/.training.json", "not read");
     put_file("a/xtraining.json", "not read");
     put_file("a/x.training.json/nothing", "not read");
@@ -567,7 +467,7 @@ static void what_is_left_out_is_told(void **state) {
     put_file("a/samples.jsonl", lines); /* one item where results.json speaks of 500 */
     char *page = report(in_root("report.html"));
     assert_non_null(strstr(page, "b has samples but no results yet"));
-    assert_non_null(strstr(page, "c holds results of the kind &quot;stability&quot;"));
+    assert_non_null(strstr(page, "c holds results of the kind &quot;astrology&quot;"));
     assert_non_null(strstr(page, "a: samples.jsonl and results.json disagree about openbookqa"));
     assert_non_null(strstr(page, "There is no deterministic run to compare with."));
     assert_non_null(strstr(page, "No history was recorded."));
@@ -576,21 +476,21 @@ static void what_is_left_out_is_told(void **state) {
 
 static void too_many_runs(void **state) {
     (void)state;
-    for (int i = 0; i < 201; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%03d/training.json", i);
+    char name[64], words[64];
+    snprintf(words, sizeof words, "more than %d results", VM_REPORT_MAX_RUNS);
+    for (int i = 0; i <= VM_REPORT_MAX_RUNS; i++) {
+        snprintf(name, sizeof name, "%04d/training.json", i);
         put_file(name, "{\"kind\": \"finetune\", \"history\": []}");
     }
-    refuse(VMOER_ERROR_LIMIT, root, "more than 200 results");
+    refuse(VMOER_ERROR_LIMIT, root, words);
     /* In one folder too. */
-    for (int i = 0; i < 201; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%03d/training.json", i);
+    for (int i = 0; i <= VM_REPORT_MAX_RUNS; i++) {
+        snprintf(name, sizeof name, "%04d/training.json", i);
         assert_int_equal(remove(in_root(name)), 0);
-        snprintf(name, sizeof name, "moe/%03d.training.json", i);
+        snprintf(name, sizeof name, "moe/%04d.training.json", i);
         put_file(name, "{\"kind\": \"upcycle\"}");
     }
-    refuse(VMOER_ERROR_LIMIT, root, "more than 200 results");
+    refuse(VMOER_ERROR_LIMIT, root, words);
 }
 
 static int stop_at_compare(void *user, const char *stage, uint64_t done, uint64_t total, const char *note) {
