@@ -7,7 +7,8 @@ typedef struct calibrate_options {
 } calibrate_options;
 
 static const char *const router_words[] = {"vglr-fc", "vglr-mf",       "residual",    "fixed-t",
-                                           "roe",     "expert-sample", "temperature", NULL};
+                                           "roe",     "expert-sample", "weights",     "mc-dropout",
+                                           "swag",    "ensemble",      "temperature", NULL};
 static const char *const objective_words[] = {"mean", "mixture", NULL};
 static const char *const train_on_words[] = {"train", "heldout", NULL};
 
@@ -17,7 +18,9 @@ static const option options[] = {
      offsetof(calibrate_options, p.train.adapter), NULL, 0},
     {.name = "Router", .kind = OPTION_HEADING},
     {"router", 0, OPTION_TEXT, NULL,
-     "Gaussian logits (vglr), experts drawn at a temperature, and controls: docs/METHOD.md has each",
+     "Gaussian logits (vglr), experts drawn at a temperature, uncertain weights (mc-dropout to ensemble), and "
+     "controls: "
+     "docs/METHOD.md has each",
      offsetof(calibrate_options, p.router), router_words, 0},
     {"layers", 0, OPTION_TEXT, "LIST", "auto: the least stable under noise; all; or numbers and ranges like 3,7-9",
      offsetof(calibrate_options, p.layers), NULL, 0},
@@ -33,7 +36,8 @@ static const option options[] = {
     {"objective", 0, OPTION_TEXT, NULL,
      "of several draws: the mean of their losses (the ELBO), or the loss of the mean of their probabilities",
      offsetof(calibrate_options, p.objective), objective_words, 0},
-    {"rank", 0, OPTION_INT, "N", "columns of L below its diagonal; 0 here and below: the router's own",
+    {"rank", 0, OPTION_INT, "N",
+     "columns of L below its diagonal, or deviations that swag keeps; 0 here and below: the router's own",
      offsetof(calibrate_options, p.rank), NULL, 0},
     {"members", 0, OPTION_INT, "N", "networks, or draws of the weights, that answer together",
      offsetof(calibrate_options, p.members), NULL, 0},

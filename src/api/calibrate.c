@@ -174,6 +174,21 @@ static vmoer_status prepare(calibration *c, const vmoer_hooks *hooks) {
     return vm_router_create(&config, &c->router);
 }
 
+/* Kinds with weights of their own start from the model's routers. */
+static vmoer_status start_weights(const calibration *c) {
+    const vm_router_config *r = vm_router_get_config(c->router);
+    if (!vm_router_has_weights(c->router)) return VMOER_OK;
+    float *w = vm_malloc((size_t)r->n_experts * (size_t)r->dim, sizeof *w);
+    vmoer_status status = w ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the model's routers");
+    for (int i = 0; status == VMOER_OK && i < r->n_layers; i++) {
+        const vm_linear *router = &c->training->model->layers[r->layers[i]].ffn.router;
+        status = vm_linear_matrix(router, c->training->pool, w);
+        if (status == VMOER_OK) status = vm_router_start_weights(c->router, r->layers[i], w);
+    }
+    vm_free(w);
+    return status;
+}
+
 /* Half of the memory bound is for the states, half for the activations; 0 stays no bound. */
 static size_t share_of_memory(const vmoer_calibrate_params *p) { return (vm_training_memory(&p->train) + 1) / 2; }
 
@@ -221,6 +236,7 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
     vmoer_status status;
     VM_TRY(check_params(p));
     VM_GOTO(prepare(&c, hooks));
+    VM_GOTO(start_weights(&c));
     VM_GOTO(open_states(&c));
     config = config_of(&c);
     VM_GOTO(vm_api_training_text(config, text)); /* the file could not hold it: say so now, not after hours */

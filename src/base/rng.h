@@ -22,7 +22,10 @@ typedef enum vm_rng_purpose {
     VM_RNG_GUMBEL,     /* which experts a router draws, in training */
     VM_RNG_PASS_GUMBEL, /* the same of a whole pass at inference */
     VM_RNG_CONFORMAL,  /* uniforms of randomised answer sets */
-    VM_RNG_HALVES      /* random halves of a run's items */
+    VM_RNG_HALVES,     /* random halves of a run's items */
+    VM_RNG_MEMBERS,    /* what tells the members of an ensemble apart at the start */
+    VM_RNG_DROPOUT,    /* masks of a router's input in training */
+    VM_RNG_WEIGHTS     /* draws of a router's weights at inference, masks too */
 } vm_rng_purpose;
 
 /* 4 words from (seed, purpose) and counter[4]. */

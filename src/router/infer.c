@@ -309,7 +309,7 @@ vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *
     vmoer_status status = VMOER_OK;
     if (memory) {
         vm_arena_reset(memory);
-        status = run(&c, layer, pool, memory);
+        status = kind->network->infer ? kind->network->infer(&c, pool, layer, memory) : run(&c, layer, pool, memory);
     } else {
         status = vm_router_out_of_memory(in);
     }

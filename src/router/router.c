@@ -157,7 +157,10 @@ static vmoer_status make_layers(vm_router *r) {
     if (r->spare) atomic_init(r->spare, NULL);
     if (!r->layers || !r->list || !r->ones || !r->zeros || !r->spare)
         return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
-    for (size_t i = 0; i < n; i++) atomic_init(&r->layers[i].draws, NULL);
+    for (size_t i = 0; i < n; i++) {
+        atomic_init(&r->layers[i].draws, NULL);
+        atomic_init(&r->layers[i].weights, NULL);
+    }
     for (int i = 0; i < r->config.width * VM_STRIP; i++) r->ones[i] = 1.0f;
     memset(r->zeros, 0, (size_t)r->config.n_experts * sizeof *r->zeros);
     for (int i = 0; i < r->config.n_layers; i++) VM_TRY(make_params(r, i));
@@ -192,7 +195,10 @@ vmoer_status vm_router_create(const vm_router_config *config, vm_router **out) {
 
 void vm_router_free(vm_router *r) {
     if (!r) return;
-    for (int i = 0; r->layers && i < r->config.n_layers; i++) vm_draw_table_free(atomic_load(&r->layers[i].draws));
+    for (int i = 0; r->layers && i < r->config.n_layers; i++) {
+        vm_draw_table_free(atomic_load(&r->layers[i].draws));
+        vm_weight_table_free(atomic_load(&r->layers[i].weights));
+    }
     if (r->spare) vm_arena_free(atomic_load(r->spare));
     vm_arena_free(r->memory);
     vm_arena_free(r->work);

@@ -107,6 +107,15 @@ vm_param_list vm_router_params(vm_router *r);
 /* Packs every layer for inference with values that no longer change: what ends that. */
 vmoer_status vm_router_pack(vm_router *r);
 
+/* ---- kinds that route by weights of their own ---- */
+bool vm_router_has_weights(const vm_router *r);
+/* w[N, D]: the model's own router weights of a layer, what training starts from. To be called for every layer of a new router; W u replaces l_det. */
+vmoer_status vm_router_start_weights(vm_router *r, int layer, const float *w);
+int vm_router_rounds(const vm_router *r);  /* networks that are trained side by side, each on its share of a batch: steps are counted so many fold */
+bool vm_router_gathers(const vm_router *r); /* the weights' trajectory in the second half of the training, at constant learning rate */
+/* To be called after every optimiser step, counted from 1; what it gathers is among vm_router_params. VMOER_ERROR_ARGUMENT: total is too small. */
+vmoer_status vm_router_gather(vm_router *r, uint64_t step, uint64_t total);
+
 /* ---- training ---- */
 /* Floats a token that forward keeps for backward. */
 size_t vm_router_saved_floats(const vm_router *r);

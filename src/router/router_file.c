@@ -205,6 +205,15 @@ static vmoer_status get_metadata(const vm_safetensors *st, vm_router_config *c, 
     return check_info(info);
 }
 
+static vmoer_status check_signs(const vm_st_tensor *t, const char *name) {
+    for (size_t i = 0; i < t->size / sizeof(float); i++) {
+        float x;
+        memcpy(&x, t->data + i * sizeof x, sizeof x);
+        if (x < 0) return vm_error(VMOER_ERROR_FORMAT, "%s: element %zu is %g, below 0", name, i, (double)x);
+    }
+    return VMOER_OK;
+}
+
 /* Every tensor the config asks for is there, F32, of its shape; and no other. */
 static vmoer_status check_tensors(const vm_safetensors *st, const vm_router_config *c, const vm_router_kind *kind) {
     size_t expected = 0;
@@ -222,6 +231,7 @@ static vmoer_status check_tensors(const vm_safetensors *st, const vm_router_conf
             if (t->n_dims != 2 || t->shape[0] != want.rows || t->shape[1] != want.cols) {
                 return vm_error(VMOER_ERROR_FORMAT, "%s: its shape is not [%d, %d]", name, want.rows, want.cols);
             }
+            if (want.positive) VM_TRY(check_signs(t, name));
         }
     }
     if (vm_safetensors_count(st) != expected) {

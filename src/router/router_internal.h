@@ -20,6 +20,7 @@ enum {
     VM_ROUTER_MAX_EXPERTS = 4096,
     VM_ROUTER_MAX_DIM = 65536,
     VM_ROUTER_MAX_WIDTH = 4096,
+    VM_ROUTER_MAX_MEMBERS = 64,
     VM_STRIP_SCRATCH = VM_DRAW_BLOCK + 3, /* rows of N x 16 floats that a kind's infer may use */
     VM_ROUTER_EACH_EXPERT = -1            /* vm_router_kind.normals: N of them */
 };
@@ -81,6 +82,7 @@ typedef struct vm_router_tensor {
     int rows, cols; /* rows 0: this router has none in this slot */
     bool decay;
     bool carried;   /* no gradient (param.h) */
+    bool positive;  /* 0 or more everywhere */
 } vm_router_tensor;
 
 typedef struct vm_router_network {
@@ -101,10 +103,13 @@ typedef struct vm_router_network {
     /* Inference, tokens first..first+rows-1 of the call, at most VM_STRIP: writes their rows of c->out. memory: the worker's own. */
     size_t (*strip_floats)(const vm_infer_call *c);
     void (*infer_strip)(const vm_infer_call *c, size_t first, int rows, float *memory);
+    /* All tokens of the call in place of strips; memory: scratch. NULL: strips. */
+    vmoer_status (*infer)(const vm_infer_call *c, vm_pool *pool, vm_router_layer *layer, vm_arena *memory);
 } vm_router_network;
 
 extern const vm_router_network vm_network_trunk; /* trunk and heads: route.c */
 extern const vm_router_network vm_network_none;  /* no tensors, mean = l_det: route.c */
+extern const vm_router_network vm_network_weights; /* the model's own router weights again: weights.c */
 
 /* ---- a kind ---- */
 
@@ -142,6 +147,8 @@ struct vm_router_kind {
 
     /* Of trunk and none; NULL: p is softmax(mean) always. */
     void (*infer)(const vm_infer_call *c, const vm_strip *s);
+
+    const struct vm_weights_kind *weights; /* of the network of weights: weights.h */
 };
 
 /* The kinds: X(name) stands for the table vm_router_kind_<name>, defined in the kind's file. */
@@ -152,6 +159,10 @@ struct vm_router_kind {
     X(fixed_t)                                                                                                                              \
     X(roe)                                                                                                                                  \
     X(expert_sample)                                                                                                                        \
+    X(weights)                                                                                                                              \
+    X(mc_dropout)                                                                                                                           \
+    X(swag)                                                                                                                                 \
+    X(ensemble)                                                                                                                             \
     X(temperature)
 
 #define VM_ROUTER_KIND_DECLARE(name) extern const vm_router_kind vm_router_kind_##name;
@@ -187,11 +198,14 @@ struct vm_router_packed {
 
 typedef struct vm_draw_table vm_draw_table;
 void vm_draw_table_free(vm_draw_table *t); /* takes NULL */
+typedef struct vm_weight_table vm_weight_table;
+void vm_weight_table_free(vm_weight_table *t); /* likewise */
 
 struct vm_router_layer {
     vm_param *params;               /* [slots]; one that the router lacks is empty */
     vm_router_packed packed;        /* of the values at the last vm_router_pack */
     _Atomic(vm_draw_table *) draws; /* of the last SAMPLE; NULL: none, or in use */
+    _Atomic(vm_weight_table *) weights; /* matrices of the last call; likewise */
 };
 
 struct vm_router {

@@ -22,6 +22,7 @@ typedef struct run {
     int32_t *order;  /* [n] this epoch's order of the training items */
     int order_epoch;
     uint64_t step, total; /* steps done, to do */
+    uint64_t hold;        /* from this step on the learning rate stays */
     int steps_per_epoch;
     double best_nll;
     char checkpoint[4096];
@@ -193,15 +194,21 @@ static vmoer_status look(run *r, const vm_loss *l, double rate, double norm) {
     return save_result(r, VMOER_KEEP_BEST);
 }
 
+static uint64_t rounds_of(const vm_train_job *job) {
+    return job->objective.router ? (uint64_t)vm_router_rounds(job->objective.router) : 1;
+}
+
 static vmoer_status train(run *r) {
     const vmoer_train_params *t = r->job->params;
-    int n = (int)r->job->train->n, every = t->evaluate_every > 0 ? t->evaluate_every : r->steps_per_epoch;
+    int n = (int)r->job->train->n;
+    uint64_t every = (uint64_t)(t->evaluate_every > 0 ? t->evaluate_every : r->steps_per_epoch) * rounds_of(r->job);
     while (r->step < r->total) {
         int epoch = (int)(r->step / (uint64_t)r->steps_per_epoch),
             first = (int)(r->step % (uint64_t)r->steps_per_epoch) * t->batch_size;
         int count = n - first < t->batch_size ? n - first : t->batch_size;
         vm_loss loss;
-        double norm, rate = t->learning_rate * vm_schedule_linear(r->step, r->total, t->warmup);
+        double norm,
+            rate = t->learning_rate * vm_schedule_linear(r->step < r->hold ? r->step : r->hold, r->total, t->warmup);
         char note[64];
         order_epoch(r, epoch);
         VM_TRY_IN(vm_objective_step(&r->job->objective, r->job->train, r->order + first, count, r->step, &loss),
@@ -209,9 +216,10 @@ static vmoer_status train(run *r) {
         VM_TRY_IN(vm_optimizer_step(r->optimizer, r->job->pool, rate, &norm), "step %llu", (unsigned long long)r->step);
         VM_TRY(vm_model_refresh(r->job->model, r->job->pool));
         r->step++;
+        if (r->job->objective.router) VM_TRY(vm_router_gather(r->job->objective.router, r->step, r->total));
         bool last = r->step == r->total;
-        if (last || r->step % (uint64_t)every == 0) VM_TRY(look(r, &loss, rate, norm));
-        if (last || r->step % (uint64_t)every == 0 || r->step % CHECKPOINT_STEPS == 0) VM_TRY(save_checkpoint(r));
+        if (last || r->step % every == 0) VM_TRY(look(r, &loss, rate, norm));
+        if (last || r->step % every == 0 || r->step % CHECKPOINT_STEPS == 0) VM_TRY(save_checkpoint(r));
         if (r->job->objective.teacher)
             snprintf(note, sizeof note, "%.3f nats from the teacher", loss.loss);
         else
@@ -261,6 +269,8 @@ vmoer_status vm_train_run(vm_train_job *job, const vmoer_hooks *hooks, json_t **
     vmoer_status status = VMOER_OK;
     r.steps_per_epoch = (int)((job->train->n + (size_t)t->batch_size - 1) / (size_t)t->batch_size);
     r.total = t->steps > 0 ? (uint64_t)t->steps : (uint64_t)t->epochs * (uint64_t)r.steps_per_epoch;
+    r.total *= rounds_of(job);
+    r.hold = job->objective.router && vm_router_gathers(job->objective.router) ? r.total / 2 : r.total;
     if (r.total <= (uint64_t)r.steps_per_epoch && job->objective.draws == 1)
         job->objective.states = NULL; /* every question is met once */
     r.history = json_array();

@@ -1,5 +1,6 @@
 /* trainer.h: the training loop that fine-tuning and calibration share: epochs over shuffled questions, AdamW, warm-up and linear decay, looks at the
- * held-out part, checkpoints that survive kill -9. The same seed gives the same bytes, stopped and resumed or not. */
+ * held-out part, checkpoints that survive kill -9. The same seed gives the same bytes, stopped and resumed or not. Of a router of M networks steps,
+ * epochs and looks are counted M-fold; of one that gathers its weights (swag) the learning rate stays what it is half-way. */
 #ifndef VM_TRAIN_TRAINER_H
 #define VM_TRAIN_TRAINER_H
 

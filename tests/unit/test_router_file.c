@@ -55,8 +55,21 @@ static void assert_same_file(const char *a, const char *b) {
 
 static void test_round_trip(void **state) {
     (void)state;
-    static const char *const kinds[] = {"vglr-fc", "vglr-mf", "residual", "temperature", "fixed-t", "expert-sample"};
-    for (int kind = 0; kind < 6; kind++) {
+    static const struct {
+        const char *name;
+        int rank, members, keep;
+        float route_temperature, noise;
+    } kinds[] = {{.name = "vglr-fc"},
+                 {.name = "vglr-mf"},
+                 {.name = "residual"},
+                 {.name = "temperature"},
+                 {.name = "fixed-t", .route_temperature = 0.7f},
+                 {.name = "expert-sample", .route_temperature = 0.7f, .keep = 3},
+                 {.name = "weights"},
+                 {.name = "mc-dropout", .members = 7, .noise = 0.3f},
+                 {.name = "swag", .rank = 4, .members = 64},
+                 {.name = "ensemble", .members = 3}};
+    for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
         vm_router_config config = {.n_layers = kind == 3 ? 0 : 3,
                                    .layers = {0, 7, 511},
                                    .n_experts = 5,
@@ -66,15 +79,19 @@ static void test_round_trip(void **state) {
                                    .initial_scale = 0.3f,
                                    .seed = UINT64_MAX,
                                    .temperature = 1.1,
-                                   .route_temperature = kind >= 4 ? 0.7f : 0,
-                                   .keep = kind == 5 ? 3 : 0};
-        strcpy(config.kind, kinds[kind]);
+                                   .rank = kinds[kind].rank,
+                                   .members = kinds[kind].members,
+                                   .keep = kinds[kind].keep,
+                                   .route_temperature = kinds[kind].route_temperature,
+                                   .noise = kinds[kind].noise};
+        strcpy(config.kind, kinds[kind].name);
         vm_router *r, *back;
         assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
         vm_param_list list = vm_router_params(r);
         vm_rng rng = vm_rng_start(1, VM_RNG_INIT, 9);
         for (size_t i = 0; i < list.count; i++) {
-            for (size_t j = 0; j < vm_param_size(list.items[i]); j++) list.items[i]->value[j] = vm_rng_normal(&rng);
+            for (size_t j = 0; j < vm_param_size(list.items[i]); j++)
+                list.items[i]->value[j] = fabsf(vm_rng_normal(&rng));
         }
         vm_router_set_temperature(r, 1.0 / 3);
         vm_router_file info = make_info(), info_back;
@@ -84,7 +101,8 @@ static void test_round_trip(void **state) {
         assert_int_equal(vm_router_load(path, &info_back, &back), VMOER_OK);
 
         const vm_router_config *c = vm_router_get_config(back);
-        assert_string_equal(c->kind, kinds[kind]);
+        assert_string_equal(c->kind, kinds[kind].name);
+        assert_true(c->rank == kinds[kind].rank && c->members == kinds[kind].members && c->noise == kinds[kind].noise);
         assert_true(c->temperature == 1.0 / 3 && c->prior_scale == 0.1f && c->initial_scale == 0.3f &&
                     c->seed == UINT64_MAX);
         assert_true(c->route_temperature == config.route_temperature && c->keep == config.keep);
@@ -308,6 +326,88 @@ static void test_faulty_files(void **state) {
     assert_non_null(strstr(vm_error_text(), "nothing"));
 }
 
+/* Of the kinds with weights of their own: numbers missing, out of range or another kind's; tensors of another number of
+ * members or deviations; a variance below 0. */
+static void test_faulty_weights(void **state) {
+    (void)state;
+    static const struct {
+        const char *kind, *rank, *members, *noise; /* NULL: not there */
+        int rows, deviations;                      /* of weight, of deviations; 0: none */
+        float variance;
+        const char *says; /* NULL: a good one */
+    } cases[] = {
+        {"weights", NULL, NULL, NULL, 3, 0, -1, NULL},
+        {"weights", NULL, NULL, NULL, 6, 0, -1, "layers.2.weight: its shape is not [3, 4]"},
+        {"mc-dropout", NULL, "2", "0.5", 3, 0, -1, NULL},
+        {"mc-dropout", NULL, "2", NULL, 3, 0, -1, "noise"},
+        {"mc-dropout", NULL, "2", "0.96", 3, 0, -1, "noise"},
+        {"mc-dropout", NULL, "2", "0", 3, 0, -1, "noise"},
+        {"mc-dropout", NULL, "65", "0.5", 3, 0, -1, "members"},
+        {"ensemble", NULL, "2", NULL, 6, 0, -1, NULL},
+        {"ensemble", NULL, "3", NULL, 6, 0, -1, "layers.2.weight: its shape is not [9, 4]"},
+        {"ensemble", NULL, NULL, NULL, 6, 0, -1, "members"},
+        {"ensemble", NULL, "0", NULL, 6, 0, -1, "members"},
+        {"swag", "2", "5", NULL, 3, 6, 0, NULL},
+        {"swag", "1", "5", NULL, 3, 3, 0, "rank"},
+        {"swag", "65", "5", NULL, 3, 195, 0, "rank"},
+        {"swag", NULL, "5", NULL, 3, 6, 0, "rank"},
+        {"swag", "3", "5", NULL, 3, 6, 0, "layers.2.deviations: its shape is not [9, 4]"},
+        {"swag", "2", "5", NULL, 3, 0, 0, "layers.2.deviations: missing"},
+        {"swag", "2", "5", NULL, 3, 6, -1, "layers.2.mean: missing"},
+        {"swag", "2", "5", NULL, 3, 6, -2, "layers.2.variance: element 1 is -2, below 0"},
+        {"swag", "2", "5", NULL, 3, 6, NAN, "layers.2.variance"},
+        {"weights", NULL, NULL, NULL, 3, 6, 0, "4 tensors"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *const metadata[][2] = {{"format", "vmoer-router"},
+                                           {"version", "1"},
+                                           {"kind", cases[i].kind},
+                                           {"layers", "[2]"},
+                                           {"n_experts", "3"},
+                                           {"dim", "4"},
+                                           {"width", "0"},
+                                           {"prior_scale", "1"},
+                                           {"initial_scale", "0.25"},
+                                           {"seed", "0"},
+                                           {"temperature", "1"},
+                                           {"base", BASE},
+                                           {"adapter", ""},
+                                           {"base_name", "m"},
+                                           {"adapter_name", ""},
+                                           {"training", "{}"},
+                                           {"rank", cases[i].rank},
+                                           {"members", cases[i].members},
+                                           {"noise", cases[i].noise}};
+        static float zeros[1024];
+        float variance[12] = {1, cases[i].variance};
+        vm_st_writer *w = vm_st_writer_create();
+        for (size_t k = 0; k < sizeof metadata / sizeof *metadata; k++)
+            if (metadata[k][1]) assert_int_equal(vm_st_writer_metadata(w, metadata[k][0], metadata[k][1]), VMOER_OK);
+        const struct {
+            const char *name;
+            int rows;
+            const float *data;
+        } tensors[] = {{"layers.2.weight", cases[i].rows, zeros},
+                       {"layers.2.mean", cases[i].variance == -1 ? 0 : 3, zeros},
+                       {"layers.2.variance", cases[i].variance == -1 ? 0 : 3, variance},
+                       {"layers.2.deviations", cases[i].deviations, zeros}};
+        for (size_t k = 0; k < sizeof tensors / sizeof *tensors; k++)
+            if (tensors[k].rows)
+                assert_int_equal(
+                    vm_st_writer_f32(w, tensors[k].name, "F32", 2, (int64_t[2]){tensors[k].rows, 4}, tensors[k].data),
+                    VMOER_OK);
+        assert_int_equal(vm_st_writer_save(w, path), VMOER_OK);
+        vm_st_writer_free(w);
+        vm_router *r;
+        vmoer_status status = vm_router_load(path, NULL, &r);
+        if (!cases[i].says && status != VMOER_OK) fail_msg("case %zu: %s", i, vm_error_text());
+        if (cases[i].says && status == VMOER_OK) fail_msg("case %zu (%s) was taken", i, cases[i].says);
+        if (cases[i].says && !strstr(vm_error_text(), cases[i].says))
+            fail_msg("case %zu: \"%s\" does not say %s", i, vm_error_text(), cases[i].says);
+        vm_router_free(r);
+    }
+}
+
 /* Every prefix of a good file is refused. */
 static void test_truncated_files(void **state) {
     (void)state;
@@ -353,9 +453,9 @@ static void test_saving_refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_a_loaded_router_infers_the_same),
-        cmocka_unit_test(test_faulty_files),   cmocka_unit_test(test_truncated_files),
-        cmocka_unit_test(test_saving_refuses),
+        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_a_loaded_router_infers_the_same),
+        cmocka_unit_test(test_faulty_files),    cmocka_unit_test(test_faulty_weights),
+        cmocka_unit_test(test_truncated_files), cmocka_unit_test(test_saving_refuses),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -54,7 +54,8 @@ static void load_questions(const vm_model *m, bool contrary, vm_examples *train,
 
 typedef struct training {
     /* How it runs. */
-    bool router; /* a vglr-fc router instead of LoRA */
+    bool router;      /* a router instead of LoRA */
+    const char *kind; /* NULL: vglr-fc */
     int threads;
     size_t memory;
     bool states; /* with a router: kept, in at most `states_memory` bytes */
@@ -138,7 +139,15 @@ static vmoer_status train(training *t) {
                                    .initial_scale = 0.3f,
                                    .seed = 4,
                                    .temperature = 1};
+        if (t->kind) snprintf(config.kind, sizeof config.kind, "%s", t->kind);
+        if (t->kind) config.members = 3;
+        if (t->kind && strcmp(t->kind, "swag") == 0) config.rank = 2;
         OK(vm_router_create(&config, &t->bayes));
+        for (int l = 0; l < 2 && vm_router_has_weights(t->bayes); l++) {
+            float w[8 * 32];
+            OK(vm_linear_matrix(&t->m->layers[l].ffn.router, pool, w));
+            OK(vm_router_start_weights(t->bayes, l, w));
+        }
         job.trained = vm_router_params(t->bayes);
         job.objective.router = job.predict.router = t->bayes;
         job.objective.beta = 0.05, job.objective.draws = 2;
@@ -336,6 +345,70 @@ static void test_killed(void **state) {
     remove_folder(t.params.output_path);
 }
 
+/* What swag gathers survives a kill before its second half, before its first collection and between two; the rate is
+ * constant in that half. */
+static void test_swag(void **state) {
+    (void)state;
+    char expected[65], hex[65];
+    training first = plan("swag");
+    first.router = true, first.kind = "swag";
+    OK(train(&first));
+    result_of(&first, hex);
+    snprintf(expected, sizeof expected, "%s", hex);
+    remove_folder(first.params.output_path);
+    static const int stops[] = {8, 17, 23};
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+        training t = plan("swag");
+        t.router = t.killed = true, t.kind = "swag";
+        t.stop_at = stops[i];
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            train(&t);
+            _exit(0); /* it was to be killed */
+        }
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        t.stop_at = 0, t.params.resume = true;
+        OK(train(&t));
+        assert_int_equal(t.first_step, stops[i] / 5 * 5 + 1);
+        result_of(&t, hex);
+        assert_string_equal(hex, expected);
+        assert_true(json_equal(t.record, first.record));
+        json_decref(t.record);
+        remove_folder(t.params.output_path);
+    }
+    assert_true(look(first.record, 2, "lr") > look(first.record, 3, "lr")); /* of steps 14 and 19 */
+    assert_true(look(first.record, 3, "lr") == look(first.record, 5, "lr") && look(first.record, 5, "lr") > 1e-3);
+    /* Gathered, not trained: they are in the file, but no parameters. */
+    json_t *kinds = json_object_get(first.record, "trainable");
+    assert_int_equal(json_object_size(kinds), 1);
+    assert_non_null(json_object_get(kinds, "layers.*.weight"));
+    assert_int_equal(json_integer_value(json_object_get(first.record, "parameters")), 2 * 8 * 32);
+    json_decref(first.record);
+    /* Too short a training says so at its first step. */
+    training t = plan("short");
+    t.router = true, t.kind = "swag", t.params.steps = 6;
+    assert_int_equal(train(&t), VMOER_ERROR_ARGUMENT);
+    assert_non_null(strstr(vm_error_text(), "6 steps are too few for rank 2"));
+    remove_folder(t.params.output_path);
+}
+
+/* Three members: three times the steps, a look every three times as many. */
+static void test_ensemble(void **state) {
+    (void)state;
+    training t = plan("ensemble");
+    t.router = true, t.kind = "ensemble", t.params.steps = 10;
+    OK(train(&t));
+    assert_int_equal(json_array_size(json_object_get(t.record, "history")), 2);
+    for (size_t i = 0; i < 2; i++) assert_float_equal(look(t.record, i, "step"), 15 * (double)(i + 1), 0);
+    assert_true(look(t.record, 1, "kl") == 0);
+    assert_int_equal(json_integer_value(json_object_get(t.record, "parameters")), 2 * 3 * 8 * 32);
+    json_decref(t.record);
+    remove_folder(t.params.output_path);
+}
+
 /* A checkpoint is refused without --resume, which leaves it as it is, and with other settings. */
 static void test_checkpoint_there(void **state) {
     (void)state;
@@ -499,9 +572,10 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_learns),    cmocka_unit_test(test_same_bytes),       cmocka_unit_test(test_stopped),
-        cmocka_unit_test(test_killed),    cmocka_unit_test(test_checkpoint_there), cmocka_unit_test(test_keep_best),
-        cmocka_unit_test(test_keep_both), cmocka_unit_test(test_epochs),           cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_learns),           cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_killed),           cmocka_unit_test(test_swag),       cmocka_unit_test(test_ensemble),
+        cmocka_unit_test(test_checkpoint_there), cmocka_unit_test(test_keep_best),  cmocka_unit_test(test_keep_both),
+        cmocka_unit_test(test_epochs),           cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
