@@ -45,11 +45,11 @@ def monte_carlo(m, L, generator):
     return mean, ((square / DRAWS - mean ** 2) / (DRAWS - 1)).sqrt()
 
 
-def layer(n, full, generator):
+def layer(n, rank, generator):
     def normal(*shape):
         return exact(torch.randn(*shape, generator=generator))
 
-    w = {k: exact(v).requires_grad_() for k, v in vglr.parameters(n, DIM, WIDTH, full, generator).items()}
+    w = {k: exact(v).requires_grad_() for k, v in vglr.parameters(n, DIM, WIDTH, rank, generator).items()}
     u, l_det = normal(TOKENS, DIM).requires_grad_(), normal(TOKENS, n).requires_grad_()
     eps, weights = normal(TOKENS, n), normal(TOKENS, n)
     out = {"u": u, "logits": l_det, "eps": eps, "weights": weights, **w}
@@ -66,8 +66,7 @@ def layer(n, full, generator):
             sys.exit("the traces do not agree with their definition")
         out.update({"dmu": dmu, "l": l, "p": p, "mean.p": torch.softmax(m, -1), "closed.p": vglr.closed(m, L),
                     "mc.p": mc, "mc.error": error, "trace": total, "trace_projected": projected})
-        rows, cols = torch.tril_indices(n, n)
-        out["L"] = L[:, rows, cols] if full else torch.diagonal(L, dim1=-2, dim2=-1)
+        out["L"] = L[:, *vglr.entries(n, rank)]
     for name, s0 in PRIORS.items():
         check_kl(dmu, L, s0)
         kl = vglr.kl(dmu, L, s0)
@@ -81,14 +80,13 @@ def layer(n, full, generator):
 
 def routers(path):
     out, g = {}, torch.Generator().manual_seed(42)
-    for n in (4, 24):
-        for family in ("mf", "fc"):
-            one = layer(n, family == "fc", g)
-            worst = float((one["closed.p"] - one["mc.p"]).abs().max())
-            print(f"{family}{n}: KL {one['s1.kl'].mean():.4f} loss {float(one['s1.loss']):.5f}, closed form against {DRAWS} draws: "
-                  f"max {worst:.4f} (largest standard error {float(one['mc.error'].max()):.2g}), plug-in mean "
-                  f"{float((one['mean.p'] - one['mc.p']).abs().max()):.4f}")
-            out.update({f"{family}{n}.{k}": v for k, v in one.items()})
+    for family, n, rank in (("mf", 4, 0), ("fc", 4, 3), ("mf", 24, 0), ("fc", 24, 23), ("lr", 24, 3)):
+        one = layer(n, rank, g)
+        worst = float((one["closed.p"] - one["mc.p"]).abs().max())
+        print(f"{family}{n}: KL {one['s1.kl'].mean():.4f} loss {float(one['s1.loss']):.5f}, closed form against {DRAWS} draws: "
+              f"max {worst:.4f} (largest standard error {float(one['mc.error'].max()):.2g}), plug-in mean "
+              f"{float((one['mean.p'] - one['mc.p']).abs().max()):.4f}")
+        out.update({f"{family}{n}.{k}": v for k, v in one.items()})
     store.save(out, path, beta=BETA, dim=DIM, tokens=TOKENS, width=WIDTH, draws=DRAWS)
 
 
@@ -135,7 +133,7 @@ def elbo(golden, path):
     n = config.num_local_experts
     out, routers, named = {}, [], {}
     for i in LAYERS:
-        w = {k: v.requires_grad_() for k, v in vglr.parameters(n, config.hidden_size, WIDTH, True, g, scale=0.5).items()}
+        w = {k: v.requires_grad_() for k, v in vglr.parameters(n, config.hidden_size, WIDTH, n - 1, g, scale=0.5).items()}
         named.update({f"layers.{i}.{k}": v for k, v in w.items()})
         moe = model.model.layers[i].block_sparse_moe
         moe.router = VariationalRouter(moe.router, w, i)

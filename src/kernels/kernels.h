@@ -149,6 +149,8 @@ typedef struct vm_kernels {
     /* g->scale: on entry L with x in place of exp(x) on its diagonal; on return L, x held in [low, high] (NaN stays NaN). trace[16] = |L|_F^2;
      * projected[16] = |P L|_F^2, P = I - 1 1'/n; check[16]: 0, or NaN where an entry is not finite. scratch[n][16]. */
     void (*gaussian_scale)(const vm_gaussians *g, float low, float high, float *check, float *trace, float *projected, float *scratch);
+    /* l[n][16] = mean + L eps, eps[n][16]: each token its own draw. */
+    void (*gaussian_draw)(const vm_gaussians *g, const float *eps, float *l);
     /* p[n][16]: the mean of softmax(mean + L eps) over `samples` draws, each eps of the table followed by -eps: component i of pair
      * b * VM_DRAW_BLOCK + s is draws[(b * n + i) * VM_DRAW_BLOCK + s]. scratch[(VM_DRAW_BLOCK + 2) n][16]. */
     void (*gaussian_sample)(const vm_gaussians *g, const float *draws, int samples, float *p, float *scratch);

@@ -154,7 +154,10 @@ struct vm_router_kind {
 /* The kinds: X(name) stands for the table vm_router_kind_<name>, defined in the kind's file. */
 #define VM_ROUTER_KINDS(X)                                                                                                                  \
     X(vglr_fc)                                                                                                                              \
+    X(vglr_lr)                                                                                                                              \
     X(vglr_mf)                                                                                                                              \
+    X(vglr_noise)                                                                                                                           \
+    X(isotropic)                                                                                                                            \
     X(residual)                                                                                                                             \
     X(fixed_t)                                                                                                                              \
     X(roe)                                                                                                                                  \
@@ -168,6 +171,9 @@ struct vm_router_kind {
 #define VM_ROUTER_KIND_DECLARE(name) extern const vm_router_kind vm_router_kind_##name;
 VM_ROUTER_KINDS(VM_ROUTER_KIND_DECLARE)
 #undef VM_ROUTER_KIND_DECLARE
+
+/* Of a strip of Gaussian logits what the call's inference asks for, into s->p; vglr.c. scratch[VM_DRAW_BLOCK + 2][N][16]. */
+void vm_infer_gaussians(const vm_infer_call *c, const vm_strip *s, const vm_gaussians *g, float *scratch);
 
 const vm_router_kind *vm_router_kind_find(const char *name); /* NULL: unknown */
 

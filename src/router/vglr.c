@@ -1,7 +1,8 @@
 /* vglr.c: variational Gaussian logit routing, q(l|u) = N(l_det + dmu, L L^T) against the prior N(l_det, s0^2 I);
  * docs/METHOD.md. One family by its rank r: L is lower triangular and has, beside its diagonal, the first r columns
- * below it; raw and L are packed row by row, row i its columns 0 .. min(i, r) - 1 and its diagonal. Mean field (MF):
- * r = 0, raw[N]. Full covariance (FC): r = N - 1, raw[N(N+1)/2], (i, j) at i(i+1)/2 + j. */
+ * below it; raw and L are packed row by row, row i its columns 0 .. min(i, r) - 1 and its diagonal. Mean field (MF) is
+ * r = 0, full covariance (FC) r = N - 1, low rank (LR) what config.rank says. `noise`, a control, is FC with dmu = 0.
+ */
 #include "router/router_internal.h"
 
 #include <math.h>
@@ -12,6 +13,11 @@
 static const float RAW_LOW = -10.0f, RAW_HIGH = 5.0f;
 
 static float clamp_raw(float raw) { return raw < RAW_LOW ? RAW_LOW : raw > RAW_HIGH ? RAW_HIGH : raw; }
+
+static int rank_of(const vm_router_config *c) {
+    if (strcmp(c->kind, vm_router_kind_vglr_mf.name) == 0) return 0;
+    return strcmp(c->kind, vm_router_kind_vglr_lr.name) == 0 ? c->rank : c->n_experts - 1;
+}
 
 static int below(int i, int rank) { return i < rank ? i : rank; } /* elements of row i before its diagonal */
 static size_t outputs(int n, int rank) {
@@ -33,19 +39,6 @@ double vm_gaussian_kl(const float *dmu, const float *L, int n, int rank, double 
     return 0.5 * sum;
 }
 
-/* Columns of L below its diagonal. */
-static int rank_of(const vm_router_config *c) {
-    return strcmp(c->kind, vm_router_kind_vglr_fc.name) == 0 ? c->n_experts - 1 : 0;
-}
-
-static int scale_outputs(const vm_router_config *c) { return (int)outputs(c->n_experts, rank_of(c)); }
-static size_t scratch_floats(const vm_router_config *c) { return (size_t)scale_outputs(c); } /* L */
-
-static void start_scale(const vm_router_config *c, float *bias) {
-    int rank = rank_of(c);
-    for (int i = 0; i < c->n_experts; i++, bias++) *(bias += below(i, rank)) = logf(c->initial_scale);
-}
-
 /* L of raw: the same but for its diagonal. */
 static void build_scale(const float *raw, int n, int rank, float *L) {
     memcpy(L, raw, outputs(n, rank) * sizeof *L);
@@ -57,10 +50,9 @@ static void build_scale(const float *raw, int n, int rank, float *L) {
 
 static double forward(const vm_token_context *c, const vm_token *x, float *l, float *scores, float *L) {
     (void)scores;
-    int rank = rank_of(c->config);
+    int rank = rank_of(c->config), i = 0;
+    const float *eps = x->normals, *row = L;
     build_scale(x->raw, c->n, rank, L);
-    const float *row = L, *eps = x->normals;
-    int i = 0;
     for (; i < c->n && i <= rank; row += ++i) l[i] += c->kernels->dot(row, eps, i + 1);
     for (; i < c->n; i++, row += rank + 1)
         l[i] += (rank > 0 ? c->kernels->dot(row, eps, rank) : 0.0f) + row[rank] * eps[i];
@@ -95,18 +87,15 @@ static void sum_diagonal(const vm_gaussians *g, float *sum) {
     }
 }
 
-/* The logits of one draw a token. */
-static void draw_pass(const vm_gaussians *g, const vm_strip *s) {
-    const float *row = g->scale;
-    for (int i = 0; i < g->n; i++) {
-        float *l = s->p + (size_t)i * VM_STRIP;
-        memcpy(l, g->mean + (size_t)i * VM_STRIP, VM_STRIP * sizeof *l);
-        int columns = below(i, g->rank);
-        for (int at = 0; at <= columns; at++, row += VM_STRIP) {
-            const float *eps = s->normals + (size_t)(at < columns ? at : i) * VM_STRIP;
-            for (int t = 0; t < VM_STRIP; t++) l[t] += row[t] * eps[t];
-        }
-    }
+void vm_infer_gaussians(const vm_infer_call *c, const vm_strip *s, const vm_gaussians *g, float *scratch) {
+    if (c->inference == VM_INFERENCE_CLOSED)
+        c->kernels->gaussian_closed(g, s->p, scratch);
+    else if (c->inference == VM_INFERENCE_SAMPLE)
+        c->kernels->gaussian_sample(g, c->table, c->samples, s->p, scratch);
+    else if (c->inference == VM_INFERENCE_TILTED)
+        c->kernels->gaussian_tilted(g, s->p, scratch);
+    else if (c->inference == VM_INFERENCE_PASSES)
+        c->kernels->gaussian_draw(g, s->normals, s->p);
 }
 
 static void infer(const vm_infer_call *c, const vm_strip *s) {
@@ -114,48 +103,33 @@ static void infer(const vm_infer_call *c, const vm_strip *s) {
     vm_gaussians g = {.n = config->n_experts, .rank = rank_of(config), .scale = s->raw, .mean = s->mean};
     c->kernels->gaussian_scale(&g, RAW_LOW, RAW_HIGH, s->check, s->trace, s->projected, s->scratch);
     if (c->out.trace_diagonal) sum_diagonal(&g, s->diagonal);
-    if (c->inference == VM_INFERENCE_CLOSED)
-        c->kernels->gaussian_closed(&g, s->p, s->scratch);
-    else if (c->inference == VM_INFERENCE_SAMPLE)
-        c->kernels->gaussian_sample(&g, c->table, c->samples, s->p, s->scratch);
-    else if (c->inference == VM_INFERENCE_TILTED)
-        c->kernels->gaussian_tilted(&g, s->p, s->scratch);
-    else if (c->inference == VM_INFERENCE_PASSES)
-        draw_pass(&g, s);
+    vm_infer_gaussians(c, s, &g, s->scratch);
 }
 
-const vm_router_kind vm_router_kind_vglr_fc = {
-    .name = "vglr-fc",
-    .network = &vm_network_trunk,
-    .has_layers = true,
-    .has_covariance = true,
-    .has_kl = true,
-    .normals = VM_ROUTER_EACH_EXPERT,
-    .inference = VM_INFERENCE_TILTED,
-    .max_experts = 256, /* N(N+1)/2 outputs a token: beyond this the triangle is no sensible family */
-    .has_mean = true,
-    .scale_outputs = scale_outputs,
-    .start_scale = start_scale,
-    .scratch_floats = scratch_floats,
-    .forward = forward,
-    .backward = backward,
-    .infer = infer,
-};
+static int scale_outputs(const vm_router_config *c) { return (int)outputs(c->n_experts, rank_of(c)); }
+static size_t scratch_floats(const vm_router_config *c) { return outputs(c->n_experts, rank_of(c)); } /* L */
+static void start_scale(const vm_router_config *c, float *bias) {
+    for (int i = 0; i < c->n_experts; i++, bias++) {
+        bias += below(i, rank_of(c));
+        *bias = logf(c->initial_scale);
+    }
+}
 
-const vm_router_kind vm_router_kind_vglr_mf = {
-    .name = "vglr-mf",
-    .network = &vm_network_trunk,
-    .has_layers = true,
-    .has_covariance = true,
-    .has_kl = true,
-    .normals = VM_ROUTER_EACH_EXPERT,
-    .inference = VM_INFERENCE_TILTED,
-    .max_experts = VM_ROUTER_MAX_EXPERTS,
-    .has_mean = true,
-    .scale_outputs = scale_outputs,
-    .start_scale = start_scale,
-    .scratch_floats = scratch_floats,
-    .forward = forward,
-    .backward = backward,
-    .infer = infer,
-};
+/* A triangle is no sensible family where it has more columns: N(N+1)/2 outputs a token. */
+enum { MAX_RANK = 64 };
+
+#define VGLR                                                                                                \
+    .network = &vm_network_trunk, .has_layers = true, .has_covariance = true, .has_kl = true,               \
+    .normals = VM_ROUTER_EACH_EXPERT, .inference = VM_INFERENCE_TILTED, .scale_outputs = scale_outputs,     \
+    .start_scale = start_scale, .scratch_floats = scratch_floats, .forward = forward, .backward = backward, \
+    .infer = infer
+
+const vm_router_kind vm_router_kind_vglr_fc = {VGLR, .name = "vglr-fc", .has_mean = true, .max_experts = MAX_RANK,
+                                               .larger = "vglr-lr"};
+const vm_router_kind vm_router_kind_vglr_mf = {VGLR, .name = "vglr-mf", .has_mean = true,
+                                               .max_experts = VM_ROUTER_MAX_EXPERTS};
+const vm_router_kind vm_router_kind_vglr_lr = {VGLR, .name = "vglr-lr", .has_mean = true,
+                                               .max_experts = VM_ROUTER_MAX_EXPERTS,
+                                               .numbers[VM_ROUTER_RANK] = {0, MAX_RANK, 4}};
+const vm_router_kind vm_router_kind_vglr_noise = {VGLR, .name = "vglr-noise", .max_experts = MAX_RANK,
+                                                  .larger = "vglr-lr"};

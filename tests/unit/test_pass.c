@@ -265,9 +265,9 @@ static void test_accumulation(void **state) {
 
 static void test_router_at_rest(void **state) {
     (void)state;
-    static const char *const kinds[] = {"vglr-fc", "vglr-mf", "residual"};
+    static const char *const kinds[] = {"vglr-fc", "vglr-mf", "vglr-noise", "residual"};
     for (int c = 0; c < 2; c++)
-        for (int kind = 0; kind < 3; kind++) {
+        for (int kind = 0; kind < 4; kind++) {
             bench b = open_bench(both[c], 0, false, NULL);
             b.router = make_router(kinds[kind], 0);
             question_run plain = questions(&b, 0, QUESTIONS), r = questions(&b, 0, QUESTIONS);

@@ -62,6 +62,9 @@ static void test_round_trip(void **state) {
     } kinds[] = {{.name = "vglr-fc"},
                  {.name = "vglr-mf"},
                  {.name = "residual"},
+                 {.name = "vglr-lr", .rank = 2},
+                 {.name = "vglr-noise"},
+                 {.name = "isotropic", .noise = 0.3f},
                  {.name = "temperature"},
                  {.name = "fixed-t", .route_temperature = 0.7f},
                  {.name = "expert-sample", .route_temperature = 0.7f, .keep = 3},
@@ -70,7 +73,7 @@ static void test_round_trip(void **state) {
                  {.name = "swag", .rank = 4, .members = 64},
                  {.name = "ensemble", .members = 3}};
     for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
-        vm_router_config config = {.n_layers = kind == 3 ? 0 : 3,
+        vm_router_config config = {.n_layers = strcmp(kinds[kind].name, "temperature") == 0 ? 0 : 3,
                                    .layers = {0, 7, 511},
                                    .n_experts = 5,
                                    .dim = 6,
@@ -252,6 +255,9 @@ static void test_faulty_files(void **state) {
         {"kind", "vglr", .says = "kind"},
         {"kind", "a name longer than fifteen", .says = "kind"},
         {"kind", "vglr-fc", .says = "scale.weight"},
+        {"kind", "vglr-lr", .says = "rank"},
+        {"kind", "vglr-noise", .says = "scale.weight"},
+        {"kind", "isotropic", .says = "noise"},
         {"kind", "residual", .says = "6 tensors"},
         {"kind", "expert-sample", .says = "keep"},
         {"kind", "roe", .says = "route_temperature"},

@@ -53,7 +53,7 @@ static vm_safetensors *open_golden(const char *name) {
 static const char *const names[VM_TRUNK_SLOTS] = {"trunk.weight", "trunk.bias",   "mean.weight",
                                                   "mean.bias",    "scale.weight", "scale.bias"};
 
-static vm_router *make_router(const vm_safetensors *st, const char *prefix, bool full, int n, float s0) {
+static vm_router *make_router(const vm_safetensors *st, const char *prefix, const char *kind, int n, float s0) {
     vm_router_config config = {.n_layers = 1,
                                .n_experts = n,
                                .dim = DIM,
@@ -61,7 +61,8 @@ static vm_router *make_router(const vm_safetensors *st, const char *prefix, bool
                                .prior_scale = s0,
                                .initial_scale = 0.3f,
                                .temperature = 1};
-    strcpy(config.kind, full ? "vglr-fc" : "vglr-mf");
+    strcpy(config.kind, kind);
+    config.rank = strcmp(kind, "vglr-lr") == 0 ? 3 : 0;
     vm_router *r;
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
     vm_param_list list = vm_router_params(r);
@@ -116,6 +117,15 @@ static void check_inference(const vm_safetensors *st, const char *prefix, const 
     assert_all_close(p, values(st, prefix, "mc.p", size), size, 0.01, "sample");
 }
 
+static const struct {
+    const char *prefix, *kind;
+    int n;
+} cases[5] = {{"mf4.", "vglr-mf", 4},
+              {"fc4.", "vglr-fc", 4},
+              {"mf24.", "vglr-mf", 24},
+              {"fc24.", "vglr-fc", 24},
+              {"lr24.", "vglr-lr", 24}};
+
 static void test_golden_router(void **state) {
     (void)state;
     vm_safetensors *st = open_golden("router.safetensors");
@@ -124,12 +134,11 @@ static void test_golden_router(void **state) {
     vm_token_key keys[TOKENS] = {{0}};
     for (int table = 0; table < n_tables; table++) {
         vm_kernels_force(tables[table]);
-        for (int which = 0; which < 8; which++) {
-            bool full = which & 1, small_prior = which & 4;
-            int n = which & 2 ? 24 : 4;
-            char prefix[16];
-            snprintf(prefix, sizeof prefix, "%s%d.", full ? "fc" : "mf", n);
-            vm_router *r = make_router(st, prefix, full, n, small_prior ? 0.5f : 1.0f);
+        for (int which = 0; which < 10; which++) {
+            bool small_prior = which & 1;
+            const char *prefix = cases[which / 2].prefix;
+            int n = cases[which / 2].n;
+            vm_router *r = make_router(st, prefix, cases[which / 2].kind, n, small_prior ? 0.5f : 1.0f);
             vm_route route = {.n_tokens = TOKENS,
                               .u = values(st, prefix, "u", TOKENS * DIM),
                               .logits = values(st, prefix, "logits", (size_t)(TOKENS * n)),

@@ -27,7 +27,8 @@ static vm_router *make_router(const char *kind, int n) {
                                .width = WIDTH,
                                .prior_scale = 1,
                                .initial_scale = 0.4f,
-                               .temperature = 1};
+                               .temperature = 1,
+                               .rank = strcmp(kind, "vglr-lr") == 0 ? 3 : 0};
     strcpy(config.kind, kind);
     vm_router *r;
     assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
@@ -68,12 +69,13 @@ static void assert_close(const float *x, const float *y, int n, double tolerance
 static void test_every_isa(void **state) {
     (void)state;
     static const int sizes[] = {1, 2, 7, 8, 9, 16, 33, 40};
+    static const char *const kinds[] = {"vglr-mf", "vglr-fc", "vglr-lr"};
     const vm_kernels *tables[8];
     int n_tables = vm_kernels_all(tables, 8);
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-        for (int full = 0; full < 2; full++) {
+        for (int kind = 0; kind < 3; kind++) {
             int n = sizes[s];
-            vm_router *r = make_router(full ? "vglr-fc" : "vglr-mf", n);
+            vm_router *r = make_router(kinds[kind], n);
             for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_PASSES; way++) {
                 answer expected, got;
                 vm_kernels_force(tables[0]);
@@ -132,7 +134,7 @@ static void test_product(void **state) {
 
 /* What the Gaussian kernels say of one strip. */
 typedef struct gaussian_answer {
-    float check[VM_STRIP], trace[VM_STRIP], projected[VM_STRIP], p[3][40 * VM_STRIP];
+    float check[VM_STRIP], trace[VM_STRIP], projected[VM_STRIP], p[4][40 * VM_STRIP];
 } gaussian_answer;
 
 /* L of `rank` columns below the diagonal, made of the triangle raw[n(n+1)/2][16]. */
@@ -151,6 +153,7 @@ static void ask_gaussians(const vm_kernels *k, int n, int rank, const float *raw
     k->gaussian_sample(&g, draws, 11, a->p[0], scratch);
     k->gaussian_tilted(&g, a->p[1], scratch);
     k->gaussian_closed(&g, a->p[2], scratch);
+    k->gaussian_draw(&g, draws, a->p[3]);
 }
 
 /* A rank is the triangle without the columns it lacks: 0 is the diagonal, n - 1 and beyond the triangle bit for bit. */
@@ -158,11 +161,11 @@ static void test_every_rank(void **state) {
     (void)state;
     static const int sizes[] = {1, 2, 9, 16, 33, 40};
     static float raw[40 * 41 / 2 * VM_STRIP], without[40 * 41 / 2 * VM_STRIP], mean[40 * VM_STRIP],
-        draws[40 * VM_DRAW_BLOCK];
+        draws[40 * VM_STRIP];
     static gaussian_answer full, expected, got;
     const vm_kernels *tables[8];
     int n_tables = vm_kernels_all(tables, 8);
-    fill(mean, 40 * VM_STRIP, 1, 31), fill(draws, 40 * VM_DRAW_BLOCK, 1, 32);
+    fill(mean, 40 * VM_STRIP, 1, 31), fill(draws, 40 * VM_STRIP, 1, 32);
     for (int s = 0; s < 6; s++) {
         int n = sizes[s], size = n * (n + 1) / 2 * VM_STRIP;
         fill(raw, (size_t)size, 0.2f, 30);
@@ -177,8 +180,31 @@ static void test_every_rank(void **state) {
                 ask_gaussians(tables[table], n, rank, raw, mean, draws, &got);
                 assert_close(got.trace, expected.trace, VM_STRIP, 1e-6);
                 assert_close(got.projected, expected.projected, VM_STRIP, 1e-6);
-                for (int way = 0; way < 3; way++) assert_close(got.p[way], expected.p[way], n * VM_STRIP, 2e-6);
+                for (int way = 0; way < 4; way++) assert_close(got.p[way], expected.p[way], n * VM_STRIP, 2e-6);
                 assert_int_equal(memcmp(&got, &full, sizeof got) == 0, rank >= n - 1);
+            }
+        }
+    }
+}
+
+/* A lane's draw is mean + L eps by hand. */
+static void test_a_draw(void **state) {
+    (void)state;
+    enum { N = 9, RANK = 3, SIZE = 1 + 2 + 3 + 6 * 4 };
+    float scale[SIZE * VM_STRIP], mean[N * VM_STRIP], eps[N * VM_STRIP], l[N * VM_STRIP];
+    fill(scale, SIZE * VM_STRIP, 1, 40), fill(mean, N * VM_STRIP, 1, 41), fill(eps, N * VM_STRIP, 1, 42);
+    vm_gaussians g = {.n = N, .rank = RANK, .scale = scale, .mean = mean};
+    const vm_kernels *tables[8];
+    int n_tables = vm_kernels_all(tables, 8);
+    for (int table = 0; table < n_tables; table++) {
+        tables[table]->gaussian_draw(&g, eps, l);
+        for (int lane = 0; lane < VM_STRIP; lane++) {
+            for (int i = 0, at = 0; i < N; i++) {
+                double expected = mean[i * VM_STRIP + lane];
+                for (int j = 0; j < i && j < RANK; j++)
+                    expected += (double)scale[at++ * VM_STRIP + lane] * eps[j * VM_STRIP + lane];
+                expected += (double)scale[at++ * VM_STRIP + lane] * eps[i * VM_STRIP + lane];
+                assert_true(fabs(l[i * VM_STRIP + lane] - expected) < 2e-6 * (1 + fabs(expected)));
             }
         }
     }
@@ -269,11 +295,9 @@ static void test_callers_at_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_product),
-        cmocka_unit_test(test_every_isa),
-        cmocka_unit_test(test_every_rank),
-        cmocka_unit_test(test_lanes_never_meet),
-        cmocka_unit_test(test_draws_are_kept_for_what_they_are),
+        cmocka_unit_test(test_product),          cmocka_unit_test(test_every_isa),
+        cmocka_unit_test(test_every_rank),       cmocka_unit_test(test_a_draw),
+        cmocka_unit_test(test_lanes_never_meet), cmocka_unit_test(test_draws_are_kept_for_what_they_are),
         cmocka_unit_test(test_callers_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

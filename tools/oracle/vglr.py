@@ -1,7 +1,7 @@
 """VGLR, variational Gaussian logit routing, in PyTorch: the reference for the router's forward, loss, inference and gradients.
 
     h = silu(u W1^T + b1);  dmu = h Wm^T + bm;  raw = h Wl^T + bl
-    mf: L = diag(exp(raw));  fc: L_ii = exp(raw_ii), L_ij = raw_ij below the diagonal, raw_ij = raw[i(i+1)/2 + j]
+    L_ii = exp(raw_ii), L_ij = raw_ij for j < min(i, rank), else 0; raw has L's entries row by row. mf: rank 0; fc: rank n - 1
     l = l_det + dmu + L eps;  p = softmax(l)
     KL = KL( N(l_det + dmu, L L^T) || N(l_det, s0^2 I) )
 """
@@ -12,20 +12,21 @@ import torch
 NAMES = ["trunk.weight", "trunk.bias", "mean.weight", "mean.bias", "scale.weight", "scale.bias"]
 
 
-def outputs(n, full):
-    return n * (n + 1) // 2 if full else n
+def entries(n, rank):
+    """Rows and columns of L's entries, in raw's order."""
+    return torch.tensor([(i, j) for i in range(n) for j in [*range(min(i, rank)), i]]).T
 
 
-def parameters(n, dim, width, full, generator, scale=0.3):
+def parameters(n, dim, width, rank, generator, scale=0.3):
     """Random values (f32) at which every term of the loss has a gradient of ordinary size."""
-    m = outputs(n, full)
+    rows, cols = entries(n, rank)
+    m = len(rows)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator)
 
     bias = 0.1 * normal(m)
-    diagonal = [i * (i + 1) // 2 + i for i in range(n)] if full else list(range(n))
-    bias[diagonal] += math.log(scale)
+    bias[rows == cols] += math.log(scale)
     return {"trunk.weight": normal(width, dim) / dim ** 0.5, "trunk.bias": 0.1 * normal(width),
             "mean.weight": 0.5 * normal(n, width) / width ** 0.5, "mean.bias": 0.1 * normal(n),
             "scale.weight": 0.5 * normal(m, width) / width ** 0.5, "scale.bias": bias}
@@ -38,10 +39,8 @@ def heads(w, u):
 
 
 def cholesky(raw, n):
-    """raw [T, M] -> L [T, N, N]; M tells the family."""
-    if raw.shape[-1] == n:
-        return torch.diag_embed(raw.exp())
-    rows, cols = torch.tril_indices(n, n)  # row by row: (i, j) is number i(i+1)/2 + j
+    """raw [T, M] -> L [T, N, N]; M tells the rank."""
+    rows, cols = entries(n, next(r for r in range(n) if len(entries(n, r)[0]) == raw.shape[-1]))
     L = raw.new_zeros(*raw.shape[:-1], n, n)
     L[..., rows, cols] = torch.where(rows == cols, raw.exp(), raw)
     return L
