@@ -181,8 +181,9 @@ VMOER_API vmoer_status vmoer_finetune(const vmoer_finetune_params *params, const
 
 typedef struct vmoer_calibrate_params {
     vmoer_train_params train;
-    const char *router;   /* "vglr-fc", "vglr-mf", "vglr-lr"; over the router's weights "mc-dropout", "swag", "ensemble"; controls: "isotropic", "vglr-noise", "residual" (dmu only),
-                           * "weights" (the model's routers trained on), "temperature" (output temperature scaling) */
+    const char *router;   /* "vglr-fc", "vglr-mf", "vglr-lr"; over the router's weights "mc-dropout", "swag", "ensemble"; controls: "vglr-noise" (no dmu),
+                           * "residual" (dmu only), "isotropic" (noise, nothing trained), "weights" (the model's routers trained on), "temperature" (output
+                           * temperature scaling) */
     const char *layers;   /* "auto", "all" or "3,7-9" */
     int width;            /* of the shared trunk */
     double prior_scale;   /* s0 */
