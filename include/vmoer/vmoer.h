@@ -274,6 +274,29 @@ VMOER_API vmoer_bench_params vmoer_bench_params_default(void);
 /* Measures the machine and the model on it; trains copies in memory and writes nothing. out_json: docs/FORMATS.md. */
 VMOER_API vmoer_status vmoer_bench(const vmoer_bench_params *params, const vmoer_hooks *hooks, char **out_json);
 
+/* The whole protocol on one model (docs/METHOD.md): for every task a MAP a seed, of which two states are kept: as published (the last) and the one with
+ * the lowest held-out NLL; the layers; every router; calibration; for the first task also stability and OoD; the report. */
+typedef struct vmoer_reproduce_params {
+    const char *model;       /* a Mixture-of-Experts */
+    const char *data_dir;    /* as in vmoer_questions */
+    const char *tasks;       /* those without data are left out, which the plan says */
+    const char *output_path; /* plan.json, a folder a stage, results.json, timings.json, report.html; stages that are done there are not run again */
+    const char *settings;    /* JSON file of hyper-parameters (docs/FORMATS.md); NULL: the built-in ones */
+    const char *routers, *nll_routers; /* names in the settings, on the published and on the NLL-stopped MAP; "all" */
+    vmoer_split split;       /* what is evaluated: TEST, or HELDOUT for a pilot */
+    int seeds;               /* MAPs a task, seeds 0, 1 ...; 0: three, with quick one */
+    int passes;              /* S of routers that need samples, where the settings do not say */
+    int ood_sample, ood_passes_sample; /* items of an OoD set; of routers that need whole passes; 0: all */
+    int bootstrap;           /* resamples for the 95% intervals */
+    int quick;               /* a smoke run: few steps, few items; says nothing about any method */
+    int plan;                /* only the plan: plan.json and out_json hold it */
+    vmoer_compute compute;
+    int threads;
+    double memory_gib;       /* as in vmoer_train_params */
+} vmoer_reproduce_params;
+VMOER_API vmoer_reproduce_params vmoer_reproduce_params_default(void);
+VMOER_API vmoer_status vmoer_reproduce(const vmoer_reproduce_params *params, const vmoer_hooks *hooks, char **out_json);
+
 /* All results under `folder` -> one self-contained HTML file. title may be NULL. */
 VMOER_API vmoer_status vmoer_report(const char *folder, const char *output_path, const char *title, const vmoer_hooks *hooks);
 

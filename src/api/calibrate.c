@@ -14,9 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --layers auto: docs/METHOD.md. */
-enum { AUTO_LAYERS = 10, AUTO_QUESTIONS = 64 };
-static const double auto_sigma = 0.1;
+enum { AUTO_LAYERS = 10 };
+
+int vm_api_auto_layers(int n_layers) {
+    return n_layers >= 3 * AUTO_LAYERS ? AUTO_LAYERS : n_layers >= 3 ? n_layers / 3 : 1;
+}
 
 vmoer_calibrate_params vmoer_calibrate_params_default(void) {
     vmoer_calibrate_params p = {.train = vm_train_params_default(),
@@ -136,9 +138,10 @@ static vmoer_status router_config(const vmoer_calibrate_params *p, vm_router_con
 /* The least stable layers by the held-out questions; what was measured goes into the record. */
 static vmoer_status choose_layers(calibration *c, const vmoer_hooks *hooks, vm_router_config *config) {
     const vm_training *t = c->training;
-    int n = t->model->config.n_layers, count = n >= 3 * AUTO_LAYERS ? AUTO_LAYERS : n / 3 ? n / 3 : 1;
-    const vm_noise noise = {.sigma = auto_sigma, .relative = true, .seed = 0};
-    const vm_stability how = {.questions = AUTO_QUESTIONS, .levels = &noise, .n_levels = 1, .answer = {.samples = 1}};
+    int n = t->model->config.n_layers, count = vm_api_auto_layers(n);
+    const vm_noise noise = {.sigma = VM_AUTO_SIGMA, .relative = true, .seed = 0};
+    const vm_stability how = {
+        .questions = VM_AUTO_QUESTIONS, .levels = &noise, .n_levels = 1, .answer = {.samples = 1}};
     const vm_examples *heldout = strcmp(c->p->train_on, "heldout") == 0 ? &t->train : &t->heldout;
     vm_stability_figures figures;
     VM_TRY(vm_stability_measure(&how, t->model, t->pool, t->pass, heldout, hooks, &figures));

@@ -99,6 +99,10 @@ vmoer_train_params vm_train_params_default(void);
 /* "3,7-9" or "all" -> c->layers, ascending. */
 vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c);
 enum { VM_TRAINING_TEXT = 4096 };
+/* --layers auto: how many layers of so many are variational, and how their stability is measured (docs/METHOD.md). */
+enum { VM_AUTO_QUESTIONS = 64 };
+#define VM_AUTO_SIGMA 0.1
+int vm_api_auto_layers(int n_layers);
 /* The settings as one line for the metadata of a file; VMOER_ERROR_LIMIT where they are too many for it. */
 vmoer_status vm_api_training_text(const json_t *config, char out[VM_TRAINING_TEXT]);
 
