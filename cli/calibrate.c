@@ -6,9 +6,10 @@ typedef struct calibrate_options {
     vmoer_calibrate_params p;
 } calibrate_options;
 
-static const char *const router_words[] = {"vglr-fc",    "vglr-mf", "vglr-lr",  "vglr-noise",    "isotropic",
-                                           "residual",   "fixed-t", "roe",      "expert-sample", "weights",
-                                           "mc-dropout", "swag",    "ensemble", "temperature",   NULL};
+static const char *const router_words[] = {"vglr-fc",       "vglr-mf", "vglr-lr",    "vglr-noise", "isotropic",
+                                           "residual",      "vtsr",    "vtsr-paper", "fixed-t",    "roe",
+                                           "expert-sample", "weights", "mc-dropout", "swag",       "ensemble",
+                                           "temperature",   NULL};
 static const char *const objective_words[] = {"mean", "mixture", NULL};
 static const char *const train_on_words[] = {"train", "heldout", NULL};
 

@@ -82,7 +82,8 @@ vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_rout
 static vmoer_status start_call(const vm_router *r, const vm_route *in, vm_pool *pool, vm_arena *memory, call *c) {
     *c = (call){.r = r, .in = in};
     VM_TRY(vm_router_find_call(r, in, &c->layer));
-    c->token = (vm_token_context){.config = &r->config, .kernels = vm_kernels_get(), .n = r->config.n_experts};
+    c->token = (vm_token_context){
+        .kind = r->kind, .config = &r->config, .kernels = vm_kernels_get(), .n = r->config.n_experts};
     c->normals = vm_router_count_normals(r);
     c->n_draws = c->normals + vm_router_count_gumbels(r);
     c->scratch_floats = (r->kind->scratch_floats ? r->kind->scratch_floats(&r->config) : 0) +

@@ -33,6 +33,7 @@ typedef struct vm_router_packed vm_router_packed;
 
 /* What the functions of one token need to know. */
 typedef struct vm_token_context {
+    const vm_router_kind *kind;
     const vm_router_config *config;
     const vm_kernels *kernels;
     int n; /* N */
@@ -159,6 +160,8 @@ struct vm_router_kind {
     X(vglr_noise)                                                                                                                           \
     X(isotropic)                                                                                                                            \
     X(residual)                                                                                                                             \
+    X(vtsr)                                                                                                                                 \
+    X(vtsr_paper)                                                                                                                           \
     X(fixed_t)                                                                                                                              \
     X(roe)                                                                                                                                  \
     X(expert_sample)                                                                                                                        \

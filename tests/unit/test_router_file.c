@@ -66,6 +66,7 @@ static void test_round_trip(void **state) {
                  {.name = "vglr-noise"},
                  {.name = "isotropic", .noise = 0.3f},
                  {.name = "temperature"},
+                 {.name = "vtsr"},
                  {.name = "fixed-t", .route_temperature = 0.7f},
                  {.name = "expert-sample", .route_temperature = 0.7f, .keep = 3},
                  {.name = "weights"},
