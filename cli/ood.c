@@ -9,6 +9,11 @@ typedef struct ood_options {
 static const option options[] = {
     {"id_run", 0, OPTION_TEXT, "DIR", "folder of the eval run on the in-distribution task",
      offsetof(ood_options, p.id_run), NULL, 1},
+    {"fit_run", 0, OPTION_TEXT, "DIR",
+     "folder of an eval --hidden run of held-out in-distribution questions: adds the signal mahalanobis",
+     offsetof(ood_options, p.fit_run), NULL, 0},
+    {"signals", 0, OPTION_TEXT, "LIST", "the signals to compare, chosen beforehand, with commas; without it all",
+     offsetof(ood_options, p.signals), NULL, 0},
     {"output_path", 0, OPTION_TEXT, "DIR", "folder for results.json", offsetof(ood_options, p.output_path), NULL, 0},
     {"bootstrap", 0, OPTION_INT, "N", "resamples for the 95% intervals", offsetof(ood_options, p.bootstrap), NULL, 0},
     COMMON_OPTIONS,
@@ -26,6 +31,9 @@ static void print_ood(const json_t *root, output_format output) {
     table_column(t, "n");
     table_column(t, "signal");
     for (int k = 0; k < MEASURES; k++) table_interval_column(t, measures[k]);
+    table_interval_column(t, "length_adjusted");
+    table_interval_column(t, "length_matched");
+    table_column(t, "n_matched");
     const char *task, *signal;
     json_t *result, *figures;
     json_object_foreach(json_object_get(root, "results"), task, result) {
@@ -35,6 +43,9 @@ static void print_ood(const json_t *root, output_format output) {
             table_value(t, result, "n", 0);
             table_cell(t, "%s", signal);
             for (int k = 0; k < MEASURES; k++) table_interval(t, figures, measures[k], 3);
+            table_interval(t, json_object_get(figures, "length_adjusted"), "auroc", 3);
+            table_interval(t, json_object_get(figures, "length_matched"), "auroc", 3);
+            table_value(t, result, "n_matched", 0);
         }
     }
     table_print(t);
@@ -59,7 +70,9 @@ const verb verb_ood = {
     .summary = "how well each uncertainty signal tells strange questions, from saved eval runs",
     .description = "AUROC, AUPR (positive: out of distribution) and FPR95 of every signal, from the samples of "
                    "finished eval runs; no model "
-                   "is run. A folder with several tasks counts each as a set of its own.",
+                   "is run. A folder with several tasks counts each as a set of its own. length_adjusted and "
+                   "length_matched: the AUROC "
+                   "without what the length of the questions explains, and between questions of like length.",
     .operands = "OOD_RUN...",
     .options = options,
     .size = sizeof(ood_options),

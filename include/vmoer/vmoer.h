@@ -137,6 +137,7 @@ typedef struct vmoer_eval_params {
     const char *output_path; /* folder: results.json, samples.jsonl, timings.json; samples already there are not run again */
     int batch_size;          /* questions a pass; 0: automatic. Does not change any result */
     int bootstrap;           /* resamples for the 95% intervals, e.g. 1000 */
+    int hidden;              /* 1: hidden.safetensors too, the last norm's output at each question's last token */
     const char *label;       /* name of this run in tables and reports; NULL: made from the router */
 } vmoer_eval_params;
 VMOER_API vmoer_eval_params vmoer_eval_params_default(void);
@@ -221,6 +222,9 @@ typedef struct vmoer_ood_params {
     const char *id_run;            /* folder of an eval run on the in-distribution task */
     const char *const *ood_runs;   /* [n_ood] folders (a run may hold several tasks: each is a set of its own) */
     int n_ood;
+    const char *fit_run;           /* folder of an eval run with `hidden` of held-out ID items: adds the signal mahalanobis, for which the others are such runs
+                                    * too; NULL: none */
+    const char *signals;           /* "choice_entropy,logit_variance": chosen beforehand, each must be in every run; NULL: whatever all have */
     const char *output_path;       /* folder for results.json; NULL: none */
     int bootstrap;
 } vmoer_ood_params;

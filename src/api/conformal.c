@@ -204,25 +204,6 @@ static vmoer_status conform(const request *r, const char *task, json_t *result) 
     return status;
 }
 
-/* Scores of two models, or of two ways to ask one, are not exchangeable. */
-static vmoer_status check_same(const request *r) {
-    static const char *const heads[] = {"model", "adapter", "router"}, *const settings[] = {"format",    "compute",
-                                                                                            "inference", "samples",
-                                                                                            "seed",      "routing"};
-    const json_t *a = r->calibration.results, *b = r->run.results;
-    const char *differs = NULL;
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
-        if (!json_equal(json_object_get(a, heads[i]), json_object_get(b, heads[i]))) differs = heads[i];
-    a = json_object_get(a, "config"), b = json_object_get(b, "config");
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        const json_t *x = json_object_get(a, settings[i]), *y = json_object_get(b, settings[i]);
-        if (x != y && !json_equal(x, y)) differs = settings[i];
-    }
-    return !differs ? VMOER_OK
-                    : vm_error(VMOER_ERROR_MISMATCH, "%s and %s: made with another %s (results.json)",
-                               r->calibration.folder, r->run.folder, differs);
-}
-
 /* *all: what results.json holds, also after an error. */
 static vmoer_status conform_all(request *r, json_t **all) {
     const vmoer_conformal_params *p = r->p;
@@ -230,7 +211,7 @@ static vmoer_status conform_all(request *r, json_t **all) {
     const char *task;
     VM_TRY(vm_saved_run_open(p->run, &r->run));
     if (p->calibration_run) VM_TRY(vm_saved_run_open(p->calibration_run, &r->calibration));
-    if (p->calibration_run) VM_TRY(check_same(r));
+    if (p->calibration_run) VM_TRY(vm_saved_runs_same(&r->calibration, &r->run));
     for (int l = 0; l < r->n_levels; l++) json_array_append_new(accuracy, json_real(r->levels[l]));
     *all = json_pack("{s:s, s:s, s:O, s:{s:f, s:I, s:i, s:o}, s:{}}", "vmoer", vmoer_version(), "kind", "conformal",
                      "label", json_object_get(r->run.results, "label"), "config", "alpha", p->alpha, "seed",

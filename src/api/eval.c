@@ -28,10 +28,11 @@ typedef struct evaluation {
     vm_session *session;
     vm_format format;
     char samples_path[4096];
-    int samples;     /* file descriptor, appended to */
-    json_t *done;    /* {task: [sample, ...]} of an earlier run, in the order of the file; NULL: there was none */
-    json_t *results; /* {task: ...} */
-    json_t *seconds; /* {task: seconds} */
+    int samples;           /* file descriptor, appended to */
+    vm_hidden_rows hidden; /* of the task at hand, with p->hidden */
+    json_t *done;          /* {task: [sample, ...]} of an earlier run, in the order of the file; NULL: there was none */
+    json_t *results;       /* {task: ...} */
+    json_t *seconds;       /* {task: seconds} */
 } evaluation;
 
 /* Facts of the routing, summed over the first FACT_QUESTIONS questions of a task in their order. */
@@ -265,6 +266,8 @@ static vmoer_status answer_rest(evaluation *e, const char *task, const vm_datase
     while (a->n < n) {
         answered_batch b;
         vmoer_status status = answer_batch(e, task, d, a->n, n, facts, &b);
+        if (status == VMOER_OK && e->p->hidden) /* before the lines that say these items are done */
+            status = vm_hidden_append(&e->hidden, e->session->hidden, (size_t)b.n);
         for (int i = 0; i < b.n && status == VMOER_OK; i++) {
             const vm_item *item = vm_dataset_at(d, a->n);
             json_t *sample = sample_of(task, item, &b.answers[i], a->normed ? b.prompts[i].chars : NULL);
@@ -347,6 +350,7 @@ static vmoer_status run_task(void *context, const char *name) {
                           json_array_size(before), task, n);
     for (size_t i = 0; status == VMOER_OK && i < json_array_size(before); i++)
         status = take_sample(&a, json_array_get(before, i), vm_dataset_at(d, i));
+    if (status == VMOER_OK && e->p->hidden) status = vm_hidden_open(e->p->output_path, task, c->dim, a.n, &e->hidden);
     if (status == VMOER_OK) status = facts_again(e, task, d, a.n, &facts);
     if (status == VMOER_OK) status = answer_rest(e, task, d, &facts, &a);
     if (status == VMOER_OK) status = summarise(e->p, &a, &result);
@@ -359,6 +363,7 @@ static vmoer_status run_task(void *context, const char *name) {
                                json_object_set_new(e->seconds, task, json_real(vm_api_seconds() - start)) != 0))
         status = vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
     json_decref(result);
+    vm_hidden_close(&e->hidden);
     answered_clear(&a);
     vm_free(facts.sums);
     vm_dataset_free(d);
@@ -376,6 +381,7 @@ static json_t *identity_of(const evaluation *e) {
                                p->bootstrap, "n_choices", p->questions.n_choices, "limit", p->questions.limit, "sample",
                                p->questions.sample);
     if (config) vm_api_put_load(config, e->session, &p->load);
+    if (p->hidden) json_object_set_new(config, "hidden", json_true());
     return vm_api_head("eval", e->session, config);
 }
 
@@ -393,6 +399,8 @@ static vmoer_status evaluate(evaluation *e, char **out_json) {
         status = e->samples >= 0 ? VMOER_OK : vm_error(VMOER_ERROR_IO, "%s: %s", e->samples_path, strerror(errno));
     }
     if (status == VMOER_OK) status = vm_api_each_task(&p->questions, run_task, e);
+    if (status == VMOER_OK && p->hidden)
+        status = vm_hidden_finish(p->output_path, e->results, e->session->model->config.dim);
     if (status == VMOER_OK) {
         json_object_set_new(head, "label", json_string(vm_api_label(p->label, e->session)));
         json_object_set(head, "results", e->results);
@@ -410,7 +418,8 @@ vmoer_status vmoer_eval(const vmoer_eval_params *p, const vmoer_hooks *hooks, ch
     if (p->bootstrap < 1) return vm_error(VMOER_ERROR_ARGUMENT, "bootstrap %d, must be at least 1", p->bootstrap);
     VM_TRY(vm_api_check_label(p->label));
     VM_TRY(vm_api_check_questions(&p->questions));
-    evaluation e = {.p = p, .hooks = hooks, .samples = -1, .results = json_object(), .seconds = json_object()};
+    evaluation e = {
+        .p = p, .hooks = hooks, .samples = -1, .hidden.file = -1, .results = json_object(), .seconds = json_object()};
     vmoer_status status = evaluate(&e, out_json);
     if (e.samples >= 0) close(e.samples);
     vm_session_free(e.session);

@@ -56,10 +56,28 @@ typedef struct vm_saved_run {
 } vm_saved_run;
 vmoer_status vm_saved_run_open(const char *folder, vm_saved_run *out);
 void vm_saved_run_close(vm_saved_run *run); /* takes one of zeros */
+/* That one model was asked in one way in both: else their numbers cannot be compared. */
+vmoer_status vm_saved_runs_same(const vm_saved_run *one, const vm_saved_run *other);
 /* The answers of one task of the run; arrays are the arena's. Errors name the item. */
 vmoer_status vm_saved_predictions(const vm_saved_run *run, const char *task, vm_arena *arena, vm_predictions *out);
 /* hash[n] of its items, the arena's. */
 vmoer_status vm_saved_hashes(const vm_saved_run *run, const char *task, vm_arena *arena, const uint64_t **out);
+/* Its hidden states rows[n, *dim] of an eval --hidden, the arena's. */
+vmoer_status vm_saved_hidden(const vm_saved_run *run, const char *task, vm_arena *arena, const float **rows, int *dim);
+
+/* ---- eval --hidden (hidden.c): rows[n, dim] of a task's items in their order, in hidden.<task>.f32 while the run goes on ---- */
+typedef struct vm_hidden_rows {
+    int file;         /* appended to; -1: closed */
+    size_t row;       /* bytes */
+    char path[4096];
+} vm_hidden_rows;
+/* Goes on after the first `done` items, whose rows must be there. Closed with vm_hidden_close in any case. */
+vmoer_status vm_hidden_open(const char *folder, const char *task, int dim, size_t done, vm_hidden_rows *out);
+/* On disk when it returns. */
+vmoer_status vm_hidden_append(const vm_hidden_rows *h, const float *rows, size_t n);
+void vm_hidden_close(vm_hidden_rows *h);
+/* hidden.safetensors from the rows of every task in `results`, {task: {"n"}}: a tensor [n, dim] each, under the task's name. */
+vmoer_status vm_hidden_finish(const char *folder, const json_t *results, int dim);
 /* results.json into the folder (NULL: nowhere), made where it is not there. */
 vmoer_status vm_api_save_results(const char *folder, const json_t *results);
 

@@ -45,6 +45,24 @@ vmoer_status vm_saved_run_open(const char *folder, vm_saved_run *out) {
     return status;
 }
 
+vmoer_status vm_saved_runs_same(const vm_saved_run *one, const vm_saved_run *other) {
+    static const char *const heads[] = {"model", "adapter", "router"}, *const settings[] = {"format",    "compute",
+                                                                                            "inference", "samples",
+                                                                                            "seed",      "routing"};
+    const json_t *a = one->results, *b = other->results;
+    const char *differs = NULL;
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        if (!json_equal(json_object_get(a, heads[i]), json_object_get(b, heads[i]))) differs = heads[i];
+    a = json_object_get(a, "config"), b = json_object_get(b, "config");
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        const json_t *x = json_object_get(a, settings[i]), *y = json_object_get(b, settings[i]);
+        if (x != y && !json_equal(x, y)) differs = settings[i];
+    }
+    return !differs ? VMOER_OK
+                    : vm_error(VMOER_ERROR_MISMATCH, "%s and %s: made with another %s (results.json)", one->folder,
+                               other->folder, differs);
+}
+
 static vmoer_status item_error(const vm_saved_run *run, const char *task, size_t i, const char *what) {
     const json_t *sample = json_array_get(json_object_get(run->tasks, task), i);
     const char *id = json_string_value(json_object_get(sample, "id"));

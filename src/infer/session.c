@@ -147,6 +147,11 @@ vmoer_status vm_session_answer(vm_session *s, const vm_question *questions, int 
     vm_questions_score(&q, log_probability, score);
     for (int c = 0; c < q.n_choices; c++)
         if (!isfinite(score[c])) return vm_error(VMOER_ERROR_NUMERIC, "a choice's score is not a finite number");
+    size_t D = (size_t)s->model->config.dim;
+    s->hidden = vm_arena_alloc(s->arena, (size_t)n, D * sizeof *s->hidden);
+    if (!s->hidden) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d answers", n);
+    for (size_t i = 0; i < (size_t)n; i++)
+        memcpy(s->hidden + i * D, vm_pass_normed(s->pass) + (size_t)q.batch.entropy_row[i] * D, D * sizeof *s->hidden);
     for (int i = 0; i < n; i++) fill_answer(s, &q, i, score, entropy, &out[i]);
     return VMOER_OK;
 }

@@ -22,6 +22,7 @@ typedef struct vm_session {
     vm_router *router;     /* NULL: deterministic */
     vm_pass *pass;
     vm_arena *arena;       /* of the batch at hand */
+    float *hidden;         /* [n, D] of the questions answered last: the last norm's output at each one's last token; the arena's */
     vm_pass_options options;
     double temperature;    /* output temperature; 1 without a router file */
     char adapter_name[128], adapter_fingerprint[65]; /* "" without an adapter */

@@ -577,6 +577,8 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
     return VMOER_OK;
 }
 
+const float *vm_pass_normed(const vm_pass *p) { return p->normed; }
+
 double vm_pass_kl(const vm_pass *p) { return p->kl; }
 
 double vm_pass_divergence(const vm_pass *p) { return p->divergence; }

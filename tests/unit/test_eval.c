@@ -2,10 +2,12 @@
  * samples.jsonl and from the questions. */
 #include "base/file.h"
 #include "base/json.h"
+#include "infer/session.h"
 #include "model_fixture.h"
 #include "vmoer/vmoer.h"
 
 #include <ftw.h>
+#include <sys/stat.h>
 
 /* Choices of very different lengths, one of them not ASCII: sums of log-probabilities favour the short ones. */
 enum { ITEMS = 24, CHOICES = 4 };
@@ -35,6 +37,8 @@ static void write_task(const char *dir, const char *what) {
     OK(vm_write_file(path, text, n));
 }
 
+static int with_hidden, per_pass; /* of the runs to come */
+
 static vmoer_status run_eval(const char *dir, const char *tasks, const char *format, const char *run, char **text) {
     vmoer_eval_params p = vmoer_eval_params_default();
     char output[4400];
@@ -45,6 +49,8 @@ static vmoer_status run_eval(const char *dir, const char *tasks, const char *for
     p.format = format;
     p.output_path = output;
     p.bootstrap = 50;
+    p.hidden = with_hidden;
+    p.batch_size = per_pass;
     return vmoer_eval(&p, NULL, text);
 }
 
@@ -126,7 +132,78 @@ static void test_other_data(void **state) {
     assert_int_equal(nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
 }
 
+/* The state a question ends with is that of its tokens alone, whoever is in the pass; a run cut off between a row and
+ * its line goes on. */
+static void test_hidden(void **state) {
+    (void)state;
+    char dir[4200], rows[4400], lines[4400], file[4400], results[4400];
+    snprintf(dir, sizeof dir, "%s", scratch_path("eval-hidden"));
+    snprintf(rows, sizeof rows, "%s/run/hidden.openbookqa.f32", dir);
+    snprintf(lines, sizeof lines, "%s/run/samples.jsonl", dir);
+    snprintf(file, sizeof file, "%s/run/hidden.safetensors", dir);
+    snprintf(results, sizeof results, "%s/run/results.json", dir);
+    write_task(dir, "Number");
+    with_hidden = 1;
+    json_decref(evaluate(dir, "cloze", "run"));
+
+    vm_session *s;
+    vm_dataset *d;
+    vm_safetensors *st;
+    vm_session_options options = {.compute = VM_COMPUTE_BF16, .inference = -1, .samples = 1};
+    OK(vm_session_open(golden_path("tiny-moe.gguf"), &options, &s));
+    OK(vm_dataset_load(dir, "openbookqa", VM_SPLIT_TEST, &d));
+    OK(vm_safetensors_open(file, &st));
+    size_t D = (size_t)s->model->config.dim;
+    const vm_st_tensor *t = vm_safetensors_find(st, "openbookqa");
+    assert_non_null(t);
+    assert_true(t->n_dims == 2 && t->shape[0] == ITEMS && t->shape[1] == (int64_t)D && strcmp(t->dtype, "F32") == 0);
+    for (size_t i = 0; i < ITEMS; i++) {
+        vm_prompt p;
+        vm_batch batch;
+        OK(vm_prompt_build(s->tokenizer, "openbookqa", vm_dataset_at(d, i), VM_FORMAT_CLOZE, &p));
+        OK(vm_sequence_build(s->arena, p.ids, p.n_context, &batch));
+        OK(vm_pass_forward(s->pass, &batch, &(vm_pass_options){.sign = 1}, NULL, NULL, NULL));
+        assert_memory_equal(t->data + i * D * sizeof(float), vm_pass_normed(s->pass), D * sizeof(float));
+        vm_prompt_free(&p);
+    }
+    vm_safetensors_free(st);
+    vm_dataset_free(d);
+    vm_session_free(s);
+
+    /* killed after the rows of a pass, before their lines; and by passes of another size */
+    char before[65], after[65], result[65];
+    struct stat info;
+    OK(vm_sha256_file(file, before));
+    OK(vm_sha256_file(results, result));
+    vm_map whole;
+    OK(vm_map_open(lines, &whole));
+    const char *end = (const char *)whole.data;
+    for (int i = 0; i < 7; i++) end = strchr(end, '\n') + 1;
+    long keep = end - (const char *)whole.data;
+    vm_map_close(&whole);
+    assert_int_equal(truncate(lines, keep + 20), 0);
+    assert_int_equal(truncate(rows, (long)(10 * D * sizeof(float)) + 5), 0);
+    assert_int_equal(remove(file), 0);
+    per_pass = 3;
+    json_decref(evaluate(dir, "cloze", "run"));
+    OK(vm_sha256_file(file, after));
+    assert_string_equal(before, after);
+    OK(vm_sha256_file(results, after));
+    assert_string_equal(result, after);
+    assert_int_equal(stat(rows, &info), 0);
+    assert_int_equal(info.st_size, ITEMS * D * sizeof(float));
+
+    /* rows that are gone are not made up, and a run without states is another run */
+    assert_int_equal(truncate(rows, 8), 0);
+    assert_int_equal(run_eval(dir, "openbookqa", "cloze", "run", NULL), VMOER_ERROR_MISMATCH);
+    assert_non_null(strstr(vmoer_last_error(), "fewer rows than samples.jsonl has items"));
+    with_hidden = per_pass = 0;
+    assert_int_equal(run_eval(dir, "openbookqa", "cloze", "run", NULL), VMOER_ERROR_MISMATCH);
+    assert_int_equal(nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_acc_norm), cmocka_unit_test(test_other_data)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_acc_norm), cmocka_unit_test(test_other_data),
+                                       cmocka_unit_test(test_hidden)};
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
 }

@@ -27,13 +27,17 @@ static void check_logits(const char *name) {
     int n = (int)(vm_safetensors_find(st, "offsets")->size / 4) - 1;
     assert_int_equal(m->config.n_vocab, VOCAB);
     OK(vm_pass_create(m, NULL, &pass));
-    const float *golden = golden_f32(st, "logits", 0);
+    const float *golden = golden_f32(st, "logits", 0), *hidden = golden_f32(st, "hidden.final", 0);
+    size_t D = (size_t)m->config.dim;
     for (int i = 0; i <= n; i++) { /* each by itself, then all in one batch */
         golden_sequences(st, i < n ? i : 0, i < n ? 1 : n, &s);
         size_t first = i < n ? (size_t)golden_i32(st, "offsets", 0)[i] : 0;
         OK(vm_pass_forward(pass, &s.batch, &options, NULL, NULL, logits));
         double d = largest_difference(logits, golden + first * VOCAB, (size_t)s.batch.n_tokens * VOCAB);
         if (!(d < 1e-4)) fail_msg("%s, %s: logits of sequence %d differ by %g", name, vm_kernels_get()->name, i, d);
+        d = largest_difference(vm_pass_normed(pass), hidden + first * D, (size_t)s.batch.n_tokens * D);
+        if (!(d < 1e-4))
+            fail_msg("%s, %s: last states of sequence %d differ by %g", name, vm_kernels_get()->name, i, d);
     }
     vm_pass_free(pass);
     vm_model_free(m);

@@ -6,16 +6,22 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "eval/controls.h"
+#include "eval/distance.h"
 #include "eval/ood.h"
+#include "io/safetensors.h"
+#include "vmoer/vmoer.h"
 
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static double *numbers(const json_t *array, size_t *n) {
     *n = json_array_size(array);
@@ -153,6 +159,219 @@ static void bootstrap_agrees_with_theory(void **state) {
     assert_true(ci.fpr95.low < m.fpr95 && m.fpr95 < ci.fpr95.high);
 }
 
+/* ---- saved runs ---- */
+static char folder[] = "/tmp/vmoer-test-ood-XXXXXX";
+
+static const char *place(const char *run, const char *file) {
+    static char path[8][512];
+    static int next;
+    char *out = path[next++ % 8];
+    snprintf(out, sizeof *path, "%s/%s%s%s", folder, run, file ? "/" : "", file ? file : "");
+    return out;
+}
+
+enum { ITEMS = 40, DIM = 3 };
+typedef struct made_run {
+    double length[ITEMS], entropy[ITEMS], wrong[ITEMS];
+    uint64_t hash[ITEMS];
+    float hidden[ITEMS * DIM];
+} made_run;
+
+/* A signal that grows with the length, and hidden states around `shift`; lengths around `length`. */
+static void write_run(const char *name, const char *task, uint64_t seed, double length, double shift, made_run *m) {
+    vm_rng rng = vm_rng_start(seed, VM_RNG_TEXT, 0);
+    char text[512];
+    assert_int_equal(vm_make_dirs(place(name, NULL)), VMOER_OK);
+    FILE *f = fopen(place(name, "samples.jsonl"), "w");
+    assert_non_null(f);
+    for (int i = 0; i < ITEMS; i++) {
+        m->length[i] = length + vm_rng_below(&rng, 12);
+        m->entropy[i] = .4 * log(m->length[i] + 1) + .05 * (double)vm_rng_normal(&rng);
+        m->wrong[i] = vm_rng_below(&rng, 2);
+        m->hash[i] = (uint64_t)vm_rng_u32(&rng) << 8 | seed;
+        for (int k = 0; k < DIM; k++) m->hidden[i * DIM + k] = (float)shift + vm_rng_normal(&rng);
+        fprintf(
+            f,
+            "{\"task\": \"%s\", \"id\": \"q%d\", \"hash\": \"%016llx\", \"label\": %d, \"probabilities\": [0.4, 0.6], "
+            "\"signals\": {\"choice_entropy\": %.17g, \"length\": %g%s}}\n",
+            task, i, (unsigned long long)m->hash[i], m->wrong[i] > 0 ? 0 : 1, m->entropy[i], m->length[i],
+            i ? ", \"odd\": 1" : "");
+    }
+    fclose(f);
+    snprintf(text, sizeof text,
+             "{\"kind\": \"eval\", \"label\": \"%s\", \"model\": {}, \"adapter\": null, \"router\": {}, \"config\": "
+             "{\"split\": "
+             "\"test\"}, \"results\": {\"%s\": {\"n\": %d}}}",
+             name, task, ITEMS);
+    assert_int_equal(vm_write_file(place(name, "results.json"), text, strlen(text)), VMOER_OK);
+    vm_st_writer *w = vm_st_writer_create();
+    assert_int_equal(vm_st_writer_f32(w, task, "F32", 2, (int64_t[]){ITEMS, DIM}, m->hidden), VMOER_OK);
+    assert_int_equal(vm_st_writer_save(w, place(name, "hidden.safetensors")), VMOER_OK);
+    vm_st_writer_free(w);
+}
+
+static vmoer_status run_ood(const char *id, const char *const *runs, int n, const char *fit, const char *signals,
+                            char **text) {
+    vmoer_ood_params p = vmoer_ood_params_default();
+    const char *given[4];
+    for (int i = 0; i < n; i++) given[i] = place(runs[i], NULL);
+    p.id_run = place(id, NULL), p.ood_runs = given, p.n_ood = n, p.signals = signals, p.bootstrap = 20;
+    p.fit_run = fit ? place(fit, NULL) : NULL;
+    p.output_path = place("out", NULL);
+    return vmoer_ood(&p, NULL, text);
+}
+
+static const json_t *at(const json_t *root, const char *a, const char *b, const char *c) {
+    return json_object_get(json_object_get(json_object_get(root, a), b), c);
+}
+
+static void saved_runs(void **state) {
+    (void)state;
+    static made_run id, far, fit;
+    const char *const runs[] = {"far"};
+    char *text;
+    write_run("id", "obqa", 1, 8, 0, &id);
+    write_run("far", "law", 2, 14, 4, &far);
+    write_run("fit", "obqa", 3, 8, 0, &fit);
+    if (run_ood("id", runs, 1, "fit", NULL, &text) != VMOER_OK) fail_msg("%s", vm_error_text());
+    json_t *all = json_loads(text, 0, NULL), *on_disk;
+    vmoer_free(text);
+    assert_int_equal(vm_json_load(place("out", "results.json"), &on_disk), VMOER_OK);
+    assert_true(json_equal(all, on_disk));
+    json_decref(on_disk);
+    const json_t *signals = at(all, "results", "law", "signals");
+    assert_int_equal(json_object_size(signals), 3); /* "odd" is not in every item */
+
+    /* the signal, what a line in ln length leaves of it, and between items of like length */
+    const json_t *entropy = json_object_get(signals, "choice_entropy");
+    double log_id[ITEMS], rest_id[ITEMS], rest_far[ITEMS];
+    vm_ood m;
+    assert_int_equal(vm_ood_compute(id.entropy, ITEMS, far.entropy, ITEMS, &m), VMOER_OK);
+    near("plain", "auroc", m.auroc, entropy);
+    assert_true(m.auroc > .8);
+    for (int i = 0; i < ITEMS; i++) log_id[i] = log(id.length[i]);
+    vm_line line = vm_line_fit(log_id, id.entropy, ITEMS);
+    for (int i = 0; i < ITEMS; i++) {
+        rest_id[i] = id.entropy[i] - line.intercept - line.slope * log_id[i];
+        rest_far[i] = far.entropy[i] - line.intercept - line.slope * log(far.length[i]);
+    }
+    assert_int_equal(vm_ood_compute(rest_id, ITEMS, rest_far, ITEMS, &m), VMOER_OK);
+    near("adjusted", "auroc", m.auroc, json_object_get(entropy, "length_adjusted"));
+    near("adjusted", "fpr95", m.fpr95, json_object_get(entropy, "length_adjusted"));
+    assert_true(fabs(m.auroc - .5) < .25); /* there was nothing else in it */
+    vm_lengths a = {ITEMS, id.length, id.hash}, b = {ITEMS, far.length, far.hash};
+    size_t of_a[ITEMS], of_b[ITEMS], pairs;
+    assert_int_equal(vm_match_lengths(&a, &b, of_a, of_b, &pairs), VMOER_OK);
+    assert_in_range(pairs, 3, ITEMS - 1);
+    assert_int_equal(json_integer_value(at(all, "results", "law", "n_matched")), pairs);
+    for (size_t i = 0; i < pairs; i++) rest_id[i] = id.entropy[of_a[i]], rest_far[i] = far.entropy[of_b[i]];
+    assert_int_equal(vm_ood_compute(rest_id, pairs, rest_far, pairs, &m), VMOER_OK);
+    near("matched", "auroc", m.auroc, json_object_get(entropy, "length_matched"));
+    assert_null(json_object_get(json_object_get(signals, "length"), "length_adjusted"));
+
+    /* the distance, fitted on the third run */
+    vm_distance d;
+    double near_id[ITEMS], near_far[ITEMS];
+    assert_int_equal(vm_distance_fit(fit.hidden, ITEMS, DIM, &d), VMOER_OK);
+    assert_int_equal(vm_distance_of(&d, id.hidden, ITEMS, near_id), VMOER_OK);
+    assert_int_equal(vm_distance_of(&d, far.hidden, ITEMS, near_far), VMOER_OK);
+    assert_int_equal(vm_ood_compute(near_id, ITEMS, near_far, ITEMS, &m), VMOER_OK);
+    near("distance", "auroc", m.auroc, json_object_get(signals, "mahalanobis"));
+    near("distance", "shrinkage", d.shrinkage, json_object_get(json_object_get(all, "config"), "fit"));
+    vm_distance_free(&d);
+
+    /* on the ID items alone */
+    const json_t *known = at(all, "id", "signals", "choice_entropy");
+    double rho;
+    assert_int_equal(vm_spearman(id.entropy, id.length, ITEMS, &rho), VMOER_OK);
+    near("id", "spearman_length", rho, known);
+    assert_int_equal(vm_spearman(id.entropy, id.wrong, ITEMS, &rho), VMOER_OK);
+    near("id", "spearman_wrong", rho, known);
+    near("id", "slope", line.slope, known);
+    json_decref(all);
+
+    /* a signal that points the wrong way is shown as it is */
+    assert_int_equal(run_ood("far", (const char *const[]){"id"}, 1, NULL, "choice_entropy", &text), VMOER_OK);
+    all = json_loads(text, 0, NULL);
+    vmoer_free(text);
+    signals = at(all, "results", "obqa", "signals");
+    assert_int_equal(json_object_size(signals), 1);
+    assert_true(json_number_value(json_object_get(json_object_get(signals, "choice_entropy"), "auroc")) < .2);
+    json_decref(all);
+}
+
+static void refused_runs(void **state) {
+    (void)state;
+    static made_run m;
+    const char *const runs[] = {"far"};
+    char *text;
+    static const struct {
+        const char *id, *fit, *signals, *says;
+        vmoer_status status;
+    } bad[] = {
+        {"id", NULL, "choice_entropy,mutual_information", "obqa has no signal \"mutual_information\"",
+         VMOER_ERROR_ARGUMENT},
+        {"id", NULL, "odd", "has no signal \"odd\"", VMOER_ERROR_ARGUMENT},
+        {"id", NULL, "a,,b", "--signals 'a,,b'", VMOER_ERROR_ARGUMENT},
+        {"id", NULL, "", "--signals ''", VMOER_ERROR_ARGUMENT},
+        {"id", "id", NULL, "its item q0 stands in", VMOER_ERROR_ARGUMENT},
+        {"id", "bare", NULL, "hidden states, of an eval --hidden: ", VMOER_ERROR_IO},
+        {"id", "wide", NULL, "hidden states of 3 dimensions, those of --fit_run have 4", VMOER_ERROR_MISMATCH},
+        {"id", "short", NULL, "no tensor \"obqa\" of 40 rows", VMOER_ERROR_FORMAT},
+        {"id", "flat", NULL, "no inverse", VMOER_ERROR_DATA},
+        {"id", "nan", NULL, "not finite", VMOER_ERROR_NUMERIC},
+        {"id", "other", NULL, "made with another router", VMOER_ERROR_MISMATCH},
+        {"id", "nowhere", NULL, "nowhere", VMOER_ERROR_IO},
+        {"zero", NULL, NULL, "a length that is not above 0", VMOER_ERROR_DATA},
+    };
+    const char *const made[] = {"bare", "wide", "short", "flat", "nan", "other"};
+    for (int i = 0; i < 6; i++) write_run(made[i], "obqa", 10 + (uint64_t)i, 8, 0, &m);
+    write_run("zero", "obqa", 20, 0, 0, &m);
+    assert_int_equal(unlink(place("bare", "hidden.safetensors")), 0);
+    float values[ITEMS * 4] = {0};
+    for (int i = 0; i < 3; i++) {
+        vm_st_writer *w = vm_st_writer_create();
+        values[0] = i == 2 ? NAN : 0;
+        assert_int_equal(vm_st_writer_f32(w, "obqa", "F32", 2,
+                                          (int64_t[]){i == 1 ? ITEMS - 1 : ITEMS, i == 0 ? 4 : DIM},
+                                          i ? values : memcpy(values, m.hidden, sizeof m.hidden)),
+                         VMOER_OK);
+        assert_int_equal(vm_st_writer_save(w, place(i == 0   ? "wide"
+                                                    : i == 1 ? "short"
+                                                             : "nan",
+                                                    "hidden.safetensors")),
+                         VMOER_OK);
+        vm_st_writer_free(w);
+    }
+    memset(values, 0, sizeof values);
+    vm_st_writer *w = vm_st_writer_create();
+    assert_int_equal(vm_st_writer_f32(w, "obqa", "F32", 2, (int64_t[]){ITEMS, DIM}, values), VMOER_OK);
+    assert_int_equal(vm_st_writer_save(w, place("flat", "hidden.safetensors")), VMOER_OK);
+    vm_st_writer_free(w);
+    json_t *results;
+    assert_int_equal(vm_json_load(place("other", "results.json"), &results), VMOER_OK);
+    json_object_set_new(results, "router", json_pack("{s:s}", "kind", "vglr-fc"));
+    assert_int_equal(vm_json_save(place("other", "results.json"), results), VMOER_OK);
+    json_decref(results);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        vmoer_status status = run_ood(bad[i].id, runs, 1, bad[i].fit, bad[i].signals, &text);
+        if (status != bad[i].status || !strstr(vm_error_text(), bad[i].says))
+            fail_msg("%d, \"%s\" does not say \"%s\"", status, vm_error_text(), bad[i].says);
+    }
+}
+
+static int make_folder(void **state) {
+    (void)state;
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+    (void)state;
+    char command[256];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    return system(command);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden),
@@ -161,6 +380,8 @@ int main(void) {
         cmocka_unit_test(infinite_scores_rank),
         cmocka_unit_test(refuses_bad_input),
         cmocka_unit_test(bootstrap_agrees_with_theory),
+        cmocka_unit_test(saved_runs),
+        cmocka_unit_test(refused_runs),
     };
-    return cmocka_run_group_tests_name("ood", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("ood", tests, make_folder, remove_folder);
 }
