@@ -314,7 +314,7 @@ static void record_facts(vm_pass *p, int layer, const vm_ffn_acts *a) {
     const vm_config *c = &p->m->config;
     size_t T = (size_t)p->batch->n_tokens, N = (size_t)c->n_experts, K = (size_t)c->top_k, base = (size_t)layer * T;
     bool bayesian = p->options.router && vm_router_has_layer(p->options.router, layer);
-    bool covariance = bayesian && vm_router_has_covariance(p->options.router) && a->trace;
+    bool varies = bayesian && a->trace && vm_router_has_trace(p->options.router, p->options.inference);
     memcpy(p->chosen + base * K, a->chosen, T * K * sizeof *p->chosen);
     for (size_t t = 0; t < T; t++) {
         const float *prob = a->p + t * N, *l = a->logits + t * N;
@@ -331,8 +331,8 @@ static void record_facts(vm_pass *p, int layer, const vm_ffn_acts *a) {
         p->gate_entropy[base + t] = (float)entropy;
         p->spread[base + t] = (float)sqrt(square);
         p->margin[base + t] = next < 0 ? 0 : kth - next;
-        p->trace[base + t] = covariance ? a->trace[t] : NAN;
-        p->trace_projected[base + t] = covariance ? a->trace_projected[t] : NAN;
+        p->trace[base + t] = varies ? a->trace[t] : NAN;
+        p->trace_projected[base + t] = varies ? a->trace_projected[t] : NAN;
     }
 }
 

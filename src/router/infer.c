@@ -283,6 +283,10 @@ static vm_inference way_of(const vm_router_kind *k, vm_inference asked) {
     return k->inference;
 }
 
+bool vm_router_has_trace(const vm_router *r, vm_inference inference) {
+    return r->kind->has_covariance || (way_of(r->kind, inference) == VM_INFERENCE_SAMPLE && r->config.members > 1);
+}
+
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples,
                              const vm_routing *out) {
     vm_router_layer *layer;

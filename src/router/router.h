@@ -84,7 +84,7 @@ typedef struct vm_route {
 typedef struct vm_routing {
     float *p;                /* [T, N] routing probabilities: the gates come from them */
     float *scores;           /* [T, N] what the K experts are the largest of; written only where vm_router_chooses */
-    float *trace;            /* [T] tr Sigma; 0 without covariance */
+    float *trace;            /* [T] tr Sigma; 0 without vm_router_has_trace */
     float *trace_projected;  /* [T] tr P Sigma P; likewise */
     float *temperature;      /* [T] T(u) of the token; NAN where the kind has none */
     float *trace_diagonal;   /* [T] the diagonal's part of tr Sigma, sum_i L_ii^2; 0 without covariance */
@@ -96,6 +96,8 @@ const vm_router_config *vm_router_get_config(const vm_router *r);
 void vm_router_set_temperature(vm_router *r, double temperature);
 bool vm_router_has_layer(const vm_router *r, int layer);
 bool vm_router_has_covariance(const vm_router *r);
+/* The logits vary in this inference, and trace says how much: by their covariance, or between several draws of the weights. */
+bool vm_router_has_trace(const vm_router *r, vm_inference inference);
 bool vm_router_has_kl(const vm_router *r);                  /* training has a regulariser, weighted by beta */
 bool vm_router_has_temperature(const vm_router *r);         /* a T(u) of its own */
 bool vm_router_chooses(const vm_router *r);                 /* draws its experts itself: gates from p, choice by scores */

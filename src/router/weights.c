@@ -369,6 +369,7 @@ static void infer_rows(void *context, size_t begin, size_t end, int worker) {
         if (!finite) p[0] = NAN;
         if (c->out->trace) c->out->trace[t] = trace;
         if (c->out->trace_projected) c->out->trace_projected[t] = projected;
+        if (c->out->trace_diagonal) c->out->trace_diagonal[t] = 0;
         if (c->out->temperature) c->out->temperature[t] = NAN;
     }
 }

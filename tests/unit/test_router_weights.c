@@ -147,10 +147,16 @@ static void test_inference(void **state) {
             else
                 mean[i] = (double)value_of(r, kind == SWAG ? VM_WEIGHT_MEAN : VM_WEIGHT)[i];
         }
-        float sampled[T * N], central[T * N], passed[T * N], trace[T], projected[T], temperature[T];
-        OK(vm_router_infer(
-            r, NULL, &q.route, VM_INFERENCE_SAMPLE, 32,
-            &(vm_routing){.p = sampled, .trace = trace, .trace_projected = projected, .temperature = temperature}));
+        float sampled[T * N], central[T * N], passed[T * N], trace[T], projected[T], diagonal[T], temperature[T];
+        OK(vm_router_infer(r, NULL, &q.route, VM_INFERENCE_SAMPLE, 32,
+                           &(vm_routing){.p = sampled,
+                                         .trace = trace,
+                                         .trace_projected = projected,
+                                         .trace_diagonal = diagonal,
+                                         .temperature = temperature}));
+        assert_true(vm_router_has_trace(r, VM_INFERENCE_TILTED) == (kind != PLAIN)); /* which is SAMPLE here */
+        assert_false(vm_router_has_trace(r, VM_INFERENCE_MEAN));
+        assert_false(vm_router_has_trace(r, VM_INFERENCE_PASSES));
         infer(r, &q.route, VM_INFERENCE_MEAN, central);
         infer(r, &q.route, VM_INFERENCE_PASSES, passed);
         for (int t = 0; t < T; t++) {
@@ -179,7 +185,8 @@ static void test_inference(void **state) {
             double divisor = count > 1 ? count - 1 : 1;
             assert_float_equal(trace[t], squares / divisor, 1e-5 * (1 + squares));
             assert_float_equal(projected[t], (squares - common) / divisor, 1e-5 * (1 + squares));
-            assert_true((trace[t] > 0) == (kind != PLAIN));
+            assert_true((trace[t] > 0) == vm_router_has_trace(r, VM_INFERENCE_SAMPLE));
+            assert_true(diagonal[t] == 0);
             assert_true(isnan(temperature[t]));
         }
         vm_router_free(r);
