@@ -81,6 +81,11 @@ static vm_draw_table *make_draws(const vm_route *in, int n, int samples) {
     return t;
 }
 
+size_t vm_draw_table_bytes(const vm_draw_table *t, int n) {
+    int blocks = t ? ((t->samples + 1) / 2 + VM_DRAW_BLOCK - 1) / VM_DRAW_BLOCK : 0;
+    return (size_t)blocks * VM_DRAW_BLOCK * (size_t)n * sizeof *t->draws;
+}
+
 void vm_draw_table_free(vm_draw_table *t) {
     if (!t) return;
     vm_free(t->draws);
@@ -275,8 +280,7 @@ static vmoer_status run(vm_infer_call *c, const vm_router_layer *layer, vm_pool 
     return vm_router_check_finite(in, r->kind->has_temperature ? c->out.temperature : NULL, 1, "the temperature");
 }
 
-/* What `asked` comes to for a kind. */
-static vm_inference way_of(const vm_router_kind *k, vm_inference asked) {
+vm_inference vm_router_way(const vm_router_kind *k, vm_inference asked) {
     if (k->has_covariance) return asked;
     if (k->inference == VM_INFERENCE_SAMPLE && (asked == VM_INFERENCE_MEAN || asked == VM_INFERENCE_PASSES))
         return asked;
@@ -297,7 +301,7 @@ vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *
     vm_infer_call c = {.r = r,
                        .kernels = vm_kernels_get(),
                        .in = &own,
-                       .inference = way_of(kind, inference),
+                       .inference = vm_router_way(kind, inference),
                        .samples = samples,
                        .out = *out};
     bool signals = kind->has_covariance ? out->trace || out->trace_projected || out->trace_diagonal

@@ -13,6 +13,10 @@ static void infer(const vm_infer_call *c, const vm_strip *s) {
     vm_infer_gaussians(c, s, &(vm_gaussians){.n = n, .scale = scale, .mean = s->mean}, scratch);
 }
 
+static double flops(const vm_router_config *c, vm_inference inference, int samples) {
+    return vm_gaussian_flops(c->n_experts, 0, inference, samples);
+}
+
 const vm_router_kind vm_router_kind_isotropic = {.name = "isotropic",
                                                  .network = &vm_network_none,
                                                  .has_layers = true,
@@ -21,4 +25,5 @@ const vm_router_kind vm_router_kind_isotropic = {.name = "isotropic",
                                                  .inference = VM_INFERENCE_TILTED,
                                                  .max_experts = VM_ROUTER_MAX_EXPERTS,
                                                  .numbers[VM_ROUTER_NOISE] = {1e-4, 100, 0.1},
+                                                 .flops = flops,
                                                  .infer = infer};

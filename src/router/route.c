@@ -458,14 +458,15 @@ static void trunk_start(vm_router *r, vm_router_layer *layer, int model_layer) {
     if (r->scale_outputs > 0) r->kind->start_scale(&r->config, layer->params[VM_SCALE_BIAS].value);
 }
 
+static double kind_flops(const vm_router *r, vm_inference inference, int samples) {
+    return r->kind->flops ? r->kind->flops(&r->config, inference, samples) : 0;
+}
+
 static double trunk_flops(const vm_router *r, vm_inference inference, int samples) {
     double D = r->config.dim, H = r->config.width, N = r->config.n_experts, M = r->scale_outputs;
-    double mean = 2 * D * H + (r->kind->has_mean ? 2 * H * N : 0);
-    if (inference == VM_INFERENCE_MEAN && !r->kind->chooses) return mean;
-    double draws = !r->kind->has_covariance           ? 0
-                   : inference == VM_INFERENCE_SAMPLE ? (samples + 1) / 2
-                                                      : inference == VM_INFERENCE_PASSES;
-    return mean + 2 * H * M + 2 * M * draws;
+    bool scale = inference != VM_INFERENCE_MEAN || r->kind->chooses;
+    return 2 * D * H + (r->kind->has_mean ? 2 * H * N : 0) + (scale ? 2 * H * M : 0) +
+           kind_flops(r, inference, samples);
 }
 
 const vm_router_network vm_network_trunk = {
@@ -491,15 +492,10 @@ static vm_router_tensor no_tensor(const vm_router_kind *kind, const vm_router_co
     return (vm_router_tensor){.rows = 0};
 }
 
-static double no_flops(const vm_router *r, vm_inference inference, int samples) {
-    (void)r, (void)inference, (void)samples;
-    return 0;
-}
-
 const vm_router_network vm_network_none = {
     .slots = no_slots,
     .tensor = no_tensor,
-    .flops = no_flops,
+    .flops = kind_flops,
     .strip_floats = vm_trunk_strip_floats,
     .infer_strip = vm_trunk_infer_strip,
 };

@@ -240,5 +240,14 @@ vm_param_list vm_router_params(vm_router *r) {
 }
 
 double vm_router_flops(const vm_router *r, vm_inference inference, int samples) {
-    return r->kind->network->flops(r, inference, samples);
+    return r->kind->has_layers ? r->kind->network->flops(r, vm_router_way(r->kind, inference), samples) : 0;
+}
+
+size_t vm_router_bytes(const vm_router *r) {
+    const vm_arena *scratch = r->spare ? atomic_load(r->spare) : NULL;
+    size_t bytes = scratch ? vm_arena_bytes(scratch) : 0;
+    for (int i = 0; i < r->config.n_layers; i++)
+        bytes += vm_draw_table_bytes(atomic_load(&r->layers[i].draws), r->config.n_experts) +
+                 vm_weight_table_bytes(atomic_load(&r->layers[i].weights));
+    return bytes;
 }

@@ -142,9 +142,14 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
  * CLOSED and TILTED. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, const vm_routing *out);
 
-/* Floating-point operations that a token of a Bayesian layer adds, by its products alone, a multiply-add counting two: trunk 2 D H, mean 2 H N; where the
- * inference needs the scale head, its M rows 2 H M; SAMPLE: L eps for every antithetic pair, 2 M; PASSES: L eps once. */
+/* Floating-point operations that a token of a Bayesian layer adds, by its products alone, a multiply-add counting two (src/kernels/count.h counts the
+ * same as it happens): trunk 2 D H, mean 2 H N; where the inference needs the scale head, its M rows 2 H M. Of L with its M elements, r columns below
+ * the diagonal: SAMPLE L eps for every antithetic pair, 2 M; PASSES L eps once; CLOSED Sigma, 2 M + 2 sum_{j < r} (N - j)^2; TILTED diag Sigma, 2 M,
+ * and Sigma p in every step, 4 M, of which VM_TILTED_STEPS are reckoned with: how many there are hangs on Sigma. Without the signals. */
+enum { VM_TILTED_STEPS = 3 }; /* at L_ii = .2; 1 where Sigma is next to nothing, 8 at .7, 17 at 1.4 */
 double vm_router_flops(const vm_router *r, vm_inference inference, int samples);
+/* What inference holds between calls beside the values: scratch, draws. */
+size_t vm_router_bytes(const vm_router *r);
 
 /* ---- files: safetensors with metadata (docs/FORMATS.md) ---- */
 typedef struct vm_router_file {

@@ -146,11 +146,16 @@ struct vm_router_kind {
     void (*backward)(const vm_token_context *c, const vm_token *x, const float *p, const float *dp, float kl_weight, float *dl, float *ddmu, float *draw,
                      float *scratch);
 
+    double (*flops)(const vm_router_config *c, vm_inference inference, int samples); /* a token's, beyond the heads; NULL: none */
+
     /* Of trunk and none; NULL: p is softmax(mean) always. */
     void (*infer)(const vm_infer_call *c, const vm_strip *s);
 
     const struct vm_weights_kind *weights; /* of the network of weights: weights.h */
 };
+
+/* Those of the products of L by its rank (vglr.c): vm_router_flops. */
+double vm_gaussian_flops(int n, int rank, vm_inference inference, int samples);
 
 /* The kinds: X(name) stands for the table vm_router_kind_<name>, defined in the kind's file. */
 #define VM_ROUTER_KINDS(X)                                                                                                                  \
@@ -178,6 +183,8 @@ VM_ROUTER_KINDS(VM_ROUTER_KIND_DECLARE)
 /* Of a strip of Gaussian logits what the call's inference asks for, into s->p; vglr.c. scratch[VM_DRAW_BLOCK + 2][N][16]. */
 void vm_infer_gaussians(const vm_infer_call *c, const vm_strip *s, const vm_gaussians *g, float *scratch);
 
+/* What an inference that is asked for comes to. */
+vm_inference vm_router_way(const vm_router_kind *kind, vm_inference asked);
 const vm_router_kind *vm_router_kind_find(const char *name); /* NULL: unknown */
 
 /* The numbers of the config by name and place. */
@@ -207,8 +214,10 @@ struct vm_router_packed {
 
 typedef struct vm_draw_table vm_draw_table;
 void vm_draw_table_free(vm_draw_table *t); /* takes NULL */
+size_t vm_draw_table_bytes(const vm_draw_table *t, int n); /* takes NULL */
 typedef struct vm_weight_table vm_weight_table;
 void vm_weight_table_free(vm_weight_table *t); /* likewise */
+size_t vm_weight_table_bytes(const vm_weight_table *t); /* likewise */
 
 struct vm_router_layer {
     vm_param *params;               /* [slots]; one that the router lacks is empty */

@@ -3,6 +3,7 @@
  * below it; raw and L are packed row by row, row i its columns 0 .. min(i, r) - 1 and its diagonal. Mean field (MF) is
  * r = 0, full covariance (FC) r = N - 1, low rank (LR) what config.rank says. `noise`, a control, is FC with dmu = 0.
  */
+#include "kernels/count.h"
 #include "router/router_internal.h"
 
 #include <math.h>
@@ -53,6 +54,7 @@ static double forward(const vm_token_context *c, const vm_token *x, float *l, fl
     int rank = rank_of(c->config), i = 0;
     const float *eps = x->normals, *row = L;
     build_scale(x->raw, c->n, rank, L);
+    vm_count(outputs(c->n, rank));
     for (; i < c->n && i <= rank; row += ++i) l[i] += c->kernels->dot(row, eps, i + 1);
     for (; i < c->n; i++, row += rank + 1)
         l[i] += (rank > 0 ? c->kernels->dot(row, eps, rank) : 0.0f) + row[rank] * eps[i];
@@ -106,6 +108,28 @@ static void infer(const vm_infer_call *c, const vm_strip *s) {
     vm_infer_gaussians(c, s, &g, s->scratch);
 }
 
+double vm_gaussian_flops(int n, int rank, vm_inference inference, int samples) {
+    double M = (double)outputs(n, rank), pairs = 0;
+    for (int j = 0; j < n && j < rank; j++) pairs += (double)(n - j) * (n - j);
+    switch (inference) {
+    case VM_INFERENCE_MEAN:
+        return 0;
+    case VM_INFERENCE_CLOSED:
+        return 2 * M + 2 * pairs;
+    case VM_INFERENCE_SAMPLE:
+        return 2 * M * ((samples + 1) / 2);
+    case VM_INFERENCE_TILTED:
+        return 2 * M + 4 * M * VM_TILTED_STEPS;
+    case VM_INFERENCE_PASSES:
+        return 2 * M;
+    }
+    return 0;
+}
+
+static double flops(const vm_router_config *c, vm_inference inference, int samples) {
+    return vm_gaussian_flops(c->n_experts, rank_of(c), inference, samples);
+}
+
 static int scale_outputs(const vm_router_config *c) { return (int)outputs(c->n_experts, rank_of(c)); }
 static size_t scratch_floats(const vm_router_config *c) { return outputs(c->n_experts, rank_of(c)); } /* L */
 static void start_scale(const vm_router_config *c, float *bias) {
@@ -122,7 +146,7 @@ enum { MAX_RANK = 64 };
     .network = &vm_network_trunk, .has_layers = true, .has_covariance = true, .has_kl = true,               \
     .normals = VM_ROUTER_EACH_EXPERT, .inference = VM_INFERENCE_TILTED, .scale_outputs = scale_outputs,     \
     .start_scale = start_scale, .scratch_floats = scratch_floats, .forward = forward, .backward = backward, \
-    .infer = infer
+    .flops = flops, .infer = infer
 
 const vm_router_kind vm_router_kind_vglr_fc = {VGLR, .name = "vglr-fc", .has_mean = true, .max_experts = MAX_RANK,
                                                .larger = "vglr-lr"};

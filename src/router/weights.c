@@ -272,6 +272,10 @@ void vm_weight_table_free(vm_weight_table *t) {
     vm_free(t);
 }
 
+size_t vm_weight_table_bytes(const vm_weight_table *t) {
+    return t ? vm_panel_bytes(t->panel.type, t->panel.k, t->panel.n) : 0;
+}
+
 /* Matrices at inference: `members` draws side by side, or one. */
 static int count_of(const vm_router *r, vm_inference inference) {
     return inference == VM_INFERENCE_SAMPLE && r->kind->weights->draw ? r->config.members : 1;

@@ -80,7 +80,9 @@ static void test_flops(void **state) {
     double N = c->n_experts, triangle = N * (N + 1) / 2, trunk = 2 * D * 5, mean = trunk + 2 * 5 * N,
            draw = mean + 2 * 5 * triangle + 2 * triangle;
     assert_true(vm_router_flops(r, VM_INFERENCE_MEAN, 1) == mean);
-    assert_true(vm_router_flops(r, VM_INFERENCE_TILTED, 1) == draw - 2 * triangle);
+    assert_true(vm_router_flops(r, VM_INFERENCE_TILTED, 1) == draw + 4 * VM_TILTED_STEPS * triangle);
+    assert_true(vm_router_flops(r, VM_INFERENCE_CLOSED, 1) == draw + 2 * (triangle * (2 * N + 1) / 3 - 1));
+    assert_true(vm_router_flops(r, VM_INFERENCE_PASSES, 1) == draw);
     assert_true(vm_router_flops(r, VM_INFERENCE_SAMPLE, 7) == draw + 3 * 2 * triangle);
     o = (vm_pass_options){.training = true, .router = r};
     assert_true(vm_flops_forward(m, &b, &o) == plain + T * draw);
@@ -207,8 +209,8 @@ static void test_rows(void **state) {
     }
     assert_true(flops(root, "pp8") < flops(root, "pp24"));
     assert_true(flops(root, "pp24") < flops(root, "pp24 mean"));
-    assert_true(flops(root, "pp24 mean") < flops(root, "pp24 tilted"));
-    assert_true(flops(root, "pp24 tilted") < flops(root, "pp24 sample 1"));
+    assert_true(flops(root, "pp24 mean") < flops(root, "pp24 sample 1"));
+    assert_true(flops(root, "pp24 sample 1") < flops(root, "pp24 tilted"));
     assert_true(flops(root, "pp24 sample 1") < flops(root, "pp24 sample 32"));
     assert_true(flops(root, "eval") < flops(root, "four prompts"));
     assert_true(flops(root, "finetune r 8") > 1.5 * flops(root, "eval"));

@@ -237,7 +237,7 @@ static void test_cost_is_linear_in_experts(void **state) {
         assert_int_equal(r->layers[0].params[VM_SCALE_WEIGHT].rows, outputs);
         double mean = 2.0 * DIM * WIDTH + 2.0 * WIDTH * n, heads = mean + 2.0 * WIDTH * outputs;
         assert_true(vm_router_flops(r, VM_INFERENCE_MEAN, 0) == mean);
-        assert_true(vm_router_flops(r, VM_INFERENCE_TILTED, 0) == heads);
+        assert_true(vm_router_flops(r, VM_INFERENCE_TILTED, 0) == heads + (2 + 4 * VM_TILTED_STEPS) * (double)outputs);
         assert_true(vm_router_flops(r, VM_INFERENCE_SAMPLE, 32) == heads + 16 * 2.0 * outputs);
         vm_router_free(r);
     }
