@@ -288,7 +288,8 @@ vm_inference vm_router_way(const vm_router_kind *k, vm_inference asked) {
 }
 
 bool vm_router_has_trace(const vm_router *r, vm_inference inference) {
-    return r->kind->has_covariance || (way_of(r->kind, inference) == VM_INFERENCE_SAMPLE && r->config.members > 1);
+    return r->kind->has_covariance ||
+           (vm_router_way(r->kind, inference) == VM_INFERENCE_SAMPLE && r->config.members > 1);
 }
 
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples,
