@@ -281,8 +281,11 @@ vmoer_status vm_dataset_load(const char *dir, const char *task, vm_split split, 
         VM_GOTO(place_path(path, dir, task, p, test ? p->test : p->train[i]));
         VM_GOTO(append_file(d, t->format, path));
     }
+    if (d->count == 0) VM_GOTO(vm_error(VMOER_ERROR_DATA, "%s: %s has no items", task, path));
     if (!test) VM_GOTO(keep_side(d, split == VM_SPLIT_HELDOUT));
-    if (d->count == 0) status = vm_error(VMOER_ERROR_DATA, "%s: %s has no items", task, path);
+    if (d->count == 0)
+        status =
+            vm_error(VMOER_ERROR_DATA, "%s: %s: too few questions, or too much alike, to hold some out", task, path);
 done:
     if (status != VMOER_OK)
         vm_dataset_free(d);

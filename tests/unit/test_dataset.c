@@ -398,6 +398,7 @@ static void test_layouts(void **state) {
         vm_dataset_free(d);
         assert_int_equal(vm_dataset_load(folder, "mmlu_heat", VM_SPLIT_TRAIN, &d), VMOER_OK);
         assert_int_equal(vm_dataset_load(folder, "mmlu_heat", VM_SPLIT_HELDOUT, &rest), VMOER_ERROR_DATA);
+        assert_non_null(strstr(vm_error_text(), "dev/heat_dev.csv: too few questions"));
         assert_int_equal(vm_dataset_count(d), 3);
         vm_dataset_free(d);
     }
