@@ -131,6 +131,10 @@ static vmoer_status router_config(const vmoer_calibrate_params *p, vm_router_con
     if (!model.n_experts)
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "'%s' is dense: it has no router to make variational (--router temperature works)", model.name);
+    if (c->keep && !p->keep) c->keep = model.top_k > 1 ? model.top_k / 2 : 1;
+    if (c->keep && c->keep >= model.top_k)
+        return vm_error(VMOER_ERROR_ARGUMENT, "keep: %d of the %d experts a token, so that none is drawn", c->keep,
+                        model.top_k);
     *auto_layers = strcmp(p->layers, "auto") == 0;
     return vm_api_layers(*auto_layers ? "0" : p->layers, model.n_layers, c);
 }

@@ -510,6 +510,22 @@ static vmoer_status take_below(vm_pass *p, float *out) {
     return VMOER_OK;
 }
 
+static bool all_finite(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return false;
+    return true;
+}
+
+/* Where a log-probability that is no number comes from: the first layer whose output holds one. */
+static vmoer_status check_trained(const vm_pass *p, const float *log_probability) {
+    size_t size = (size_t)p->batch->n_tokens * (size_t)p->m->config.dim;
+    if (!log_probability || all_finite(log_probability, (size_t)p->batch->n_targets)) return VMOER_OK;
+    for (int l = p->lowest; l < p->m->config.n_layers; l++)
+        if (!all_finite(p->x[l + 1], size))
+            return vm_error(VMOER_ERROR_NUMERIC, "layer %d: its output is not finite", l);
+    return vm_error(VMOER_ERROR_NUMERIC, "the head: a log-probability is not finite");
+}
+
 vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability,
                              float *entropy, float *logits) {
     const vm_config *c = &p->m->config;
@@ -545,6 +561,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
     }
     VM_TRY(vm_head_forward(p, p->x[c->n_layers], log_probability, entropy, logits));
     if (options->teacher && !options->training) VM_TRY(vm_head_teach(p, p->x[c->n_layers], NULL));
+    if (options->training) VM_TRY(check_trained(p, log_probability));
     p->ready = options->training;
     return VMOER_OK;
 }

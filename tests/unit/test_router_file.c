@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "infer/session.h"
 #include "io/safetensors.h"
 #include "router/router_internal.h"
 #include <math.h>
@@ -415,6 +416,26 @@ static void test_faulty_weights(void **state) {
     }
 }
 
+/* A file of the right base and adapter whose sizes are not the model's. */
+static void test_sizes_of_another_model(void **state) {
+    (void)state;
+    vm_model model = {.config = {.n_layers = 4, .n_experts = 4, .dim = 6}};
+    vm_router_file info = make_info();
+    strcpy(model.fingerprint, BASE);
+    for (int change = 0; change < 4; change++) {
+        vm_router_config config = one_layer("vglr-mf");
+        if (change == 1) config.layers[0] = 4;
+        if (change == 2) config.n_experts = 5;
+        if (change == 3) config.dim = 7;
+        vm_router *r;
+        assert_int_equal(vm_router_create(&config, &r), VMOER_OK);
+        assert_int_equal(vm_check_router(path, r, &info, &model, "", ""), change ? VMOER_ERROR_MISMATCH : VMOER_OK);
+        if (change) assert_non_null(strstr(vm_error_text(), "the model has 4 layers, 4 experts, dimension 6"));
+        if (change == 1) assert_non_null(strstr(vm_error_text(), "layer 4, "));
+        vm_router_free(r);
+    }
+}
+
 /* Every prefix of a good file is refused. */
 static void test_truncated_files(void **state) {
     (void)state;
@@ -460,9 +481,10 @@ static void test_saving_refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_a_loaded_router_infers_the_same),
-        cmocka_unit_test(test_faulty_files),    cmocka_unit_test(test_faulty_weights),
-        cmocka_unit_test(test_truncated_files), cmocka_unit_test(test_saving_refuses),
+        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_a_loaded_router_infers_the_same),
+        cmocka_unit_test(test_faulty_files),   cmocka_unit_test(test_sizes_of_another_model),
+        cmocka_unit_test(test_faulty_weights), cmocka_unit_test(test_truncated_files),
+        cmocka_unit_test(test_saving_refuses),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

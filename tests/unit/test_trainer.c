@@ -64,11 +64,13 @@ typedef struct training {
     int stop_at;   /* step at which the progress callback asks to stop; 0: never */
     bool killed;   /* by SIGKILL instead */
     bool contrary; /* see load_questions */
+    int poison_at; /* step after which a parameter of layer 1 becomes NaN; 0: never */
     /* What came of it. */
     vm_model *m;
     vm_router *bayes;
     int saves;
     size_t states_bytes;
+    vm_param *victim;
     int first_step; /* the first one done in this process */
     json_t *record;
 } training;
@@ -92,6 +94,7 @@ static int progress(void *user, const char *stage, uint64_t done, uint64_t total
     assert_string_equal(stage, "test");
     assert_true(done >= 1 && done <= total && strstr(note, "loss "));
     if (!t->first_step) t->first_step = (int)done;
+    if (t->poison_at == (int)done) t->victim->value[0] = NAN;
     if (t->stop_at == 0 || done < (uint64_t)t->stop_at) return 0;
     if (t->killed) raise(SIGKILL);
     return 1;
@@ -158,6 +161,8 @@ static vmoer_status train(training *t) {
         OK(vm_lora_attach(t->m, "attention,experts,router", 4, 8, t->params.seed, pool));
         OK(vm_model_params(t->m, &job.trained));
     }
+    for (size_t i = 0; i < job.trained.count; i++)
+        if (strstr(job.trained.items[i]->name, "layers.1.")) t->victim = job.trained.items[i];
     job.config = json_pack("{s:s, s:f, s:s}", "model", t->m->fingerprint, "learning_rate", t->params.learning_rate,
                            "keep", vm_train_keep_name(t->params.keep));
     vmoer_hooks hooks = {.progress = progress, .user = t};
@@ -410,6 +415,29 @@ static void test_ensemble(void **state) {
 }
 
 /* A checkpoint is refused without --resume, which leaves it as it is, and with other settings. */
+/* A number that is none stops the training: the error names step and layer, and the last checkpoint goes on to the
+ * result of a training that nothing happened to. */
+static void test_poisoned(void **state) {
+    (void)state;
+    for (int router = 0; router < 2; router++) {
+        char expected[65], hex[65];
+        training first = reference(router, expected), t = plan("poisoned");
+        t.router = router;
+        t.poison_at = 12;
+        assert_int_equal(train(&t), VMOER_ERROR_NUMERIC);
+        /* LoRA is packed after a step, so a value that turns NaN after it is met a step later. */
+        assert_non_null(strstr(vm_error_text(), router ? "step 12: layer 1:" : "step 13: layer 1:"));
+        t.poison_at = 0, t.first_step = 0, t.params.resume = true;
+        OK(train(&t));
+        assert_int_equal(t.first_step, 11);
+        result_of(&t, hex);
+        assert_string_equal(hex, expected);
+        json_decref(t.record);
+        json_decref(first.record);
+        remove_folder(t.params.output_path);
+    }
+}
+
 static void test_checkpoint_there(void **state) {
     (void)state;
     training t = plan("again");
@@ -574,8 +602,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_learns),           cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_killed),           cmocka_unit_test(test_swag),       cmocka_unit_test(test_ensemble),
-        cmocka_unit_test(test_checkpoint_there), cmocka_unit_test(test_keep_best),  cmocka_unit_test(test_keep_both),
-        cmocka_unit_test(test_epochs),           cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_checkpoint_there), cmocka_unit_test(test_poisoned),   cmocka_unit_test(test_keep_best),
+        cmocka_unit_test(test_keep_both),        cmocka_unit_test(test_epochs),     cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
