@@ -207,11 +207,12 @@ static vmoer_status conform(const request *r, const char *task, json_t *result) 
 /* *all: what results.json holds, also after an error. */
 static vmoer_status conform_all(request *r, json_t **all) {
     const vmoer_conformal_params *p = r->p;
-    json_t *accuracy = json_array(), *list;
+    json_t *list;
     const char *task;
     VM_TRY(vm_saved_run_open(p->run, &r->run));
     if (p->calibration_run) VM_TRY(vm_saved_run_open(p->calibration_run, &r->calibration));
     if (p->calibration_run) VM_TRY(vm_saved_runs_same(&r->calibration, &r->run));
+    json_t *accuracy = json_array();
     for (int l = 0; l < r->n_levels; l++) json_array_append_new(accuracy, json_real(r->levels[l]));
     *all = json_pack("{s:s, s:s, s:O, s:{s:f, s:I, s:i, s:o}, s:{}}", "vmoer", vmoer_version(), "kind", "conformal",
                      "label", json_object_get(r->run.results, "label"), "config", "alpha", p->alpha, "seed",
