@@ -4,19 +4,23 @@
 #include <math.h>
 #include <string.h>
 
-void vm_page_heat(vm_text *t, const vm_figure *auroc, double length) {
+void vm_page_begin_heat(vm_text *t, double auroc) {
+    int step = (int)lround(fmin(fabs(auroc - .5), .5) * 10);
+    if (step == 0)
+        vm_text_put(t, "<td>");
+    else
+        vm_text_put(t, auroc > .5 ? "<td class=\"hi%d\">" : "<td class=\"lo%d\">", step);
+}
+
+/* Marked where it is no larger than the AUROC of the questions' length (NAN: not known). */
+static void heat_cell(vm_text *t, const vm_figure *auroc, double length) {
+    bool sure = auroc->ci.low > .5 || auroc->ci.high < .5;
     if (isnan(auroc->value)) {
         vm_text_put(t, "<td>–</td>");
         return;
     }
-    int step = (int)lround(fmin(fabs(auroc->value - .5), .5) * 10);
-    bool sure = auroc->ci.low > .5 || auroc->ci.high < .5;
-    if (step == 0)
-        vm_text_put(t, "<td>");
-    else
-        vm_text_put(t, auroc->value > .5 ? "<td class=\"hi%d\">" : "<td class=\"lo%d\">", step);
-    vm_text_put(t, sure ? "<b>%n3</b>" : "%n3", auroc->value);
-    vm_text_put(t, "<span class=\"sub\">");
+    vm_page_begin_heat(t, auroc->value);
+    vm_text_put(t, sure ? "<b>%n3</b><span class=\"sub\">" : "%n3<span class=\"sub\">", auroc->value);
     if (!isnan(auroc->ci.low)) vm_page_interval(t, auroc->ci, 1, 3);
     vm_text_put(t, "%s</span></td>", auroc->value <= length ? " ≤ length" : "");
 }
@@ -47,7 +51,7 @@ static void put_row(vm_text *t, const vm_experiment *x, const char *map, const c
     for (size_t s = 0; s < x->sets.n; s++) {
         const vm_auroc *a = vm_auroc_find(x, map, router, x->sets.items[s], signal);
         double length = is_length(signal) ? NAN : length_of(x, map, x->sets.items[s]);
-        vm_page_heat(t, a ? &a->auroc : &(vm_figure){NAN, {NAN, NAN}}, length);
+        heat_cell(t, a ? &a->auroc : &(vm_figure){NAN, {NAN, NAN}}, length);
     }
     vm_text_put(t, "</tr>\n");
 }
@@ -91,7 +95,57 @@ static void whole_table(vm_text *t, const vm_experiment *x, const char *map) {
     vm_text_put(t, "</tbody></table></div>\n</details>\n");
 }
 
-void vm_page_aurocs(vm_text *t, const vm_experiment *x, size_t index) {
+/* ---- ROC curves: of one seed, from its single runs ---- */
+
+/* reproduce labels a run "TASK MAP SEED / ROUTER". */
+static bool is_first_seed(const vm_report_ood *ood, const char *map) {
+    const char *group = ood->label.group;
+    size_t task = strlen(ood->id_task), kind = strlen(map);
+    return strncmp(group, ood->id_task, task) == 0 && group[task] == ' ' && strncmp(group + task + 1, map, kind) == 0 &&
+           strcmp(group + task + 1 + kind, " 0") == 0;
+}
+
+static void roc_figure(vm_text *t, const vm_report_data *data, const vm_experiment *x, const char *map,
+                       const char *set) {
+    enum { MOST = 9 };
+    vm_series series[MOST];
+    const vm_report_signal *length = NULL;
+    size_t n = 0;
+    for (size_t r = 0; r < x->routers.n && n + 1 < MOST; r++) {
+        const char *router = x->routers.items[r];
+        if (vm_router_style(router) == VM_STYLE_UNNAMED) continue;
+        for (size_t i = 0; i < data->n_oods; i++) {
+            const vm_report_ood *ood = &data->oods[i];
+            if (strcmp(ood->label.name, router) != 0 || !is_first_seed(ood, map)) continue;
+            const vm_report_set *found = vm_set_find(ood, &(vm_strange_set){.name = set, .id_task = ood->id_task});
+            const vm_report_signal *s = found ? vm_signal_find(found, "choice_entropy") : NULL;
+            if (!s || s->n_roc == 0) continue;
+            if (!length) length = vm_signal_find(found, "length");
+            series[n++] = (vm_series){vm_router_name(router), s->fpr, s->tpr, s->n_roc, vm_router_style(router)};
+            break;
+        }
+    }
+    if (n == 0) return;
+    if (length && length->n_roc > 0)
+        series[n++] = (vm_series){"length (control)", length->fpr, length->tpr, length->n_roc, VM_STYLE_CONTROL};
+    vm_text_put(
+        t,
+        "<figure><figcaption><b>%t</b>ROC of the entropy over the choices, one seed. Above the diagonal is better "
+        "than guessing.</figcaption>",
+        set);
+    vm_chart_lines(t, &(vm_chart){.title = "ROC curves",
+                                  .subject = set,
+                                  .x_label = "familiar ones flagged by mistake",
+                                  .y_label = "strange ones caught",
+                                  .x_high = 1,
+                                  .y_high = 1,
+                                  .diagonal = true,
+                                  .series = series,
+                                  .n_series = n});
+    vm_text_put(t, "</figure>\n");
+}
+
+void vm_page_aurocs(vm_text *t, const vm_report_data *data, const vm_experiment *x, size_t index) {
     if (x->n_aurocs == 0) return;
     vm_text_put(
         t,
@@ -107,5 +161,8 @@ void vm_page_aurocs(vm_text *t, const vm_experiment *x, size_t index) {
         vm_text_put(t, "<h3>%t</h3>\n", vm_map_name(x->kinds.items[m]));
         main_table(t, x, x->kinds.items[m]);
         whole_table(t, x, x->kinds.items[m]);
+        vm_page_figures(t, 0);
+        for (size_t s = 0; s < x->sets.n; s++) roc_figure(t, data, x, x->kinds.items[m], x->sets.items[s]);
+        vm_text_put(t, "</div>\n");
     }
 }

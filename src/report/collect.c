@@ -25,7 +25,8 @@ typedef struct walk {
 } walk;
 
 static size_t found(const vm_report_data *data) {
-    return data->n_runs + data->n_oods + data->n_trainings + data->n_steady + data->n_costs + data->n_experiments;
+    return data->n_runs + data->n_oods + data->n_trainings + data->n_steady + data->n_costs + data->n_experiments +
+           data->n_conformals;
 }
 
 vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
@@ -35,7 +36,7 @@ vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
     vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
     const char *kept = vm_arena_strndup(data->arena, line, vm_utf8_cut(line, strlen(line)));
-    if (!kept || !vm_grow((void **)&data->notes, &data->capacity[6], data->n_notes + 1, sizeof *data->notes)) {
+    if (!kept || !vm_grow((void **)&data->notes, &data->capacity[7], data->n_notes + 1, sizeof *data->notes)) {
         return vm_error(VMOER_ERROR_MEMORY, "report: out of memory");
     }
     data->notes[data->n_notes++] = kept;
@@ -167,6 +168,7 @@ void vm_report_free(vm_report_data *data) {
     vm_free(data->steady);
     vm_free(data->costs);
     vm_free(data->experiments);
+    vm_free(data->conformals);
     vm_free(data->notes);
     json_decref(data->documents);
     vm_arena_free(data->arena);

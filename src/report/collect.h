@@ -93,17 +93,10 @@ typedef struct vm_history {
     double *curve[VM_CURVES]; /* [n]; NAN where a record does not speak of it */
 } vm_history;
 
-/* One value of a fit without training (an output temperature, a level of noise) and what it gave on the held-out part. */
-typedef struct vm_trial {
-    double value, nll, ece;
-} vm_trial;
-
 typedef struct vm_report_training {
     const char *path, *kind;
     const json_t *json;
     vm_history history;
-    vm_trial *trials; /* [n_trials], calibrate alone */
-    size_t n_trials;
     double dense_nats;               /* a held-out token, of the dense model; NAN: no upcycled model */
     double nats[VM_STAGES][VM_WAYS]; /* the same of the upcycled one; NAN for a stage that there was not */
 } vm_report_training;
@@ -125,6 +118,7 @@ typedef struct vm_steady_layer {
 typedef struct vm_steady_sigma {
     double sigma;
     bool relative;                    /* to the root mean square of the input */
+    double at_jaccard;                /* this sigma brings the deterministic router down to that index; NAN: another one */
     vm_figure mean[VM_STEADY_FACTS];  /* over the MoE layers */
     double bayesian[VM_STEADY_FACTS]; /* over the router's layers */
     vm_steady_layer *layers;          /* [n_layers] */
@@ -140,8 +134,7 @@ typedef struct vm_report_steady {
     const char *router; /* its kind; "map": the model's own */
     vm_steady_sigma *sigmas;
     size_t n_sigmas;
-    double chance;               /* Jaccard index of two random choices */
-    double at_jaccard, at_sigma; /* the noise that brings the deterministic router down to that index */
+    double chance; /* Jaccard index of two random choices; NAN: not told */
     bool has_alive;
     double alive[VM_ALIVE_FACTS];
 } vm_report_steady;
@@ -154,6 +147,44 @@ typedef struct vm_report_cost {
     size_t n_layers;
     double fact[VM_COST_FACTS];
 } vm_report_cost;
+
+/* Answer sets of one way to make them. */
+typedef struct vm_answer_sets {
+    double coverage, size, quantile;
+    vm_interval ci; /* of the coverage over the halvings; NAN: there were none */
+    double inside;  /* share of the halvings in theory's interval; of one test 0 or 1 */
+    double *sizes;  /* [n_sizes] share of the sets of 0, 1, ... choices */
+    size_t n_sizes;
+} vm_answer_sets;
+enum { VM_SETS_LAC, VM_SETS_APS, VM_SETS_WAYS };
+/* Calibrated on some questions, tested on others: halves of one run, or another run's (a shift). */
+typedef struct vm_conformal_test {
+    size_t n_calibration, n_test;
+    double theory;      /* expected coverage */
+    vm_interval expect; /* 95% of the covered shares of n_test questions */
+    vm_answer_sets sets[VM_SETS_WAYS];
+} vm_conformal_test;
+/* Answer only where the confidence is at least a threshold. */
+typedef struct vm_abstaining {
+    double accuracy, confidence, coverage, selective; /* wanted; threshold, share answered, share right of these: NAN for none */
+} vm_abstaining;
+typedef struct vm_conformal_task {
+    const char *name;
+    size_t n;
+    vm_conformal_test halves, shift;
+    const char *shift_run, *shift_split; /* NULL: no shift was measured */
+    vm_abstaining *abstaining, *shifted; /* thresholds from this run, and what another run's give on it */
+    size_t n_abstaining, n_shifted;
+    double *coverage, *risk; /* [n_curve] */
+    size_t n_curve;
+} vm_conformal_task;
+typedef struct vm_report_conformal {
+    const char *path;
+    vm_report_label label;
+    double alpha;
+    vm_conformal_task *tasks;
+    size_t n_tasks;
+} vm_report_conformal;
 
 /* Of an experiment: one router on one task, over all seeds. */
 enum { VM_SCORE_ACC, VM_SCORE_NLL, VM_SCORE_ECE, VM_SCORE_MCE, VM_SCORE_BRIER, VM_SCORES };
@@ -190,14 +221,14 @@ typedef struct vm_names {
 } vm_names;
 typedef struct vm_experiment {
     const char *path, *model;
-    const json_t *json;
+    const char **skipped; /* [n_skipped] tasks and sets without data */
     vm_map_training *maps;
     vm_calibration *calibration; /* sorted: vm_calibration_find */
     vm_auroc *aurocs;            /* sorted: vm_auroc_find */
     vm_report_steady *steady;
     vm_report_cost *costs;
     vm_goal *goals;
-    size_t n_maps, n_calibration, n_aurocs, n_steady, n_costs, n_goals;
+    size_t n_maps, n_calibration, n_aurocs, n_steady, n_costs, n_goals, n_skipped;
     vm_names tasks, kinds, routers, sets, signals; /* kinds: of MAPs */
 } vm_experiment;
 
@@ -212,9 +243,10 @@ typedef struct vm_report_data {
     vm_report_steady *steady;
     vm_report_cost *costs;
     vm_experiment *experiments;
+    vm_report_conformal *conformals;
     const char **notes; /* sentences for the reader: what was not used, and why */
-    size_t n_runs, n_oods, n_trainings, n_steady, n_costs, n_experiments, n_notes;
-    size_t capacity[7]; /* of the seven arrays above */
+    size_t n_runs, n_oods, n_trainings, n_steady, n_costs, n_experiments, n_conformals, n_notes;
+    size_t capacity[8]; /* of the eight arrays above */
 } vm_report_data;
 
 /* Walks `folder` in the order of names. VMOER_ERROR_FORMAT or _DATA name the file at fault; VMOER_ERROR_DATA: nothing

@@ -104,6 +104,9 @@ void vm_page_experiment_summary(vm_text *t, const vm_experiment *x) {
                    "0.</p>\n");
     goals(t, x);
     verdicts(t, x);
+    for (size_t i = 0; i < x->n_skipped; i++)
+        vm_text_put(t, i == 0 ? "<p>Left out, as there is no data: %t" : ", %t", x->skipped[i]);
+    if (x->n_skipped > 0) vm_text_put(t, ".</p>\n");
     if (x->n_calibration > 4)
         vm_text_put(
             t,
@@ -112,13 +115,14 @@ void vm_page_experiment_summary(vm_text *t, const vm_experiment *x) {
             x->n_calibration);
 }
 
-void vm_page_experiment(vm_text *t, const vm_experiment *x, size_t index) {
+void vm_page_experiment(vm_text *t, const vm_report_data *data, size_t index) {
+    const vm_experiment *x = &data->experiments[index];
     vm_text_put(t, "<h2 id=\"experiment-%u\">Calibration <span class=\"note\">%t", index, x->model);
     if (strcmp(x->path, ".") != 0) vm_text_put(t, ", %t", x->path);
     vm_text_put(t, "</span></h2>\n");
     vm_page_calibration(t, x);
     vm_page_steady(t, x->steady, x->n_steady, index + 1);
-    vm_page_aurocs(t, x, index);
+    vm_page_aurocs(t, data, x, index);
     vm_page_cost(t, x->costs, x->n_costs, index + 1);
     vm_page_maps(t, x, index);
 }

@@ -40,6 +40,25 @@ static const char *const WORDS[][2] = {
     {"VGLR-FC, VGLR-MF", "Variational routers: the router's scores are not numbers but a learned Gaussian "
                          "distribution, with correlations between experts (FC, full covariance) or "
                          "without (MF, mean field). Averaging over it is meant to take away unfounded confidence."},
+    {"Published MAP, NLL-stopped MAP",
+     "Two states of one fine-tuning: the last, as papers publish it, which has learned its questions by heart and is "
+     "too "
+     "sure; and the one with the lowest NLL on questions kept aside, the stronger baseline."},
+    {"Seed",
+     "The number that all chance in a training comes from. Several trainings that differ in it alone show how much "
+     "of a result is luck."},
+    {"VTSR",
+     "A variational router of one number a word: a routing temperature, at which the experts are drawn rather than "
+     "picked."},
+    {"Noise only, MAP trained on, isotropic noise", "Controls. Learned noise without a shift of the scores; the "
+                                                    "router's own weights trained for as many steps, without "
+                                                    "noise; noise of one size on the scores, nothing trained."},
+    {"Fixed temperature, RoE, Expert-Sample",
+     "Rivals without training: the experts are drawn at one temperature; drawn several times and averaged (RoE); the "
+     "surest ones kept and only the others drawn (Expert-Sample)."},
+    {"MC dropout, SWAG, ensemble",
+     "Rivals with several sets of router weights: some left out at random, drawn from the course of the training, or "
+     "trained apart."},
     {"Residual, temperature", "Controls. Residual: the same network learns only a shift of the router's scores, "
                               "without any randomness. Temperature: one number that flattens or "
                               "sharpens the final probabilities."},
@@ -50,6 +69,31 @@ static const char *const WORDS[][2] = {
     {"AUPR, FPR95", "Average precision with the strange questions as positives (guessing gives their share); and the "
                     "share of familiar questions that raise a false alarm when 95% of the "
                     "strange ones are caught (lower is better)."},
+    {"ROC curve",
+     "The share of strange questions caught against the share of familiar ones flagged by mistake, for every "
+     "threshold of a signal. AUROC is the area under it."},
+    {"Mutual information", "Of several passes with different draws: how much of the uncertainty is the passes' "
+                           "disagreement. The rest, the expected entropy, each pass has by itself."},
+    {"Jaccard index",
+     "Of two choices of experts: the experts in both, divided by the experts in either. 1: the same, 0: "
+     "none in common. Chance-corrected: 0 is what two random choices share."},
+    {"Noise in one layer, noise everywhere",
+     "Where the noise on the routers' input is put: in the layer that is looked at alone (isolated), or in all, so "
+     "that a "
+     "layer also sees what changed below (propagated). Same draws: a variational router's own randomness held fixed."},
+    {"Load entropy, between words",
+     "How evenly the experts are used, and how alike the choices of different words are. A "
+     "router that always picks the same experts is steady, but useless."},
+    {"Is the router alive",
+     "Whether its randomness decides anything: does another draw pick other experts, is the noise of "
+     "different size for different words, does it connect experts?"},
+    {"Operations, workspace",
+     "Floating-point operations (FLOPs), by formula and as counted; and the memory that a router "
+     "needs while it runs, beside its parameters."},
+    {"Answer set, coverage",
+     "A set of choices that holds the right answer with a chosen probability; coverage is how often "
+     "it does. LAC gives the smallest sets, APS larger ones where the model is unsure."},
+    {"Shift", "Thresholds found on questions of one kind and used on another: then theory promises nothing."},
     {"Length", "A control, not a signal: the number of tokens of the question. Where it alone tells two sets apart, "
                "part of any signal's success may be the length."},
     {"Gate entropy, logit variance",

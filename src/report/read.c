@@ -75,24 +75,6 @@ static vmoer_status read_eval(const vm_reader *r, const json_t *root, const json
     return vm_reader_append(r, (void **)&data->runs, &data->capacity[0], &data->n_runs, &run, sizeof run);
 }
 
-static vmoer_status read_roc(const vm_reader *r, const json_t *json, const char *where, vm_report_signal *signal) {
-    const json_t *roc = json_object_get(json, "roc");
-    if (!json_is_array(roc)) return vm_reader_wrong(r, where, "roc", "an array of [fpr, tpr]");
-    signal->n_roc = json_array_size(roc);
-    signal->fpr = vm_reader_alloc(r, signal->n_roc, sizeof *signal->fpr);
-    signal->tpr = vm_reader_alloc(r, signal->n_roc, sizeof *signal->tpr);
-    if (!signal->fpr || !signal->tpr) return vm_reader_memory(r);
-    for (size_t i = 0; i < signal->n_roc; i++) {
-        const json_t *pair = json_array_get(roc, i);
-        const json_t *x = json_array_get(pair, 0), *y = json_array_get(pair, 1);
-        if (json_array_size(pair) != 2 || !json_is_number(x) || !json_is_number(y))
-            return vm_reader_wrong(r, where, "roc", "an array of [fpr, tpr]");
-        signal->fpr[i] = json_number_value(x);
-        signal->tpr[i] = json_number_value(y);
-    }
-    return VMOER_OK;
-}
-
 static vmoer_status read_signal(const vm_reader *r, const char *name, const json_t *json, vm_report_signal *signal) {
     const json_t *ci;
     signal->name = name;
@@ -103,7 +85,8 @@ static vmoer_status read_signal(const vm_reader *r, const char *name, const json
     VM_TRY(vm_need_interval(r, ci, name, "auroc", &signal->ci.auroc));
     VM_TRY(vm_need_interval(r, ci, name, "aupr", &signal->ci.aupr));
     VM_TRY(vm_need_interval(r, ci, name, "fpr95", &signal->ci.fpr95));
-    return read_roc(r, json, name, signal);
+    if (!json_is_array(json_object_get(json, "roc"))) return vm_reader_wrong(r, name, "roc", "an array of [x, y]");
+    return vm_may_points(r, json, name, "roc", &signal->fpr, &signal->tpr, &signal->n_roc);
 }
 
 static int by_rank(const void *a, const void *b) {
@@ -149,7 +132,8 @@ vmoer_status vm_report_read_results(vm_report_data *data, const char *file, cons
     static const struct {
         const char *kind;
         vmoer_status (*read)(const vm_reader *r, const json_t *root, const json_t *results, const char *path);
-    } KINDS[] = {{"eval", read_eval}, {"ood", read_ood}, {"stability", vm_read_stability}};
+    } KINDS[] = {
+        {"eval", read_eval}, {"ood", read_ood}, {"stability", vm_read_stability}, {"conformal", vm_read_conformal}};
     vm_reader r = {data, file};
     const json_t *root, *results;
     const char *kept, *kind;

@@ -110,13 +110,17 @@ static vmoer_status read_steady(const vm_reader *r, const json_t *entry, const c
                                                       "propagated", "load_entropy",     "between_tokens"};
     steady_entry *out = item;
     vm_steady_sigma *s = &out->sigma;
+    const json_t *bayesian = json_object_get(entry, "bayesian");
+    vm_figure of_router;
     VM_TRY(vm_need_string(r, entry, where, "map", &out->map));
     VM_TRY(vm_need_string(r, entry, where, "router", &out->router));
     VM_TRY(vm_need_number(r, entry, where, "sigma", &s->sigma));
     VM_TRY(vm_need_bool(r, entry, where, "relative", &s->relative));
+    VM_TRY(vm_may_number(r, entry, where, "at_jaccard", &s->at_jaccard));
     for (int k = 0; k < VM_STEADY_FACTS; k++) {
         VM_TRY(vm_may_figure(r, entry, where, KEYS[k], &s->mean[k]));
-        s->bayesian[k] = NAN;
+        VM_TRY(vm_may_figure(r, bayesian, where, KEYS[k], &of_router));
+        s->bayesian[k] = of_router.value;
     }
     return vm_may_list(r, entry, "layers", sizeof *s->layers, read_steady_layer, (void **)&s->layers, &s->n_layers);
 }
@@ -139,8 +143,7 @@ static vm_report_steady *steady_of(vm_experiment *x, const char *map, const char
         if (strcmp(x->steady[i].label.group, map) == 0 && strcmp(x->steady[i].router, router) == 0)
             return &x->steady[i];
     }
-    x->steady[x->n_steady] =
-        (vm_report_steady){.label = {map, router}, .router = router, .chance = NAN, .at_jaccard = NAN, .at_sigma = NAN};
+    x->steady[x->n_steady] = (vm_report_steady){.label = {map, router}, .router = router, .chance = NAN};
     return &x->steady[x->n_steady++];
 }
 
@@ -231,6 +234,17 @@ static int by_signal(const void *a, const void *b) {
     return rank ? rank : strcmp(x, y);
 }
 
+/* In their order, the mean over them at the end. */
+static void mean_last(vm_names *sets) {
+    for (size_t i = 0; i + 1 < sets->n; i++) {
+        if (strcmp(sets->items[i], "mean") != 0) continue;
+        const char *mean = sets->items[i];
+        memmove(sets->items + i, sets->items + i + 1, (sets->n - i - 1) * sizeof *sets->items);
+        sets->items[sets->n - 1] = mean;
+        return;
+    }
+}
+
 static int by_map(const void *a, const void *b) {
     const char *x = *(const char *const *)a, *y = *(const char *const *)b;
     int rank = vm_map_rank(x) - vm_map_rank(y);
@@ -274,15 +288,29 @@ static vmoer_status list_names(const vm_reader *r, vm_experiment *x) {
         VM_TRY(add_name(r, &x->kinds, x->steady[i].label.group));
         VM_TRY(add_name(r, &x->routers, x->steady[i].router));
     }
+    mean_last(&x->sets);
     sort_names(&x->kinds, by_map);
     sort_names(&x->routers, by_router);
     sort_names(&x->signals, by_signal);
     return VMOER_OK;
 }
 
+static vmoer_status read_skipped(const vm_reader *r, const json_t *root, vm_experiment *x) {
+    const json_t *list = json_object_get(root, "skipped");
+    if (list && !json_is_array(list)) return vm_reader_wrong(r, "", "skipped", "an array");
+    x->skipped = vm_reader_alloc(r, json_array_size(list), sizeof *x->skipped);
+    if (!x->skipped) return vm_reader_memory(r);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        x->skipped[i] = json_string_value(json_array_get(list, i));
+        if (!x->skipped[i]) return vm_reader_wrong(r, "", "skipped", "an array of strings");
+    }
+    x->n_skipped = json_array_size(list);
+    return VMOER_OK;
+}
+
 vmoer_status vm_read_experiment(const vm_reader *r, const json_t *root, const char *path) {
     vm_report_data *data = r->data;
-    vm_experiment x = {.path = path, .json = root, .model = ""};
+    vm_experiment x = {.path = path, .model = ""};
     const json_t *model = json_object_get(root, "model");
     if (json_is_object(model)) {
         VM_TRY(vm_need_string(r, model, "model", "name", &x.model));
@@ -296,6 +324,7 @@ vmoer_status vm_read_experiment(const vm_reader *r, const json_t *root, const ch
     VM_TRY(read_stability(r, root, &x));
     VM_TRY(vm_may_list(r, root, "cost", sizeof *x.costs, vm_read_cost_entry, (void **)&x.costs, &x.n_costs));
     VM_TRY(vm_may_list(r, root, "goals", sizeof *x.goals, read_goal, (void **)&x.goals, &x.n_goals));
+    VM_TRY(read_skipped(r, root, &x));
     VM_TRY(list_names(r, &x));
     VM_TRY(sort_figures(r, &x));
     return vm_reader_append(r, (void **)&data->experiments, &data->capacity[5], &data->n_experiments, &x, sizeof x);

@@ -132,6 +132,25 @@ vmoer_status vm_may_figure(const vm_reader *r, const json_t *object, const char 
     return !ci || json_is_null(ci) ? VMOER_OK : vm_need_interval(r, value, inner, "ci95", &out->ci);
 }
 
+vmoer_status vm_may_points(const vm_reader *r, const json_t *object, const char *where, const char *key, double **x,
+                           double **y, size_t *n) {
+    const json_t *points = json_object_get(object, key);
+    if (points && !json_is_array(points)) return vm_reader_wrong(r, where, key, "an array of [x, y]");
+    *n = json_array_size(points);
+    *x = vm_reader_alloc(r, *n, sizeof **x);
+    *y = vm_reader_alloc(r, *n, sizeof **y);
+    if (!*x || !*y) return vm_reader_memory(r);
+    for (size_t i = 0; i < *n; i++) {
+        const json_t *point = json_array_get(points, i);
+        const json_t *first = json_array_get(point, 0), *second = json_array_get(point, 1);
+        if (json_array_size(point) != 2 || !json_is_number(first) || !json_is_number(second))
+            return vm_reader_wrong(r, where, key, "an array of [x, y]");
+        (*x)[i] = json_number_value(first);
+        (*y)[i] = json_number_value(second);
+    }
+    return VMOER_OK;
+}
+
 static vmoer_status read_record(const vm_reader *r, const json_t *record, const char *where, vm_history *history,
                                 size_t i) {
     static const struct {

@@ -38,6 +38,8 @@ vmoer_status vm_need_label(const vm_reader *r, const json_t *root, vm_report_lab
 vmoer_status vm_may_number(const vm_reader *r, const json_t *object, const char *where, const char *key, double *out);
 /* A number, or {"mean", "ci95"} whose interval may be absent; NAN for what is. */
 vmoer_status vm_may_figure(const vm_reader *r, const json_t *object, const char *where, const char *key, vm_figure *out);
+/* An array of [x, y] into two new arrays; an absent one is empty. */
+vmoer_status vm_may_points(const vm_reader *r, const json_t *object, const char *where, const char *key, double **x, double **y, size_t *n);
 /* "history" of a training: none where it is absent. */
 vmoer_status vm_may_history(const vm_reader *r, const json_t *object, const char *where, vm_history *out);
 
@@ -47,6 +49,7 @@ vmoer_status vm_may_list(const vm_reader *r, const json_t *object, const char *k
 
 /* read_measures.c, read_experiment.c: one document of a kind, into data. `path` is kept. */
 vmoer_status vm_read_stability(const vm_reader *r, const json_t *root, const json_t *results, const char *path);
+vmoer_status vm_read_conformal(const vm_reader *r, const json_t *root, const json_t *results, const char *path);
 vmoer_status vm_read_experiment(const vm_reader *r, const json_t *root, const char *path);
 /* The parts of both: an entry of "cost", and the numbers of "alive". */
 vm_entry_reader vm_read_cost_entry;

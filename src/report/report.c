@@ -58,6 +58,7 @@ static void put_header(vm_text *t, const vm_report_data *data, const vm_groups *
     vm_text_put(t, ". Accuracy, honesty of the confidence, and what happens on strange questions.</p>\n<nav><a "
                    "href=\"#summary\">In short</a>");
     for (size_t i = 0; i < data->n_experiments; i++) experiment_links(t, &data->experiments[i], i);
+    if (data->n_conformals > 0) vm_text_put(t, "<a href=\"#sets\">Answer sets</a>");
     if (data->n_experiments > 0)
         vm_text_put(t, "<a href=\"#runs\">Single runs</a>");
     else
@@ -67,12 +68,17 @@ static void put_header(vm_text *t, const vm_report_data *data, const vm_groups *
 
 /* What the single folders hold: the page itself, or below an experiment its appendix. */
 static vmoer_status put_runs(vm_text *t, const vm_report_data *data, const vm_groups *groups) {
+    bool folded = data->n_experiments > 0;
     for (size_t i = 0; i < groups->n; i++) {
-        vm_page_group(t, &groups->items[i], i);
-        vm_page_ood(t, &groups->items[i], i);
+        const vm_group *group = &groups->items[i];
+        if (folded) vm_text_put(t, "<details><summary>%t</summary>\n", *group->name ? group->name : "Results");
+        vm_page_group(t, group, i);
+        vm_page_ood(t, group, i);
+        if (folded) vm_text_put(t, "</details>\n");
     }
     vm_page_steady(t, data->steady, data->n_steady, 0);
     vm_page_cost(t, data->costs, data->n_costs, 0);
+    if (!folded) vm_page_conformal(t, data->conformals, data->n_conformals);
     vm_page_training(t, data);
     return vm_page_configuration(t, data);
 }
@@ -88,7 +94,8 @@ static vmoer_status put_page(vm_text *t, const vm_report_data *data, const vm_gr
     vm_text_put(t, "</head>\n<body>\n<main>\n");
     put_header(t, data, groups, title);
     vm_page_summary(t, data, groups);
-    for (size_t i = 0; i < data->n_experiments; i++) vm_page_experiment(t, &data->experiments[i], i);
+    for (size_t i = 0; i < data->n_experiments; i++) vm_page_experiment(t, data, i);
+    if (folded) vm_page_conformal(t, data->conformals, data->n_conformals);
     if (folded)
         vm_text_put(t,
                     "<h2 id=\"runs\">Single runs</h2>\n<details class=\"appendix\"><summary>Every run by itself: %u "

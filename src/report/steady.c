@@ -206,8 +206,9 @@ static const vm_steady_sigma *level_of_map(const steady_group *g, const vm_stead
 
 static void level_rows(vm_text *t, const steady_group *g, const vm_steady_sigma *level) {
     const vm_steady_sigma *base = level_of_map(g, level);
-    vm_text_put(t, "<tr class=\"level\"><th scope=\"rowgroup\" colspan=\"8\">sigma %g%s</th></tr>\n", level->sigma,
-                unit_of(level));
+    vm_text_put(t, "<tr class=\"level\"><th scope=\"rowgroup\" colspan=\"8\">sigma %g%s", level->sigma, unit_of(level));
+    if (!isnan(level->at_jaccard)) vm_text_put(t, ", where MAP's own router falls to %g", level->at_jaccard);
+    vm_text_put(t, "</th></tr>\n");
     for (size_t i = 0; i < g->n_rows; i++) {
         const vm_steady_sigma *s = level_of(g->rows[i], level);
         if (!s) continue;
@@ -247,13 +248,6 @@ static void levels_table(vm_text *t, const steady_group *g) {
                    "same experts would be perfectly steady: the load entropy must not fall, and the Jaccard index "
                    "between different words must not rise.");
     if (!isnan(find_chance(g))) vm_text_put(t, " Two random choices share %n3.", find_chance(g));
-    for (size_t i = 0; i < g->n_rows; i++) {
-        const vm_report_steady *s = g->rows[i];
-        if (isnan(s->at_sigma)) continue;
-        vm_text_put(t, " The deterministic router falls to a Jaccard index of %g at a relative sigma of %g (%t).",
-                    s->at_jaccard, s->at_sigma, row_name(s));
-        break;
-    }
     vm_text_put(t, "</p>\n");
 }
 

@@ -30,7 +30,7 @@ static size_t all_signals(const vm_group *group, const vm_strange_set *wanted, c
 static void signal_table(vm_text *t, const vm_group *group, const vm_strange_set *wanted) {
     const char *names[MAX_SIGNALS];
     size_t n = all_signals(group, wanted, names);
-    vm_text_put(t, "<div class=\"scroll\"><table><thead><tr><th>AUROC&nbsp;↑ of</th>");
+    vm_text_put(t, "<div class=\"scroll\"><table class=\"heat\"><thead><tr><th>AUROC&nbsp;↑ of</th>");
     for (size_t i = 0; i < group->n_oods; i++) {
         if (vm_set_find(group->oods[i], wanted)) vm_text_put(t, "<th>%t</th>", group->ood_names[i]);
     }
@@ -102,7 +102,7 @@ void vm_page_ood(vm_text *t, const vm_group *group, size_t index) {
     vm_text_put(t, "<h2 id=\"strange-%u\">", index);
     vm_page_heading(t, group, "noticing strange questions");
     vm_text_put(t, "</h2>\n<p class=\"note\">Out-of-distribution detection: does a signal rise on questions of another "
-                   "kind? AUROC with 95%% intervals. "
+                   "kind? AUROC with 95%% intervals, blue above 0.5, orange below. "
                    "The length of the question is a control, not a signal: what a signal does no better than length, "
                    "length may explain.</p>\n");
     for (size_t i = 0; i < group->n_sets; i++) show_set(t, group, &group->sets[i]);

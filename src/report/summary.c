@@ -19,7 +19,8 @@ void vm_page_auroc(vm_text *t, const vm_report_signal *s, bool more) {
         vm_text_put(t, "<td>–</td>");
         return;
     }
-    vm_text_put(t, "<td><b>%n3</b><span class=\"sub\">", s->value.auroc);
+    vm_page_begin_heat(t, s->value.auroc);
+    vm_text_put(t, "<b>%n3</b><span class=\"sub\">", s->value.auroc);
     vm_page_interval(t, s->ci.auroc, 1, 3);
     vm_text_put(t, "</span>");
     if (s->ci.auroc.high < .5)
@@ -225,7 +226,7 @@ static void summarise_oods(vm_text *t, const vm_group *group) {
     vm_page_heading(t, group, "noticing strange questions");
     vm_text_put(t, "</h3>\n<p>Does the model look less sure on questions of another kind? AUROC with 95%% interval: "
                    "0.5 is guessing, 1 is perfect, below 0.5 the signal points the wrong way.</p>\n"
-                   "<div class=\"scroll\"><table><thead><tr><th>Run and signal</th>");
+                   "<div class=\"scroll\"><table class=\"heat\"><thead><tr><th>Run and signal</th>");
     for (size_t i = 0; i < group->n_sets; i++) vm_text_put(t, "<th>%t</th>", group->sets[i].name);
     vm_text_put(t, "</tr></thead>\n<tbody>\n");
     for (size_t i = 0; i < group->n_oods; i++) {

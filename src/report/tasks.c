@@ -80,6 +80,24 @@ static void table(vm_text *t, const vm_comparison *c) {
 
 static int row_style(const vm_comparison *c, size_t i) { return c->baseline ? (int)i : (int)i + 1; }
 
+enum { MOST_FIGURES = 8 };
+
+/* The runs that figures show: all where they are few, else the first of each of the main routers. */
+static bool is_drawn(const vm_comparison *c, size_t i) {
+    int style = vm_router_style(c->rows[i].run->router_kind);
+    if (c->n_rows <= MOST_FIGURES) return true;
+    for (size_t before = 0; before < i; before++) {
+        if (vm_router_style(c->rows[before].run->router_kind) == style) return false;
+    }
+    return style != VM_STYLE_UNNAMED;
+}
+
+static size_t count_drawn(const vm_comparison *c) {
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_rows; i++) n += is_drawn(c, i);
+    return n;
+}
+
 static void floor_figure(vm_text *t, const vm_comparison *c) {
     vm_floor_row *rows = vm_malloc(c->n_rows, sizeof *rows);
     if (!rows) {
@@ -111,7 +129,7 @@ static void risk_figure(vm_text *t, const vm_comparison *c) {
     for (size_t i = 0; i < c->n_rows; i++) {
         const vm_row *row = &c->rows[i];
         size_t skip = row->task->samples.n > 2 * SKIP ? SKIP : 0;
-        if (!row->risk) continue;
+        if (!row->risk || !is_drawn(c, i)) continue;
         series[n++] = (vm_series){row->name, row->coverage + skip, row->risk + skip, row->task->samples.n - skip,
                                   row_style(c, i)};
         for (size_t k = skip; k < row->task->samples.n; k++) high = fmax(high, row->risk[k]);
@@ -142,9 +160,10 @@ void vm_page_reliability_note(vm_text *t) {
 static void reliability_figures(vm_text *t, const vm_comparison *c) {
     vm_text_put(t, "<h4>Reliability</h4>\n");
     vm_page_reliability_note(t);
-    vm_page_figures(t, c->n_rows);
+    vm_page_figures(t, count_drawn(c));
     for (size_t i = 0; i < c->n_rows; i++) {
         const vm_row *row = &c->rows[i];
+        if (!is_drawn(c, i)) continue;
         vm_text_put(t, "<figure><figcaption><b>%t</b>ECE %n3, chance floor %n3</figcaption>", row->name,
                     row->task->metrics.ece, row->task->floor.mean);
         vm_chart_reliability(t, row->name, row->task->bins);
@@ -174,6 +193,7 @@ static void routing_figure(vm_text *t, const vm_comparison *c, int fact, vm_seri
     for (size_t i = 0; i < c->n_rows; i++) {
         const vm_report_task *task = c->rows[i].task;
         size_t known = 0;
+        if (!is_drawn(c, i)) continue;
         for (size_t l = 0; l < task->n_layers; l++) {
             double value = task->layers[l].value[fact];
             x[i * layers + l] = task->layers[l].layer;
@@ -242,6 +262,9 @@ void vm_page_group(vm_text *t, const vm_group *group, size_t index) {
         if (c->shifted) continue;
         vm_text_put(t, "<h3>%t <span class=\"note\">%u questions</span></h3>\n", c->task, c->rows[0].task->n);
         table(t, c);
+        if (count_drawn(c) < c->n_rows)
+            vm_text_put(t, "<p class=\"note\">Curves and diagrams show %u of the %u runs: the main routers.</p>\n",
+                        count_drawn(c), c->n_rows);
         vm_page_figures(t, 2);
         floor_figure(t, c);
         risk_figure(t, c);

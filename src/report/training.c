@@ -1,4 +1,4 @@
-/* training.c: how models and routers were trained: learning curves, and the trials of fits without training. */
+/* training.c: how models and routers were trained: learning curves. */
 #include "report/page.h"
 
 #include <math.h>

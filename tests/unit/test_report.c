@@ -375,7 +375,7 @@ static void malformed_files_are_named(void **state) {
         "roc");
     json_array_append_new(signal, json_integer(1));
     put_json("a/ood/results.json", bad);
-    refuse(VMOER_ERROR_FORMAT, "a/ood/results.json", "length.roc: an array of [fpr, tpr] expected");
+    refuse(VMOER_ERROR_FORMAT, "a/ood/results.json", "length.roc: an array of [x, y] expected");
 }
 
 /* Runs of one label over several folders, one a task, are one run; two of the same task are told apart by their

@@ -1,6 +1,7 @@
 /* test_report_experiment.c: what `vmoer reproduce`, `stability`, `cost` and `conformal` write becomes tables and
  * figures; bad files are refused by name. VMOER_REPORT_EXPERIMENT=page.html keeps the page of the experiment to look
- * at, VMOER_REPORT_MEASURES=page.html that of the single runs. */
+ * at, VMOER_REPORT_MEASURES=page.html that of the single runs,
+ * VMOER_REPORT_SETS=page.html that of answer sets. */
 #include "report_fixture.h"
 
 #include "base/rng.h"
@@ -154,9 +155,49 @@ static json_t *make_stability(const char *label, const char *router, double kept
     }
     return json_pack("{ss ss ss s{ss} s{so sf s{sf sf} s{sf sf sf sn}}}", "vmoer", "0.1.0", "kind", "stability",
                      "label", label, "router", "kind", router, "results", "sigmas", sigmas, "chance", .34, "sigma_at",
-                     "jaccard", .53, "sigma", .42, "alive", "flipped_layers", .5, "flip_rate", .125, "scale_variation",
+                     "jaccard", .53, "sigma", .01, "alive", "flipped_layers", .5, "flip_rate", .125, "scale_variation",
                      .25, "off_diagonal");
 }
+
+static json_t *make_sets(double coverage, double size, json_t *more) {
+    json_t *sets = json_pack("{sf sf s[fffff]}", "coverage", coverage, "size", size, "sizes", .0, .25, .25, .25, .25);
+    json_object_update(sets, more);
+    json_decref(more);
+    return sets;
+}
+
+static json_t *make_test(bool shift) {
+    json_t *test = json_pack("{si si s{sf s[ff] s{s[ff]}}}", "n_calibration", 250, "n_test", 250, "theory", "coverage",
+                             .9, "beta", .86, .93, "ci95", "coverage", .84, .95);
+    static const char *const ways[] = {"lac", "aps"};
+    for (int way = 0; way < 2; way++)
+        json_object_set_new(
+            test, ways[way],
+            shift ? make_sets(way ? .91 : .75, 2.5, json_pack("{sf sb}", "quantile", .8, "inside", way))
+                  : make_sets(.9, 2.75, json_pack("{s{s[ff]} sf}", "ci95", "coverage", .85, .94, "inside", .95)));
+    if (shift) {
+        json_object_set_new(test, "run", json_string("held-out"));
+        json_object_set_new(test, "split", json_string("heldout"));
+        json_object_set_new(
+            test, "abstention",
+            json_pack("[{sf sn sf sn}]", "accuracy", .8, "confidence", "coverage", 0., "selective_accuracy"));
+    }
+    return test;
+}
+
+static json_t *make_conformal(const char *label, bool shift) {
+    return json_pack("{ss ss ss s{sf} s{s{si so s{sf sf} so s[{sf sf sf sf}] s[[ff] [ff]] sf}}}", "vmoer", "0.1.0",
+                     "kind", "conformal", "label", label, "config", "alpha", .1, "results", "openbookqa", "n", 500,
+                     "halves", make_test(false), "quantile", "lac", .8, "aps", .9, "shift",
+                     shift ? make_test(true) : json_null(), "abstention", "accuracy", .8, "confidence", .82, "coverage",
+                     .28, "selective_accuracy", .81, "risk_coverage", .5, .2, 1., .5, "aurc", .28);
+}
+
+typedef struct bad_value {
+    const char *list, *key;
+    json_t *value;
+    const char *words;
+} bad_value;
 
 static void check_alone(const char *page) {
     assert_int_equal(count(page, "http:") + count(page, "https:") + count(page, "src=") + count(page, "<script") +
@@ -216,11 +257,55 @@ static void a_measurement_by_itself(void **state) {
     assert_non_null(
         strstr(page, "The folder holds measurements of routers, no answers: nothing has been evaluated yet."));
     assert_non_null(strstr(page, "<td><b>0.900</b><span class=\"sub\">its layers: 0.750</span></td><td>+20.0%</td>"));
-    assert_non_null(strstr(page, "Two random choices share 0.340. The deterministic router falls to a Jaccard index "
-                                 "of 0.53 at a relative sigma of 0.42 (MAP)."));
+    assert_non_null(strstr(page, "Two random choices share 0.340."));
+    assert_int_equal(count(page, "where MAP's own router falls to 0.53</th>"), 1); /* at the sigma of sigma_at alone */
     assert_non_null(strstr(page, "<td>50.0%</td><td>12.5%</td><td>0.250</td><td>–</td>"));
     assert_non_null(strstr(page, "Expert load by layer, sigma 0.01 of the input's root mean square"));
     free(page);
+}
+
+static void answer_sets(void **state) {
+    (void)state;
+    put_json("map/results.json", make_conformal("MAP", false));
+    put_json("fc/results.json", make_conformal("VGLR-FC", true));
+    const char *kept = getenv("VMOER_REPORT_SETS");
+    if (kept) free(report(kept));
+    char *page = report(in_root("report.html"));
+    check_alone(page);
+    check_pictures(page, 3);
+    assert_int_equal(count(page, "<svg"), 3); /* sizes of both ways, risk and coverage */
+    /* Of halves and of a shift in tables apart; the shift of one run only. */
+    const char *shift = strstr(page, "<h4>From other questions to these</h4>");
+    assert_non_null(shift);
+    assert_int_equal(count(page, "<td>90.0%</td><td><b>90.0%</b><span class=\"sub\">[85.0, 94.0]</span></td>"), 4);
+    assert_int_equal(count(shift, "<td>90.0%</td><td><b>90.0%</b>"), 0);
+    assert_int_equal(count(shift, "<td>90.0%</td><td><b>75.0%</b></td>"), 1);
+    assert_int_equal(count(page, "✗ the questions differ"), 1);
+    assert_int_equal(count(page, "✓ as without a shift"), 1);
+    assert_int_equal(
+        count(page, "80% right: answer from a confidence of 0.82 on, that is 28.0% of the questions; 81.0%"), 2);
+    assert_int_equal(count(page, "80% right: no threshold reaches that"), 1);
+    free(page);
+
+    const bad_value bad[] = {{"", "n", json_string("x"), "openbookqa.n: a count expected"},
+                             {"", "halves", json_null(), "halves: an object expected"},
+                             {"", "risk_coverage", json_pack("[i]", 1), "openbookqa.risk_coverage: an array of [x, y]"},
+                             {"", "abstention", json_pack("[{}]"), "abstention[0].accuracy: a number expected"},
+                             {"shift", "run", json_null(), "shift.run: a string expected"},
+                             {"shift", "theory", json_null(), "shift.theory: an object expected"},
+                             {"halves", "lac", json_null(), "halves.lac: an object expected"},
+                             {"halves", "aps", json_pack("{sf sf sb}", "coverage", .9, "size", 2., "inside", 1),
+                              "aps.sizes: an array of shares"},
+                             {"halves", "aps",
+                              json_pack("{sf sf sb s[s]}", "coverage", .9, "size", 2., "inside", 1, "sizes", "x"),
+                              "aps.sizes: numbers expected"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *one = make_conformal("x", true), *task = json_object_get(json_object_get(one, "results"), "openbookqa");
+        json_object_set_new(*bad[i].list ? json_object_get(task, bad[i].list) : task, bad[i].key, bad[i].value);
+        put_json("map/results.json", one);
+        assert_int_equal(remove(in_root("report.html")), i == 0 ? 0 : -1);
+        refuse(VMOER_ERROR_FORMAT, "map/results.json: ", bad[i].words);
+    }
 }
 
 /* What is not there is left out, not invented. */
@@ -234,12 +319,6 @@ static void an_experiment_cut_short(void **state) {
     assert_int_equal(count(page, "<svg") + count(page, "id=\"cost-") + count(page, "id=\"aurocs-"), 0);
     free(page);
 }
-
-typedef struct bad_value {
-    const char *list, *key;
-    json_t *value;
-    const char *words;
-} bad_value;
 
 static void hostile_files_are_named(void **state) {
     (void)state;
@@ -375,6 +454,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_experiment_leads, make_root, remove_root),
         cmocka_unit_test_setup_teardown(a_measurement_by_itself, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(answer_sets, make_root, remove_root),
         cmocka_unit_test_setup_teardown(an_experiment_cut_short, make_root, remove_root),
         cmocka_unit_test_setup_teardown(hostile_files_are_named, make_root, remove_root),
         cmocka_unit_test_setup_teardown(words_are_escaped, make_root, remove_root),
