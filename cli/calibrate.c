@@ -50,6 +50,10 @@ static const option options[] = {
      offsetof(calibrate_options, p.noise), NULL, 0},
     {"train_on", 0, OPTION_TEXT, NULL, "which part of the training questions the router learns from",
      offsetof(calibrate_options, p.train_on), train_on_words, 0},
+    {"fit_temperature", 0, OPTION_FLAG, NULL,
+     "also fits the output temperature on the held-out part, with the router in place; --router temperature always "
+     "does",
+     offsetof(calibrate_options, p.fit_temperature), NULL, 0},
     TRAINING_QUESTION_OPTIONS(calibrate_options, p.train.questions),
     TRAIN_OPTIONS(calibrate_options, p.train),
     COMMON_OPTIONS,

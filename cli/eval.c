@@ -18,10 +18,13 @@ static const option options[] = {
     {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
      offsetof(eval_options, p.load.router), NULL, 0},
     {"inference", 0, OPTION_ENUM, NULL,
-     "with a router, what stands for the mean over draws: no noise, closed form, draws, or the second-order formula; "
-     "auto: tilted where the router has a covariance",
+     "with a router, what stands for the mean over draws: no noise, closed form, draws in each router, the "
+     "second-order "
+     "formula, or passes through the model with draws of their own; auto: what suits the router",
      offsetof(eval_options, p.load.inference), inference_words, 0},
-    {"samples", 0, OPTION_INT, "S", "draws of --inference sample", offsetof(eval_options, p.load.samples), NULL, 0},
+    {"samples", 0, OPTION_INT, "S",
+     "draws of --inference sample, or passes; 0: 32 draws, 10 passes, one where auto chose them",
+     offsetof(eval_options, p.load.samples), NULL, 0},
     {"routing", 0, OPTION_ENUM, NULL, "diagnostics: how the experts are chosen", offsetof(eval_options, p.load.routing),
      routing_words, 0},
     QUESTION_OPTIONS(eval_options, p.questions),

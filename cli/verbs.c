@@ -10,7 +10,7 @@ const verb *const verbs[] = {
     NULL};
 
 const char *const compute_words[] = {"auto", "f32", "bf16", NULL};
-const char *const inference_words[] = {"auto", "mean", "closed", "sample", "tilted", NULL};
+const char *const inference_words[] = {"auto", "mean", "closed", "sample", "tilted", "passes", NULL};
 const char *const routing_words[] = {"learned", "random", "oracle", NULL};
 const char *const split_words[] = {"test", "train", "heldout", NULL};
 const char *const keep_words[] = {"last", "best", "both", NULL};
@@ -18,7 +18,7 @@ const char *const keep_words[] = {"last", "best", "both", NULL};
 /* The words are indices into these enums. */
 _Static_assert(VMOER_COMPUTE_AUTO == 0 && VMOER_COMPUTE_F32 == 1 && VMOER_COMPUTE_BF16 == 2, "compute_words");
 _Static_assert(VMOER_INFERENCE_AUTO == 0 && VMOER_INFERENCE_MEAN == 1 && VMOER_INFERENCE_CLOSED == 2 &&
-                   VMOER_INFERENCE_SAMPLE == 3 && VMOER_INFERENCE_TILTED == 4,
+                   VMOER_INFERENCE_SAMPLE == 3 && VMOER_INFERENCE_TILTED == 4 && VMOER_INFERENCE_PASSES == 5,
                "inference_words");
 _Static_assert(VMOER_ROUTING_LEARNED == 0 && VMOER_ROUTING_RANDOM == 1 && VMOER_ROUTING_ORACLE == 2, "routing_words");
 _Static_assert(VMOER_SPLIT_TEST == 0 && VMOER_SPLIT_TRAIN == 1 && VMOER_SPLIT_HELDOUT == 2, "split_words");

@@ -60,11 +60,12 @@ typedef struct vmoer_model vmoer_model;
 
 typedef enum vmoer_compute { VMOER_COMPUTE_AUTO, VMOER_COMPUTE_F32, VMOER_COMPUTE_BF16 } vmoer_compute; /* AUTO: bf16 */
 typedef enum vmoer_inference {
-    VMOER_INFERENCE_AUTO,   /* tilted where the router has a covariance, else mean */
+    VMOER_INFERENCE_AUTO,   /* what suits the router: tilted for Gaussian logits, sample for weights of its own, passes where it draws its experts, else mean */
     VMOER_INFERENCE_MEAN,   /* logits l_det + dmu, no noise */
     VMOER_INFERENCE_CLOSED, /* closed-form approximation of E softmax(l), no sampling noise */
     VMOER_INFERENCE_SAMPLE, /* mean of softmax over S draws */
-    VMOER_INFERENCE_TILTED  /* softmax of tilted logits: exact to second order in the covariance, no sampling noise (docs/METHOD.md) */
+    VMOER_INFERENCE_TILTED, /* softmax of tilted logits: exact to second order in the covariance, no sampling noise (docs/METHOD.md) */
+    VMOER_INFERENCE_PASSES  /* S passes through the model, each with draws of its own; the mean of their answers */
 } vmoer_inference;
 /* Diagnostics: how the K experts are chosen. */
 typedef enum vmoer_routing { VMOER_ROUTING_LEARNED, VMOER_ROUTING_RANDOM, VMOER_ROUTING_ORACLE } vmoer_routing;
@@ -74,7 +75,7 @@ typedef struct vmoer_model_params {
     const char *router;        /* router file of `calibrate`, or NULL: the model's deterministic router */
     vmoer_compute compute;
     vmoer_inference inference; /* with a router */
-    int samples;               /* S of VMOER_INFERENCE_SAMPLE, 1..4096 */
+    int samples;               /* S of VMOER_INFERENCE_SAMPLE and _PASSES, 1..4096; 0: 32 draws; 10 passes, one where AUTO chose them */
     uint64_t seed;             /* of every draw at inference */
     vmoer_routing routing;
     int threads;               /* 0: one a CPU */
@@ -92,10 +93,13 @@ typedef struct vmoer_answer {
     double probability[VMOER_MAX_CHOICES]; /* over the choices, sums to 1 */
     double confidence;                     /* probability[best] */
     double choice_entropy;                 /* nats, of probability */
+    double expected_entropy;               /* VMOER_INFERENCE_PASSES: mean of the passes' own choice entropies, nats: aleatoric; NAN: another inference */
+    double mutual_information;             /* choice_entropy - expected_entropy >= 0, nats: epistemic; NAN likewise */
     double vocabulary_entropy;             /* nats, of the next token after "Answer:" */
     double gate_entropy;                   /* nats, of the routing probabilities; mean over the question's tokens, then layers; NAN: dense */
     double logit_variance;                 /* tr Sigma of the router's logits, pooled the same way over the Bayesian layers; NAN: no covariance */
     double logit_variance_projected;       /* tr P Sigma P, P = I - 11'/N: without the common mode that softmax ignores; NAN likewise */
+    double routing_temperature;            /* T(u) of the routing, pooled the same way over the layers that have it; NAN: the router has none */
     int question_tokens;
 } vmoer_answer;
 
@@ -193,6 +197,7 @@ typedef struct vmoer_calibrate_params {
     int draws;            /* a question and step, 1 to 64, in antithetic pairs */
     const char *objective; /* of several draws: "mean" of their losses (the ELBO), or the loss of the "mixture", the mean of their probabilities */
     const char *train_on; /* "train" or "heldout": which part the router learns from */
+    int fit_temperature;  /* each router that is written gets the output temperature that suits it on the held-out part; "temperature" always */
     /* Each of some kinds only, refused for the others; 0: the kind's own. */
     int rank;                 /* columns of L below its diagonal; directions of the weights' covariance */
     int members;              /* networks, or draws of the weights, that answer together */

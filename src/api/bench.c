@@ -134,17 +134,20 @@ static vmoer_status plan_router(bench *b, int length, int base) {
     static const struct {
         const char *format;
         vm_inference inference;
-    } ways[] = {{"pp%d mean", VM_INFERENCE_MEAN}, {"pp%d tilted", VM_INFERENCE_TILTED}};
+    } ways[] = {{"pp%d mean", VM_INFERENCE_MEAN},
+                {"pp%d passes", VM_INFERENCE_PASSES}, /* one of them */
+                {"pp%d tilted", VM_INFERENCE_TILTED}};
+    enum { WAYS = sizeof ways / sizeof *ways };
     int samples[MAX_LIST], n;
     VM_TRY(parse_list("--samples", b->p->samples, 4096, samples, &n));
-    for (int i = 0; i < 2 + n; i++) {
-        test *t = add_test(b, PREFILL, i < 2 ? ways[i].format : "pp%d sample", length);
+    for (int i = 0; i < WAYS + n; i++) {
+        test *t = add_test(b, PREFILL, i < WAYS ? ways[i].format : "pp%d sample", length);
         size_t used = strlen(t->name);
-        if (i >= 2) snprintf(t->name + used, sizeof t->name - used, " %d", samples[i - 2]);
+        if (i >= WAYS) snprintf(t->name + used, sizeof t->name - used, " %d", samples[i - WAYS]);
         t->length = length;
         t->routed = true;
-        t->inference = i < 2 ? ways[i].inference : VM_INFERENCE_SAMPLE;
-        t->samples = i < 2 ? 1 : samples[i - 2];
+        t->inference = i < WAYS ? ways[i].inference : VM_INFERENCE_SAMPLE;
+        t->samples = i < WAYS ? 1 : samples[i - WAYS];
         t->against = base;
     }
     return VMOER_OK;

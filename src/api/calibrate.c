@@ -15,6 +15,7 @@
 #include <string.h>
 
 enum { AUTO_LAYERS = 10 };
+enum { FIT_PASSES = 10 }; /* that judge a number of a router that draws */
 
 int vm_api_auto_layers(int n_layers) {
     return n_layers >= 3 * AUTO_LAYERS ? AUTO_LAYERS : n_layers >= 3 ? n_layers / 3 : 1;
@@ -42,6 +43,9 @@ typedef struct calibration {
     vm_router *router;
     vm_states *states; /* below the lowest variational layer all is frozen; NULL where there is none */
     json_t *facts;     /* {"stability": [...]} with --layers auto, else NULL */
+    const vm_train_job *job;
+    bool fits_temperature;
+    json_t *trials; /* of what is fitted */
 } calibration;
 
 vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c) {
@@ -67,8 +71,7 @@ vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c) 
     return c->n_layers ? VMOER_OK : vm_error(VMOER_ERROR_ARGUMENT, "--layers names no layer");
 }
 
-static vmoer_status save_router(void *context, const char *folder, const json_t *record) {
-    calibration *c = context;
+static vmoer_status write_router(const calibration *c, const char *folder, const json_t *record) {
     vm_router_file file = {.training = ""};
     char path[4096];
     memcpy(file.base, c->training->model->fingerprint, sizeof file.base);
@@ -82,24 +85,24 @@ static vmoer_status save_router(void *context, const char *folder, const json_t 
     return vm_json_save(path, record);
 }
 
-/* Output temperature scaling: one parameter, fitted on the held-out questions. */
-static vmoer_status fit_temperature(calibration *c, const vm_train_job *job, json_t **record) {
-    vm_predictions d;
-    double temperature;
-    json_t *before = NULL;
-    VM_TRY(vm_make_dirs(c->p->train.output_path));
-    VM_TRY(vm_train_predict(job, &d));
-    vmoer_status status = vm_temperature_fit(&d, &temperature);
-    if (status == VMOER_OK) status = vm_train_measure(&d, &before);
-    vm_train_predictions_free(&d);
-    VM_TRY(status);
-    vm_router_set_temperature(c->router, temperature);
-    *record = json_pack("{s:s, s:s, s:O, s:i, s:f, s:[{s:i, s:o}], s:{s:{s:i, s:i}}}", "vmoer", vmoer_version(), "kind",
-                        "calibrate", "config", job->config, "parameters", 1, "temperature", temperature, "history",
-                        "step", 0, "heldout", before, "trainable", "temperature", "tensors", 1, "parameters", 1);
-    status = *record ? save_router(c, c->p->train.output_path, *record)
-                     : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
-    if (status != VMOER_OK) json_decref(*record);
+/* What was fitted, into a record. */
+static vmoer_status add_fits(const calibration *c, json_t *record) {
+    double temperature = vm_router_get_config(c->router)->temperature;
+    bool ok = json_object_set(record, "trials", c->trials) == 0 &&
+              (!c->fits_temperature || json_object_set_new(record, "temperature", json_real(temperature)) == 0);
+    return ok ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+}
+
+/* The trainer's: what it has now is to be kept, with an output temperature of its own where that is wanted. */
+static vmoer_status save_router(void *context, const char *folder, const json_t *record) {
+    calibration *c = context;
+    if (!c->fits_temperature) return write_router(c, folder, record);
+    json_array_clear(c->trials);
+    VM_TRY(vm_api_fit_temperature(c->job, c->router, c->trials));
+    json_t *own = json_copy((json_t *)(uintptr_t)record);
+    vmoer_status status = own ? add_fits(c, own) : vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+    if (status == VMOER_OK) status = write_router(c, folder, own);
+    json_decref(own);
     return status;
 }
 
@@ -172,7 +175,8 @@ static vmoer_status prepare(calibration *c, const vmoer_hooks *hooks) {
     VM_TRY(router_config(p, &config, &auto_layers));
     VM_TRY(vm_router_create(&config, &c->router));
     /* Gradients flow down to the lowest variational layer and no further. */
-    int backward_from = auto_layers ? 0 : config.n_layers ? config.layers[0] : -1;
+    bool trained = vm_router_params(c->router).count > 0;
+    int backward_from = !trained ? -1 : auto_layers ? 0 : config.layers[0];
     VM_TRY(vm_training_open(&p->train, backward_from, false, strcmp(p->train_on, "heldout") == 0, c->training));
     if (!auto_layers) return VMOER_OK;
     VM_TRY(choose_layers(c, hooks, &config));
@@ -210,15 +214,38 @@ static json_t *config_of(const calibration *c) {
     const vm_router_config *r = vm_router_get_config(c->router);
     json_t *config = vm_training_config(c->training), *layers = json_array();
     for (int i = 0; i < r->n_layers; i++) json_array_append_new(layers, json_integer(r->layers[i]));
-    json_t *own = json_pack("{s:s, s:o, s:i, s:f, s:f, s:f, s:i, s:s, s:s}", "router", p->router, "layers", layers,
-                            "width", p->width, "prior_scale", p->prior_scale, "beta", p->beta, "initial_scale",
-                            p->initial_scale, "draws", p->draws, "objective", p->objective, "train_on", p->train_on);
+    json_t *own =
+        json_pack("{s:s, s:o, s:i, s:f, s:f, s:f, s:i, s:s, s:s, s:b}", "router", p->router, "layers", layers, "width",
+                  p->width, "prior_scale", p->prior_scale, "beta", p->beta, "initial_scale", p->initial_scale, "draws",
+                  p->draws, "objective", p->objective, "train_on", p->train_on, "fit_temperature", c->fits_temperature);
     for (vm_router_number i = 0; i < VM_ROUTER_NUMBERS; i++) /* those of this kind */
         if (vm_router_get_number(r, i) != 0)
             json_object_set_new(own, vm_router_number_name(i), json_real(vm_router_get_number(r, i)));
     json_object_update(config, own);
     json_decref(own);
     return config;
+}
+
+/* A router without parameters: its one number is fitted, or is the output temperature alone. */
+static vmoer_status fit(calibration *c, const vmoer_hooks *hooks, json_t **record) {
+    const vmoer_calibrate_params *p = c->p;
+    size_t chosen = 0; /* the trial that the result stands for */
+    const char *name = "temperature";
+    VM_TRY(vm_make_dirs(p->train.output_path));
+    if (vm_router_get_config(c->router)->n_layers) {
+        name = vm_router_number_name(vm_api_one_number(c->router));
+        double given = p->noise != 0 ? p->noise : p->route_temperature;
+        VM_TRY(vm_api_fit_number(c->job, given, hooks, &c->router, c->trials, &chosen));
+    }
+    if (c->fits_temperature) VM_TRY(vm_api_fit_temperature(c->job, c->router, c->trials));
+    *record = json_pack("{s:s, s:s, s:o, s:i, s:[{s:i, s:O}], s:{s:{s:i, s:i}}}", "vmoer", vmoer_version(), "kind",
+                        "calibrate", "config", config_of(c), "parameters", 1, "history", "step", 0, "heldout",
+                        json_object_get(json_array_get(c->trials, chosen), "heldout"), "trainable", name, "tensors", 1,
+                        "parameters", 1);
+    if (!*record) return vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
+    if (c->facts) json_object_update(*record, c->facts);
+    vmoer_status status = add_fits(c, *record);
+    return status == VMOER_OK ? write_router(c, p->train.output_path, *record) : status;
 }
 
 static vmoer_status check_params(const vmoer_calibrate_params *p) {
@@ -237,16 +264,19 @@ static vmoer_status check_params(const vmoer_calibrate_params *p) {
 
 vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks *hooks, char **out_json) {
     vm_training t = {.params = &p->train};
-    calibration c = {.p = p, .training = &t};
+    calibration c = {
+        .p = p, .training = &t, .fits_temperature = p->fit_temperature || strcmp(p->router, "temperature") == 0};
     json_t *config = NULL, *record = NULL;
     char text[VM_TRAINING_TEXT];
     vmoer_status status;
     VM_TRY(check_params(p));
+    if (!(c.trials = json_array())) return vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
     VM_GOTO(prepare(&c, hooks));
     VM_GOTO(start_weights(&c));
     VM_GOTO(open_states(&c));
     config = config_of(&c);
     VM_GOTO(vm_api_training_text(config, text)); /* the file could not hold it: say so now, not after hours */
+    vm_param_list trained = vm_router_params(c.router);
     bool kl = vm_router_has_kl(c.router), layers = vm_router_get_config(c.router)->n_layers > 0;
     vm_train_job job = {.params = &p->train,
                         .config = config,
@@ -254,13 +284,14 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
                         .stage = "calibrate",
                         .model = t.model,
                         .pool = t.pool,
-                        .trained = vm_router_params(c.router),
+                        .trained = trained,
                         .train = &t.train,
                         .heldout = &t.heldout,
                         .save = save_router,
                         .context = &c,
                         .predict = {.router = layers ? c.router : NULL,
                                     .inference = vm_router_default_inference(c.router),
+                                    .samples = trained.count ? 1 : FIT_PASSES,
                                     .seed = p->train.seed,
                                     .states = c.states},
                         .objective = {.pass = t.pass,
@@ -272,14 +303,19 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks 
                                       .seed = p->train.seed,
                                       .memory = share_of_memory(p),
                                       .states = c.states}};
-    if (layers)
+    c.job = &job;
+    if (trained.count) {
         VM_GOTO(vm_train_run(&job, hooks, &record));
-    else
-        VM_GOTO(fit_temperature(&c, &job, &record));
-    status = vm_api_return_json(record, out_json);
+        if (json_array_size(c.trials)) VM_GOTO(add_fits(&c, record));
+    } else {
+        VM_GOTO(fit(&c, hooks, &record));
+    }
+    status = vm_api_return_json(json_incref(record), out_json);
 done:
+    json_decref(record);
     json_decref(config);
     json_decref(c.facts);
+    json_decref(c.trials);
     vm_states_free(c.states);
     vm_router_free(c.router);
     vm_training_close(&t);

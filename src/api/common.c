@@ -114,19 +114,19 @@ vmoer_status vm_api_examples(const vmoer_questions *q, const char *what, const v
 
 vm_compute vm_api_compute(vmoer_compute c) { return c == VMOER_COMPUTE_F32 ? VM_COMPUTE_F32 : VM_COMPUTE_BF16; }
 
-vmoer_model_params vmoer_model_params_default(void) { return (vmoer_model_params){.samples = 32}; }
+vmoer_model_params vmoer_model_params_default(void) { return (vmoer_model_params){0}; }
 
 vmoer_status vm_api_session_open(const char *path, const vmoer_model_params *p, vm_session **out) {
     static const vm_routing_mode routings[] = {VM_ROUTING_LEARNED, VM_ROUTING_RANDOM, VM_ROUTING_ORACLE};
-    static const int inferences[] = {-1, VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE,
-                                     VM_INFERENCE_TILTED};
+    static const int inferences[] = {
+        -1, VM_INFERENCE_MEAN, VM_INFERENCE_CLOSED, VM_INFERENCE_SAMPLE, VM_INFERENCE_TILTED, VM_INFERENCE_PASSES};
     if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
-    if ((unsigned)p->compute > VMOER_COMPUTE_BF16 || (unsigned)p->inference > VMOER_INFERENCE_TILTED ||
+    if ((unsigned)p->compute > VMOER_COMPUTE_BF16 || (unsigned)p->inference > VMOER_INFERENCE_PASSES ||
         (unsigned)p->routing > VMOER_ROUTING_ORACLE)
         return vm_error(VMOER_ERROR_ARGUMENT, "there is no compute %d, inference %d or routing %d", (int)p->compute,
                         (int)p->inference, (int)p->routing);
-    if (p->samples < 1 || p->samples > 4096)
-        return vm_error(VMOER_ERROR_ARGUMENT, "samples %d, must be 1 to 4096", p->samples);
+    if (p->samples < 0 || p->samples > 4096)
+        return vm_error(VMOER_ERROR_ARGUMENT, "samples %d, must be 1 to 4096, or 0: as many as are usual", p->samples);
     vm_session_options o = {.adapter = p->adapter,
                             .router = p->router,
                             .compute = vm_api_compute(p->compute),
@@ -181,7 +181,7 @@ void vm_api_put_load(json_t *config, const vm_session *s, const vmoer_model_para
     static const char *const inferences[] = {"mean", "closed", "sample", "tilted", "passes"};
     json_object_set_new(config, "compute", json_string(vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32"));
     json_object_set_new(config, "inference", json_string(inferences[s->options.inference]));
-    json_object_set_new(config, "samples", json_integer(p->samples));
+    json_object_set_new(config, "samples", json_integer(s->options.samples));
     json_object_set_new(config, "seed", json_integer((json_int_t)p->seed));
 }
 

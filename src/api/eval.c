@@ -68,6 +68,11 @@ static json_t *sample_of(const char *task, const vm_item *item, const vm_answer 
     put_signal(signals, "logit_variance_last", a->logit_variance_last);
     put_signal(signals, "logit_variance_projected", a->logit_variance_projected);
     put_signal(signals, "logit_variance_projected_last", a->logit_variance_projected_last);
+    put_signal(signals, "total_entropy", a->total_entropy);
+    put_signal(signals, "expected_entropy", a->expected_entropy);
+    put_signal(signals, "mutual_information", a->mutual_information);
+    put_signal(signals, "routing_temperature", a->routing_temperature);
+    put_signal(signals, "routing_temperature_last", a->routing_temperature_last);
     put_signal(signals, "length", a->length);
     json_t *lengths = chars ? json_array() : NULL;
     for (int c = 0; chars && c < a->n_choices; c++) json_array_append_new(lengths, json_integer(chars[c]));

@@ -114,6 +114,15 @@ json_t *vm_training_config(const vm_training *t);
 /* Of them those of the loop: steps, rates, schedule, arithmetic. */
 json_t *vm_training_loop_config(const vmoer_train_params *p);
 vmoer_train_params vm_train_params_default(void);
+
+/* ---- what calibrate fits on the held-out part. Every value tried goes into trials: {<name of the number>: value, "heldout": its look} ---- */
+/* Which number a router without parameters has. */
+vm_router_number vm_api_one_number(const vm_router *r);
+/* It, by its NLL; or, where `given` is not 0, that value tried alone. *router: replaced by the one with the best value; *best: its trial. */
+vmoer_status vm_api_fit_number(const vm_train_job *job, double given, const vmoer_hooks *hooks, vm_router **router, json_t *trials, size_t *best);
+/* The router's output temperature, with itself in place and one pass: the trials of 1 and of the fitted one. */
+vmoer_status vm_api_fit_temperature(const vm_train_job *job, vm_router *router, json_t *trials);
+
 /* "3,7-9" or "all" -> c->layers, ascending. */
 vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c);
 enum { VM_TRAINING_TEXT = 4096 };

@@ -47,10 +47,13 @@ vmoer_status vmoer_ask(vmoer_model *m, const char *question, const char *const *
     VM_TRY(status);
     *out = (vmoer_answer){.n_choices = n_choices,
                           .choice_entropy = a.choice_entropy,
+                          .expected_entropy = a.expected_entropy,
+                          .mutual_information = a.mutual_information,
                           .vocabulary_entropy = a.vocabulary_entropy,
                           .gate_entropy = a.gate_entropy,
                           .logit_variance = a.logit_variance,
                           .logit_variance_projected = a.logit_variance_projected,
+                          .routing_temperature = a.routing_temperature,
                           .question_tokens = a.length};
     for (int c = 0; c < n_choices; c++) {
         out->probability[c] = a.probability[c];

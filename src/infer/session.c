@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { DRAWS = 32, PASSES = 10 }; /* where nobody says how many */
+
 void vm_session_free(vm_session *s) {
     if (!s) return;
     vm_pass_free(s->pass);
@@ -54,7 +56,7 @@ vmoer_status vm_check_router(const char *path, const vm_router *router, const vm
 static vmoer_status open_session(const char *model_path, const vm_session_options *o, vm_session *s) {
     vmoer_status status = VMOER_OK;
     vm_adapter *adapter = NULL;
-    s->options = (vm_pass_options){.samples = o->samples, .routing = o->routing, .seed = o->seed};
+    s->options = (vm_pass_options){.routing = o->routing, .seed = o->seed};
     s->temperature = 1;
     s->arena = vm_arena_create();
     if (!s->arena) return vm_error(VMOER_ERROR_MEMORY, "no memory for a session");
@@ -77,6 +79,10 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
         s->options.router = s->router;
         s->options.inference = o->inference >= 0 ? (vm_inference)o->inference : vm_router_default_inference(s->router);
     }
+    s->options.samples = o->samples > 0                                ? o->samples
+                         : s->options.inference != VM_INFERENCE_PASSES ? DRAWS
+                         : o->inference >= 0                           ? PASSES
+                                                                       : 1;
 done:
     vm_adapter_free(adapter);
     return status;
@@ -93,14 +99,15 @@ vmoer_status vm_session_open(const char *model_path, const vm_session_options *o
     return status;
 }
 
-/* Mean over the question's tokens, then over the layers that have the signal; and the same of the last token alone. */
+/* Mean over the question's tokens, then over the layers that have the signal; and the same of the last token alone.
+ * values NULL: no layer has it. */
 static void pool_signal(const vm_session *s, const vm_questions *q, int question, const float *values, double *mean,
                         double *last) {
     const vm_segment *context = &q->batch.segments[q->root[question]];
     size_t T = (size_t)q->batch.n_tokens;
     int skip = vm_tokenizer_adds_bos(s->tokenizer) && context->length > 1, layers = 0;
     double sum = 0, sum_last = 0;
-    for (int l = 0; l < s->model->config.n_layers; l++) {
+    for (int l = 0; values && l < s->model->config.n_layers; l++) {
         const float *row = values + (size_t)l * T + context->start;
         if (isnan(row[context->length - 1])) continue;
         double tokens = 0;
@@ -113,45 +120,40 @@ static void pool_signal(const vm_session *s, const vm_questions *q, int question
     *last = layers ? sum_last / layers : NAN;
 }
 
-static void fill_answer(const vm_session *s, const vm_questions *q, int question, const double *score,
-                        const float *entropy, vm_answer *a) {
+static void fill_answer(const vm_session *s, const vm_questions *q, int question, const vm_choices *choices,
+                        vm_answer *a) {
     const vm_segment *context = &q->batch.segments[q->root[question]];
-    a->n_choices = q->first_choice[question + 1] - q->first_choice[question];
-    memcpy(a->score, score + q->first_choice[question], (size_t)a->n_choices * sizeof *score);
-    vm_choice_softmax(a->score, a->n_choices, s->temperature, a->probability);
-    a->choice_entropy = 0;
-    for (int c = 0; c < a->n_choices; c++)
-        if (a->probability[c] > 0) a->choice_entropy -= a->probability[c] * log(a->probability[c]);
-    a->vocabulary_entropy = (double)entropy[question];
+    int first = q->first_choice[question], k = q->first_choice[question + 1] - first;
+    *a = (vm_answer){.n_choices = k, .vocabulary_entropy = choices->vocabulary_entropy[question]};
+    memcpy(a->score, choices->score + first, (size_t)k * sizeof *a->score);
+    memcpy(a->probability, choices->probability + first, (size_t)k * sizeof *a->probability);
+    a->choice_entropy = vm_choice_entropy(a->probability, k);
     a->length = context->length - (vm_tokenizer_adds_bos(s->tokenizer) && context->length > 1);
-    a->gate_entropy = a->gate_entropy_last = a->logit_variance = a->logit_variance_last = NAN;
-    a->logit_variance_projected = a->logit_variance_projected_last = NAN;
-    if (s->model->config.n_experts == 0) return;
-    vm_facts facts = vm_pass_facts(s->pass);
+    bool passes = s->options.inference == VM_INFERENCE_PASSES;
+    a->total_entropy = passes ? a->choice_entropy : NAN;
+    a->expected_entropy = passes ? choices->entropy[question] : NAN;
+    a->mutual_information = passes ? vm_choices_information(q, choices, question) : NAN;
+    vm_facts facts = {0}; /* of a dense model there are none */
+    if (s->model->config.n_experts) facts = vm_pass_facts(s->pass);
     pool_signal(s, q, question, facts.gate_entropy, &a->gate_entropy, &a->gate_entropy_last);
     pool_signal(s, q, question, facts.trace, &a->logit_variance, &a->logit_variance_last);
     pool_signal(s, q, question, facts.trace_projected, &a->logit_variance_projected, &a->logit_variance_projected_last);
+    pool_signal(s, q, question, facts.temperature, &a->routing_temperature, &a->routing_temperature_last);
 }
 
 vmoer_status vm_session_answer(vm_session *s, const vm_question *questions, int n, vm_format format, vm_answer *out) {
     vm_questions q;
-    vm_arena_reset(s->arena);
-    VM_TRY(vm_questions_build(s->arena, questions, n, format, &q));
-    float *log_probability = vm_arena_alloc(s->arena, (size_t)q.batch.n_targets, sizeof *log_probability);
-    float *entropy = vm_arena_alloc(s->arena, (size_t)q.batch.n_entropies, sizeof *entropy);
-    double *score = vm_arena_alloc(s->arena, (size_t)q.n_choices, sizeof *score);
-    if (!log_probability || !entropy || !score) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d answers", n);
+    vm_choices choices;
     vm_pass_options options = s->options;
     options.facts = true;
-    VM_TRY(vm_pass_forward(s->pass, &q.batch, &options, log_probability, entropy, NULL));
-    vm_questions_score(&q, log_probability, score);
-    for (int c = 0; c < q.n_choices; c++)
-        if (!isfinite(score[c])) return vm_error(VMOER_ERROR_NUMERIC, "a choice's score is not a finite number");
+    vm_arena_reset(s->arena);
+    VM_TRY(vm_questions_build(s->arena, questions, n, format, &q));
+    VM_TRY(vm_questions_run(s->pass, s->arena, &q, &options, s->temperature, &choices));
     size_t D = (size_t)s->model->config.dim;
     s->hidden = vm_arena_alloc(s->arena, (size_t)n, D * sizeof *s->hidden);
     if (!s->hidden) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d answers", n);
     for (size_t i = 0; i < (size_t)n; i++)
         memcpy(s->hidden + i * D, vm_pass_normed(s->pass) + (size_t)q.batch.entropy_row[i] * D, D * sizeof *s->hidden);
-    for (int i = 0; i < n; i++) fill_answer(s, &q, i, score, entropy, &out[i]);
+    for (int i = 0; i < n; i++) fill_answer(s, &q, i, &choices, &out[i]);
     return VMOER_OK;
 }

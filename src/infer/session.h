@@ -8,8 +8,8 @@ typedef struct vm_session_options {
     const char *adapter;   /* PEFT folder or NULL */
     const char *router;    /* router file or NULL */
     vm_compute compute;
-    int inference;         /* vm_inference, or -1: the router's own way */
-    int samples;
+    int inference;         /* vm_inference, or -1: the default of the router's kind */
+    int samples;           /* 0: 32 draws; 10 passes, one where they are the kind's default */
     vm_routing_mode routing;
     uint64_t seed;
     int threads;
@@ -37,15 +37,19 @@ void vm_session_free(vm_session *s); /* takes NULL */
 vmoer_status vm_check_router(const char *path, const vm_router *router, const vm_router_file *file, const vm_model *model, const char *adapter_name,
                              const char *adapter_fingerprint);
 
-/* What is known about one answered question. NAN: the model has no such signal. */
+/* What is known about one answered question; of several passes, their mean. NAN: the model has no such signal. */
 typedef struct vm_answer {
     int n_choices;
     double score[VM_MAX_CHOICES];       /* what the softmax is taken of, before the output temperature */
     double probability[VM_MAX_CHOICES];
     double choice_entropy, vocabulary_entropy;
+    double total_entropy;               /* the next three under VM_INFERENCE_PASSES, nats: choice_entropy, that of the mean over passes; */
+    double expected_entropy;            /* mean of the passes' own: aleatoric; */
+    double mutual_information;          /* total - expected >= 0: epistemic */
     double gate_entropy, gate_entropy_last;
     double logit_variance, logit_variance_last;
     double logit_variance_projected, logit_variance_projected_last;
+    double routing_temperature, routing_temperature_last;
     int length;                         /* tokens of the question, no BOS */
 } vm_answer;
 

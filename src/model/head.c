@@ -336,9 +336,11 @@ vmoer_status vm_head_forward(vm_pass *p, const float *x, float *log_probability,
     const vm_batch *b = p->batch;
     size_t d = (size_t)p->m->config.dim;
     bool ok = true;
-    p->normed = vm_arena_floats(p->step, (size_t)b->n_rows, d, &ok);
-    p->inv_final = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
-    p->lse = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
+    if (!p->normed) { /* there are none of a pass before over this batch */
+        p->normed = vm_arena_floats(p->step, (size_t)b->n_rows, d, &ok);
+        p->inv_final = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
+        p->lse = vm_arena_floats(p->step, (size_t)b->n_rows, 1, &ok);
+    }
     if (!ok) return vm_pass_no_memory(p);
     vm_pass_norm(p, x, b->rows, &p->m->final_norm, b->n_rows, p->normed, p->inv_final);
     if (b->n_targets == 0 && !entropy && !logits) return VMOER_OK;

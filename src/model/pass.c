@@ -304,10 +304,16 @@ static vmoer_status facts_alloc(vm_pass *p) {
     p->gate_entropy = vm_arena_floats(p->step, L, T, &ok);
     p->trace = vm_arena_floats(p->step, L, T, &ok);
     p->trace_projected = vm_arena_floats(p->step, L, T, &ok);
+    p->temperature = vm_arena_floats(p->step, L, T, &ok);
     p->spread = vm_arena_floats(p->step, L, T, &ok);
     p->margin = vm_arena_floats(p->step, L, T, &ok);
     p->chosen = vm_arena_alloc(p->step, L * T * (size_t)c->top_k + 1, sizeof *p->chosen);
     return ok && p->chosen ? VMOER_OK : vm_pass_no_memory(p);
+}
+
+/* One more pass's value into the mean over passes. */
+static void record(const vm_pass *p, float *fact, float value) {
+    *fact = p->passes ? *fact + (value - *fact) / (float)(p->passes + 1) : value;
 }
 
 static void record_facts(vm_pass *p, int layer, const vm_ffn_acts *a) {
@@ -328,11 +334,12 @@ static void record_facts(vm_pass *p, int layer, const vm_ffn_acts *a) {
             if (!taken && prob[e] > next) next = prob[e];
         }
         for (size_t e = 0; e < N; e++) square += ((double)l[e] - mean) * ((double)l[e] - mean) / (double)N;
-        p->gate_entropy[base + t] = (float)entropy;
-        p->spread[base + t] = (float)sqrt(square);
-        p->margin[base + t] = next < 0 ? 0 : kth - next;
-        p->trace[base + t] = varies ? a->trace[t] : NAN;
-        p->trace_projected[base + t] = varies ? a->trace_projected[t] : NAN;
+        record(p, &p->gate_entropy[base + t], (float)entropy);
+        record(p, &p->spread[base + t], (float)sqrt(square));
+        record(p, &p->margin[base + t], next < 0 ? 0 : kth - next);
+        record(p, &p->trace[base + t], varies ? a->trace[t] : NAN);
+        record(p, &p->trace_projected[base + t], varies ? a->trace_projected[t] : NAN);
+        record(p, &p->temperature[base + t], a->temperature ? a->temperature[t] : NAN);
     }
 }
 
@@ -340,6 +347,7 @@ vm_facts vm_pass_facts(const vm_pass *p) {
     return (vm_facts){.gate_entropy = p->gate_entropy,
                       .trace = p->trace,
                       .trace_projected = p->trace_projected,
+                      .temperature = p->temperature,
                       .spread = p->spread,
                       .margin = p->margin,
                       .chosen = p->chosen};
@@ -408,11 +416,14 @@ int vm_pass_lowest_trained(const vm_model *m, const vm_router *router) {
     return lowest;
 }
 
+/* By draws of its own for every pass over the batch. */
+static bool draws_passes(const vm_pass_options *o) { return !o->training && o->inference == VM_INFERENCE_PASSES; }
+
 /* Where the pass divides: see lowest and half. */
 static vmoer_status divide(vm_pass *p) {
     const vm_pass_options *o = &p->options;
     int n = p->m->config.n_layers;
-    p->lowest = o->training || o->states ? vm_pass_lowest_trained(p->m, p->options.router) : n;
+    p->lowest = o->training || o->states || draws_passes(o) ? vm_pass_lowest_trained(p->m, p->options.router) : n;
     p->half = p->lowest < n && !p->m->embedding_param && !attention_trained(&p->m->layers[p->lowest]);
     if (o->training && p->lowest == n) return vm_error(VMOER_ERROR_ARGUMENT, "a training pass, but nothing is trained");
     if (o->training && p->lowest < p->m->backward_from)
@@ -526,32 +537,26 @@ static vmoer_status check_trained(const vm_pass *p, const float *log_probability
     return vm_error(VMOER_ERROR_NUMERIC, "the head: a log-probability is not finite");
 }
 
-vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability,
-                             float *entropy, float *logits) {
-    const vm_config *c = &p->m->config;
-    p->ready = false;
-    p->options = *options;
-    VM_TRY(check_batch(p, batch));
-    if (entropy) VM_TRY(check_entropies(batch));
-    VM_TRY(divide(p));
-    p->copy = *batch;
-    p->batch = &p->copy;
-    p->kl = p->divergence = 0;
-    vm_arena_reset(p->step);
-    vm_arena_reset(p->scratch);
-    size_t T = (size_t)batch->n_tokens, d = (size_t)c->dim, kept = 0;
+/* Room for the streams from the lowest layer on. Where no backward asks for them they take turns; what a pass run again
+ * begins at stays. */
+static vmoer_status streams_alloc(vm_pass *p) {
+    size_t T = (size_t)p->batch->n_tokens, d = (size_t)p->m->config.dim;
     bool ok = true;
-    if (options->facts && c->n_experts) VM_TRY(facts_alloc(p));
-    float *x = vm_arena_floats(p->step, T, d, &ok);
-    if (!ok) return vm_pass_no_memory(p);
-    VM_TRY(options->states ? take_below(p, x) : run_below(p, x));
-    p->x[p->lowest] = x;
-    for (int l = p->lowest; l < c->n_layers; l++) {
-        bool keep = options->training && (options->memory == 0 || kept < options->memory);
+    for (int l = p->lowest; l < p->m->config.n_layers && ok; l++) {
+        bool own = p->options.training || l == p->lowest || (l == p->lowest + 1 && draws_passes(&p->options));
+        p->x[l + 1] = own ? vm_arena_floats(p->step, T, d, &ok) : p->x[l - 1];
+    }
+    return ok ? VMOER_OK : vm_pass_no_memory(p);
+}
+
+/* From p->x[lowest] to the outputs. */
+static vmoer_status run_above(vm_pass *p, float *log_probability, float *entropy, float *logits) {
+    const vm_pass_options *o = &p->options;
+    int n = p->m->config.n_layers;
+    size_t kept = 0;
+    for (int l = p->lowest; l < n; l++) {
+        bool keep = o->training && (o->memory == 0 || kept < o->memory);
         vm_arena *arena = keep ? p->kept[l] : p->shared;
-        /* Inference has no use for the stream it came from. */
-        p->x[l + 1] = options->training || l == p->lowest ? vm_arena_floats(p->step, T, d, &ok) : p->x[l - 1];
-        if (!ok) return vm_pass_no_memory(p);
         VM_TRY_IN(layer_forward(p, l, arena, &p->acts[l], p->x[l + 1]), "layer %d", l);
         observe(p, l);
         if (keep)
@@ -559,11 +564,45 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
         else
             p->acts[l].filled = false;
     }
-    VM_TRY(vm_head_forward(p, p->x[c->n_layers], log_probability, entropy, logits));
+    return vm_head_forward(p, p->x[n], log_probability, entropy, logits);
+}
+
+vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability,
+                             float *entropy, float *logits) {
+    const vm_config *c = &p->m->config;
+    p->ready = false;
+    p->passes = 0;
+    p->options = *options;
+    VM_TRY(check_batch(p, batch));
+    if (entropy) VM_TRY(check_entropies(batch));
+    VM_TRY(divide(p));
+    p->copy = *batch;
+    p->batch = &p->copy;
+    p->kl = p->divergence = 0;
+    p->normed = NULL;
+    vm_arena_reset(p->step);
+    vm_arena_reset(p->scratch);
+    bool ok = true;
+    if (options->facts && c->n_experts) VM_TRY(facts_alloc(p));
+    float *x = vm_arena_floats(p->step, (size_t)batch->n_tokens, (size_t)c->dim, &ok);
+    if (!ok) return vm_pass_no_memory(p);
+    VM_TRY(options->states ? take_below(p, x) : run_below(p, x));
+    p->x[p->lowest] = x;
+    VM_TRY(streams_alloc(p));
+    VM_TRY(run_above(p, log_probability, entropy, logits));
     if (options->teacher && !options->training) VM_TRY(vm_head_teach(p, p->x[c->n_layers], NULL));
     if (options->training) VM_TRY(check_trained(p, log_probability));
     p->ready = options->training;
+    p->passes = draws_passes(options);
     return VMOER_OK;
+}
+
+vmoer_status vm_pass_again(vm_pass *p, uint64_t step, float *log_probability, float *entropy) {
+    if (!p->passes) return vm_error(VMOER_ERROR_ARGUMENT, "a pass again, but none of its kind before it");
+    p->options.step = step;
+    vmoer_status status = run_above(p, log_probability, entropy, NULL);
+    p->passes = status == VMOER_OK ? p->passes + 1 : 0;
+    return status;
 }
 
 static void embed_backward(vm_pass *p, const float *dx) {

@@ -31,7 +31,7 @@ typedef struct vm_pass_options {
     int samples;
     vm_routing_mode routing;
     vm_noise noise;             /* on what every layer's routers see, not on what its experts see; inference only */
-    uint64_t seed, step;
+    uint64_t seed, step;        /* of the draws; step: of the training, or the number of the pass under VM_INFERENCE_PASSES */
     float sign;                 /* training: 1, or -1 for the antithetic draw */
     size_t memory;              /* bytes for kept activations; 0: no bound */
     /* Distillation: a pass that has run this batch; its distribution at every asked row is what this one should give. NULL: none.
@@ -53,6 +53,9 @@ void vm_pass_free(vm_pass *p); /* takes NULL */
 
 /* log_probability[n_targets]; entropy[n_entropies] in nats and logits[n_rows, V] where not NULL. */
 vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability, float *entropy, float *logits);
+/* The last forward's batch, whose arrays must still be there, once more with the draws of pass `step`: from the router's lowest layer on, below which
+ * nothing draws. The same bits as a whole forward. Only after a forward by VM_INFERENCE_PASSES that did not train. */
+vmoer_status vm_pass_again(vm_pass *p, uint64_t step, float *log_probability, float *entropy);
 /* After a training forward of the same batch: accumulates the gradients of  sum_i d_log_probability_i log_probability_i + kl_weight * sum KL. */
 vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float kl_weight);
 
@@ -67,11 +70,13 @@ double vm_pass_kl(const vm_pass *p);
 double vm_pass_divergence(const vm_pass *p);
 size_t vm_pass_bytes(const vm_pass *p); /* workspace held */
 
-/* After a forward with options.facts, for MoE models; [n_layers, T], NAN where a layer has none. Valid until the next forward. */
+/* After a forward with options.facts, for MoE models; [n_layers, T], NAN where a layer has none. Valid until the next forward. After passes run again:
+ * means over the passes; chosen: of the last. */
 typedef struct vm_facts {
     const float *gate_entropy;    /* of p, nats */
     const float *trace;           /* tr Sigma */
     const float *trace_projected; /* tr P Sigma P */
+    const float *temperature;     /* T(u) of the routing */
     const float *spread;          /* standard deviation of l_det over the experts */
     const float *margin;          /* K-th minus K+1-th largest of p; 0 if K == N */
     const int32_t *chosen;        /* [n_layers, T, K] */

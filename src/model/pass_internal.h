@@ -31,11 +31,12 @@ struct vm_pass {
     vm_batch copy;
     vm_pass_options options;
     bool ready; /* a training forward is complete and no backward has spent it */
+    int passes; /* complete ones over this batch that may be run again; 0: none */
     double kl, divergence;
     float *inv_final; /* [n_rows] */
-    float *normed;    /* [n_rows, D] */
+    float *normed;    /* [n_rows, D]; NULL: the head has not run yet */
     float *lse;       /* [n_rows] log sum exp of the logits */
-    float *gate_entropy, *trace, *trace_projected, *spread, *margin;
+    float *gate_entropy, *trace, *trace_projected, *temperature, *spread, *margin;
     int32_t *chosen;
 };
 

@@ -149,3 +149,55 @@ void vm_choice_softmax(const double *score, int n, double temperature, double *p
     for (int c = 0; c < n; c++) sum += p[c] = exp((score[c] - top) / temperature);
     for (int c = 0; c < n; c++) p[c] /= sum;
 }
+
+double vm_choice_entropy(const double *p, int n) {
+    double entropy = 0;
+    for (int c = 0; c < n; c++)
+        if (p[c] > 0) entropy -= p[c] * log(p[c]);
+    return entropy;
+}
+
+void vm_choices_add(const vm_questions *q, const double *score, double temperature, double weight, vm_choices *out) {
+    for (int i = 0; i < q->n; i++) {
+        int first = q->first_choice[i], k = q->first_choice[i + 1] - first;
+        double p[VM_MAX_CHOICES];
+        vm_choice_softmax(score + first, k, temperature, p);
+        for (int c = 0; c < k; c++) {
+            out->score[first + c] += weight * score[first + c];
+            out->probability[first + c] += weight * p[c];
+        }
+        out->entropy[i] += weight * vm_choice_entropy(p, k);
+    }
+}
+
+double vm_choices_information(const vm_questions *q, const vm_choices *choices, int question) {
+    int first = q->first_choice[question], k = q->first_choice[question + 1] - first;
+    return fmax(0, vm_choice_entropy(choices->probability + first, k) - choices->entropy[question]);
+}
+
+vmoer_status vm_questions_run(vm_pass *p, vm_arena *arena, const vm_questions *q, const vm_pass_options *o,
+                              double temperature, vm_choices *out) {
+    size_t C = (size_t)q->n_choices, n = (size_t)q->n;
+    bool draws =
+        o->inference == VM_INFERENCE_PASSES && o->router && vm_router_default_inference(o->router) != VM_INFERENCE_MEAN;
+    int passes = draws ? o->samples : 1;
+    float *log_probability = vm_arena_alloc(arena, (size_t)q->batch.n_targets, sizeof *log_probability);
+    float *entropy = vm_arena_alloc(arena, n, sizeof *entropy), *vocabulary = o->facts ? entropy : NULL;
+    double *score = vm_arena_alloc(arena, C, sizeof *score), *means = vm_arena_alloc(arena, 2 * (C + n), sizeof *means);
+    if (!log_probability || !entropy || !score || !means)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %d answers", q->n);
+    memset(means, 0, 2 * (C + n) * sizeof *means);
+    *out = (vm_choices){means, means + C, means + 2 * C, means + 2 * C + n};
+    vm_pass_options first = *o;
+    first.step = 0;
+    for (int s = 0; s < passes; s++) {
+        VM_TRY(s ? vm_pass_again(p, (uint64_t)s, log_probability, vocabulary)
+                 : vm_pass_forward(p, &q->batch, &first, log_probability, vocabulary, NULL));
+        vm_questions_score(q, log_probability, score);
+        for (int c = 0; c < q->n_choices; c++)
+            if (!isfinite(score[c])) return vm_error(VMOER_ERROR_NUMERIC, "a choice's score is not a finite number");
+        vm_choices_add(q, score, temperature, 1.0 / passes, out);
+        for (int i = 0; vocabulary && i < q->n; i++) out->vocabulary_entropy[i] += (double)vocabulary[i] / passes;
+    }
+    return VMOER_OK;
+}

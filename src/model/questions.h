@@ -26,6 +26,21 @@ typedef struct vm_questions {
 vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, int n, vm_format format, vm_questions *out);
 /* ids[length] alone, as item 0, with the last token's distribution asked and no target. Arrays live in the arena but for ids, the caller's. */
 vmoer_status vm_sequence_build(vm_arena *arena, const int32_t *ids, int length, vm_batch *out);
+/* What a pass over questions says of their choices; or the mean over passes, of which there are options.samples where the inference is VM_INFERENCE_PASSES
+ * and the router draws. Arrays of the arena given to run. */
+typedef struct vm_choices {
+    double *score;              /* [C] */
+    double *probability;        /* [C] softmax(score / temperature) over a question's choices, of each pass by itself */
+    double *entropy;            /* [n] of these probabilities, nats */
+    double *vocabulary_entropy; /* [n] nats; with options.facts */
+} vm_choices;
+/* One pass of `weight`, its score[C], into the means; to start with they are 0. */
+void vm_choices_add(const vm_questions *q, const double *score, double temperature, double weight, vm_choices *out);
+/* Mutual information between the answer to a question and the router's draws, nats, >= 0: the entropy of the mean less the mean of the entropies. */
+double vm_choices_information(const vm_questions *q, const vm_choices *choices, int question);
+/* options.step is not looked at: passes are numbered from 0. VMOER_ERROR_NUMERIC where a score is not finite. */
+vmoer_status vm_questions_run(vm_pass *p, vm_arena *arena, const vm_questions *q, const vm_pass_options *options, double temperature,
+                              vm_choices *out);
 /* score[C] from log_probability[n_targets]. */
 void vm_questions_score(const vm_questions *q, const float *log_probability, double *score);
 /* d_log_probability[n_targets] from d_score[C]. */
@@ -34,5 +49,6 @@ void vm_questions_score_backward(const vm_questions *q, const double *d_score, f
 int vm_prompt_inputs(const vm_prompt *p);
 /* p[n] = softmax(score[n] / temperature). */
 void vm_choice_softmax(const double *score, int n, double temperature, double *p);
+double vm_choice_entropy(const double *p, int n); /* nats */
 
 #endif

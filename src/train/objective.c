@@ -240,20 +240,15 @@ vmoer_status vm_objective_predict(const vm_objective *o, const vm_examples *e, c
     vmoer_status status = VMOER_OK;
     for (int first = 0, count, tokens; first < (int)e->n; first += count) {
         vm_questions q;
+        vm_choices choices;
         count = pass_size(e, NULL, first, (int)e->n, &tokens);
         vm_arena_reset(arena);
         VM_GOTO(build(e, NULL, first, count, o->format, arena, &q));
-        float *log_probability = vm_arena_alloc(arena, (size_t)q.batch.n_targets, sizeof *log_probability);
-        double *score = vm_arena_alloc(arena, (size_t)q.n_choices, sizeof *score);
-        if (!log_probability || !score) {
-            status = vm_error(VMOER_ERROR_MEMORY, "no memory to predict");
-            goto done;
-        }
-        VM_GOTO(vm_pass_forward(o->pass, &q.batch, options, log_probability, NULL, NULL));
-        vm_questions_score(&q, log_probability, score);
+        VM_GOTO(vm_questions_run(o->pass, arena, &q, options, 1.0, &choices));
         for (int i = 0; i < count; i++) {
             int c = q.first_choice[i];
-            vm_choice_softmax(score + c, q.first_choice[i + 1] - c, 1.0, p + (size_t)(first + i) * VM_MAX_CHOICES);
+            memcpy(p + (size_t)(first + i) * VM_MAX_CHOICES, choices.probability + c,
+                   (size_t)(q.first_choice[i + 1] - c) * sizeof *p);
         }
     }
 done:

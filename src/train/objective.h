@@ -44,7 +44,7 @@ vmoer_status vm_objective_step(const vm_objective *o, const vm_examples *e, cons
 /* Mean over all input tokens of KL(teacher || model), nats a token; o->teacher is not NULL. */
 vmoer_status vm_objective_divergence(const vm_objective *o, const vm_examples *e, const vm_pass_options *options, double *out);
 
-/* Probabilities of every example by a pass without draws, in `options`: p[n, VM_MAX_CHOICES]. */
+/* Probabilities of every example by a pass that does not train, or the passes, of `options`: p[n, VM_MAX_CHOICES]. */
 vmoer_status vm_objective_predict(const vm_objective *o, const vm_examples *e, const vm_pass_options *options, double *p);
 
 #endif

@@ -178,9 +178,9 @@ static double flops(const json_t *root, const char *test) { /* of a run */
 
 static void test_rows(void **state) {
     (void)state;
-    static const char *const names[] = {"pp8",           "pp24",           "pp24 mean",      "pp24 tilted",
-                                        "pp24 sample 1", "pp24 sample 32", "eval",           "four prompts",
-                                        "finetune r 8",  "calibrate",      "calibrate again"};
+    static const char *const names[] = {"pp8",          "pp24",          "pp24 mean",      "pp24 passes",
+                                        "pp24 tilted",  "pp24 sample 1", "pp24 sample 32", "eval",
+                                        "four prompts", "finetune r 8",  "calibrate",      "calibrate again"};
     enum { N = sizeof names / sizeof *names };
     const char *dir = write_task();
     vmoer_bench_params p = small_params(dir);
@@ -199,17 +199,18 @@ static void test_rows(void **state) {
         double rate = number(row, "rate"), seconds = number(row, "seconds"), count = number(row, "count");
         assert_true(rate > 0 && seconds > 0 && number(row, "gflops") > 0);
         assert_true(fabs(rate * seconds / count - 1) < 1e-9);
-        assert_int_equal((int)count, i >= 6 ? 6 : i == 0 ? 8 : 24);
+        assert_int_equal((int)count, i >= 7 ? 6 : i == 0 ? 8 : 24);
         assert_int_equal((int)number(row, "repeats"), 2);
         assert_true(ref || fabs(number(row, "of_peak") * peak / number(row, "gflops") - 1) < 1e-9);
-        assert_int_equal(json_is_null(json_object_get(row, "overhead")), i < 2 || i >= 6);
-        if (i >= 2 && i < 6)
+        assert_int_equal(json_is_null(json_object_get(row, "overhead")), i < 2 || i >= 7);
+        if (i >= 2 && i < 7)
             assert_true(fabs(1 + number(row, "overhead") / 100 - seconds / number(find(root, "pp24", 2), "seconds")) <
                         1e-9);
     }
     assert_true(flops(root, "pp8") < flops(root, "pp24"));
     assert_true(flops(root, "pp24") < flops(root, "pp24 mean"));
     assert_true(flops(root, "pp24 mean") < flops(root, "pp24 sample 1"));
+    assert_true(flops(root, "pp24 mean") < flops(root, "pp24 passes"));
     assert_true(flops(root, "pp24 sample 1") < flops(root, "pp24 tilted"));
     assert_true(flops(root, "pp24 sample 1") < flops(root, "pp24 sample 32"));
     assert_true(flops(root, "eval") < flops(root, "four prompts"));
@@ -229,7 +230,7 @@ static void test_choice(void **state) {
     p.tests = "eval,router";
     p.layers = "all";
     json_t *root = bench(&p);
-    assert_int_equal(json_array_size(json_object_get(root, "results")), 1 + 4 + 1);
+    assert_int_equal(json_array_size(json_object_get(root, "results")), 1 + 5 + 1);
     find(root, "pp24", 2);
     find(root, "eval", 2);
     assert_int_equal(json_array_size(json_object_get(json_object_get(root, "router"), "layers")), 2);

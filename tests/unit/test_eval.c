@@ -39,7 +39,8 @@ static void write_task(const char *dir, const char *what) {
 
 static int with_hidden, per_pass; /* of the runs to come */
 
-static vmoer_status run_eval(const char *dir, const char *tasks, const char *format, const char *run, char **text) {
+static vmoer_status run_with(const vmoer_model_params *load, const char *dir, const char *tasks, const char *format,
+                             const char *run, char **text) {
     vmoer_eval_params p = vmoer_eval_params_default();
     char output[4400];
     snprintf(output, sizeof output, "%s/%s", dir, run);
@@ -51,7 +52,13 @@ static vmoer_status run_eval(const char *dir, const char *tasks, const char *for
     p.bootstrap = 50;
     p.hidden = with_hidden;
     p.batch_size = per_pass;
+    p.load = *load;
     return vmoer_eval(&p, NULL, text);
+}
+
+static vmoer_status run_eval(const char *dir, const char *tasks, const char *format, const char *run, char **text) {
+    vmoer_model_params load = vmoer_model_params_default();
+    return run_with(&load, dir, tasks, format, run, text);
 }
 
 static json_t *evaluate(const char *dir, const char *format, const char *run) {
@@ -202,8 +209,76 @@ static void test_hidden(void **state) {
     assert_int_equal(nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
 }
 
+/* A router of tiny-moe's layer 1 whose logits have a standard deviation of 2, and an output temperature. */
+static void write_router(const char *path, double temperature) {
+    vm_router_config config = {.kind = "vglr-mf",
+                               .n_layers = 1,
+                               .layers = {1},
+                               .n_experts = 8,
+                               .dim = 32,
+                               .width = 4,
+                               .prior_scale = 1,
+                               .initial_scale = 2,
+                               .temperature = temperature};
+    vm_router_file file = {.base_name = "tiny-moe"};
+    vm_router *router;
+    vm_gguf *g;
+    OK(vm_gguf_open(golden_path("tiny-moe.gguf"), &g));
+    vm_model_fingerprint(g, file.base);
+    vm_gguf_free(g);
+    OK(vm_router_create(&config, &router));
+    OK(vm_router_save(router, &file, path));
+    vm_router_free(router);
+}
+
+static double signal_of(const json_t *sample, const char *name) {
+    const json_t *value = json_object_get(json_object_get(sample, "signals"), name);
+    return value ? json_number_value(value) : NAN;
+}
+
+/* By which way, and whether its samples carry the information between passes: none from one pass, some from four. */
+static void test_information(void **state) {
+    (void)state;
+    static const struct {
+        const char *run;
+        vmoer_inference inference;
+        int samples;
+    } ways[] = {
+        {"tilted", VMOER_INFERENCE_AUTO, 0}, {"one", VMOER_INFERENCE_PASSES, 1}, {"four", VMOER_INFERENCE_PASSES, 4}};
+    char dir[4200], router[4400], path[4400];
+    snprintf(dir, sizeof dir, "%s", scratch_path("eval-passes"));
+    snprintf(router, sizeof router, "%s/router.safetensors", dir);
+    write_task(dir, "Number");
+    write_router(router, 2);
+    for (int w = 0; w < 3; w++) {
+        vmoer_model_params load = vmoer_model_params_default();
+        load.router = router, load.inference = ways[w].inference, load.samples = ways[w].samples;
+        OK(run_with(&load, dir, "openbookqa", "cloze", ways[w].run, NULL));
+        snprintf(path, sizeof path, "%s/%s/samples.jsonl", dir, ways[w].run);
+        FILE *in = fopen(path, "r");
+        assert_non_null(in);
+        for (int i = 0; i < ITEMS; i++) {
+            json_t *sample = json_loadf(in, JSON_DISABLE_EOF_CHECK, NULL);
+            const json_t *p = json_object_get(sample, "probabilities"), *score = json_object_get(sample, "scores");
+            double total = signal_of(sample, "total_entropy"), expected = signal_of(sample, "expected_entropy"),
+                   information = signal_of(sample, "mutual_information");
+            assert_true(isnan(signal_of(sample, "routing_temperature")));
+            assert_true(isnan(total) == (w == 0) && isnan(expected) == (w == 0) && isnan(information) == (w == 0));
+            if (w) assert_true(total == signal_of(sample, "choice_entropy"));
+            if (w == 1) assert_true(information == 0 && expected == total);
+            if (w == 2) assert_true(information > 1e-9 && fabs(information - (total - expected)) < 1e-15);
+            double ratio = log(json_number_value(json_array_get(p, 0)) / json_number_value(json_array_get(p, 1))),
+                   scores = json_number_value(json_array_get(score, 0)) - json_number_value(json_array_get(score, 1));
+            if (w < 2) assert_true(fabs(ratio - scores / 2) < 1e-9); /* the temperature is in */
+            json_decref(sample);
+        }
+        fclose(in);
+    }
+    assert_int_equal(nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_acc_norm), cmocka_unit_test(test_other_data),
-                                       cmocka_unit_test(test_hidden)};
+                                       cmocka_unit_test(test_hidden), cmocka_unit_test(test_information)};
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
 }
