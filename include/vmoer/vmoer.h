@@ -201,7 +201,7 @@ typedef struct vmoer_calibrate_params {
     /* Each of some kinds only, refused for the others; 0: the kind's own. */
     int rank;                 /* columns of L below its diagonal; directions of the weights' covariance */
     int members;              /* networks, or draws of the weights, that answer together */
-    int keep;                 /* experts that are always taken */
+    int keep_experts;         /* that are always taken */
     double route_temperature; /* of the draw of the experts */
     double noise;             /* standard deviation of the logits' noise; rate of the dropout */
 } vmoer_calibrate_params;

@@ -124,7 +124,7 @@ static vmoer_status router_config(const vmoer_calibrate_params *p, vm_router_con
                             .temperature = 1,
                             .rank = p->rank,
                             .members = p->members,
-                            .keep = p->keep,
+                            .keep_experts = p->keep_experts,
                             .route_temperature = (float)p->route_temperature,
                             .noise = (float)p->noise};
     vm_copy_text(c->kind, sizeof c->kind, p->router);
@@ -134,10 +134,10 @@ static vmoer_status router_config(const vmoer_calibrate_params *p, vm_router_con
     if (!model.n_experts)
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "'%s' is dense: it has no router to make variational (--router temperature works)", model.name);
-    if (c->keep && !p->keep) c->keep = model.top_k > 1 ? model.top_k / 2 : 1;
-    if (c->keep && c->keep >= model.top_k)
-        return vm_error(VMOER_ERROR_ARGUMENT, "keep: %d of the %d experts a token, so that none is drawn", c->keep,
-                        model.top_k);
+    if (c->keep_experts && !p->keep_experts) c->keep_experts = model.top_k > 1 ? model.top_k / 2 : 1;
+    if (c->keep_experts && c->keep_experts >= model.top_k)
+        return vm_error(VMOER_ERROR_ARGUMENT, "keep_experts: %d of the %d experts a token, so that none is drawn",
+                        c->keep_experts, model.top_k);
     *auto_layers = strcmp(p->layers, "auto") == 0;
     return vm_api_layers(*auto_layers ? "0" : p->layers, model.n_layers, c);
 }

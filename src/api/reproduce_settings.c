@@ -66,7 +66,7 @@ static const setting router_settings[] = {
     {NULL, VALUE_INT, 0},
 };
 
-static const char *const inferences[] = {"auto", "mean", "closed", "sample", "tilted"};
+static const char *const inferences[] = {"auto", "mean", "closed", "sample", "tilted", "passes"};
 
 static vmoer_status read_value(const setting *s, const json_t *value, void *target) {
     void *at = (char *)target + s->offset;

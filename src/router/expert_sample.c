@@ -1,6 +1,6 @@
-/* expert_sample.c: Expert-Sample (arXiv 2602.02443; docs/METHOD.md): the `keep` experts with the largest logits are
- * always taken, the others drawn from the rest as the largest of l_det / T + Gumbel, all weighted by the model's own
- * p = softmax(l_det). Nothing is trained. */
+/* expert_sample.c: Expert-Sample (arXiv 2602.02443; docs/METHOD.md): the `keep_experts` experts with the largest logits
+ * are always taken, the others drawn from the rest as the largest of l_det / T + Gumbel, all weighted by the model's
+ * own p = softmax(l_det). Nothing is trained. */
 #include "router/router_internal.h"
 
 #include <string.h>
@@ -23,7 +23,7 @@ static void infer(const vm_infer_call *c, const vm_strip *s) {
     int n = config->n_experts;
     memcpy(s->p, s->mean, (size_t)n * VM_STRIP * sizeof *s->p);
     for (int i = 0; i < n * VM_STRIP; i++) s->scores[i] = s->mean[i] / config->route_temperature + s->gumbels[i];
-    for (int t = 0; t < VM_STRIP; t++) keep_head(s->mean, n, config->keep, t, s->scores);
+    for (int t = 0; t < VM_STRIP; t++) keep_head(s->mean, n, config->keep_experts, t, s->scores);
 }
 
 const vm_router_kind vm_router_kind_expert_sample = {

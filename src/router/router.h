@@ -45,7 +45,7 @@ typedef struct vm_router_config {
     double temperature;      /* divides the choice scores; 1: none */
     int rank;                /* columns of L below its diagonal; directions of the weights' covariance */
     int members;             /* networks, or draws of the weights, that answer together */
-    int keep;                /* experts that are always taken */
+    int keep_experts;        /* that are always taken */
     float route_temperature; /* of the draw of the experts */
     float noise;             /* standard deviation of the logits' noise; rate of the dropout */
 } vm_router_config;

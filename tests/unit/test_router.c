@@ -671,7 +671,7 @@ static void test_config_limits(void **state) {
     REFUSED("initial_scale", bad.initial_scale = 0);
     REFUSED("initial_scale", bad.initial_scale = 200);
     REFUSED("rank: not a number of 'vglr-fc'", bad.rank = 3);
-    REFUSED("keep: not a number of 'vglr-fc'", bad.keep = -1);
+    REFUSED("keep_experts: not a number of 'vglr-fc'", bad.keep_experts = -1);
     REFUSED("noise: not a number of 'vglr-fc'", bad.noise = NAN);
     REFUSED("temperature", bad.temperature = 0);
     REFUSED("temperature", bad.temperature = INFINITY);

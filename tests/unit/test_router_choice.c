@@ -21,7 +21,7 @@ static vm_router *make_router(const char *kind, int n, float temperature, int ke
                           .dim = 4,
                           .initial_scale = 0.2f,
                           .route_temperature = temperature,
-                          .keep = keep,
+                          .keep_experts = keep,
                           .temperature = 1};
     strcpy(c.kind, kind);
     vm_router *r;
@@ -292,14 +292,14 @@ static void test_refusals(void **state) {
     assert_int_equal(vm_router_create(&c, &r), VMOER_ERROR_LIMIT);
     assert_non_null(strstr(vm_error_text(), "route_temperature: 0 is not in 1e-06..1e+06"));
     vm_router_config_complete(&c);
-    assert_true(c.route_temperature == 1 && c.keep == 0);
-    c.keep = 2;
+    assert_true(c.route_temperature == 1 && c.keep_experts == 0);
+    c.keep_experts = 2;
     assert_int_equal(vm_router_create(&c, &r), VMOER_ERROR_ARGUMENT);
-    assert_non_null(strstr(vm_error_text(), "keep: not a number of 'fixed-t'; of: expert-sample"));
+    assert_non_null(strstr(vm_error_text(), "keep_experts: not a number of 'fixed-t'; of: expert-sample"));
     strcpy(c.kind, "expert-sample");
-    c.keep = 4097;
+    c.keep_experts = 4097;
     assert_int_equal(vm_router_create(&c, &r), VMOER_ERROR_LIMIT);
-    assert_non_null(strstr(vm_error_text(), "keep"));
+    assert_non_null(strstr(vm_error_text(), "keep_experts"));
     assert_null(r);
 
     r = make_router("roe", N, 1, 0);

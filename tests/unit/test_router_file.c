@@ -86,7 +86,7 @@ static void test_round_trip(void **state) {
                                    .temperature = 1.1,
                                    .rank = kinds[kind].rank,
                                    .members = kinds[kind].members,
-                                   .keep = kinds[kind].keep,
+                                   .keep_experts = kinds[kind].keep,
                                    .route_temperature = kinds[kind].route_temperature,
                                    .noise = kinds[kind].noise};
         strcpy(config.kind, kinds[kind].name);
@@ -110,7 +110,7 @@ static void test_round_trip(void **state) {
         assert_true(c->rank == kinds[kind].rank && c->members == kinds[kind].members && c->noise == kinds[kind].noise);
         assert_true(c->temperature == 1.0 / 3 && c->prior_scale == 0.1f && c->initial_scale == 0.3f &&
                     c->seed == UINT64_MAX);
-        assert_true(c->route_temperature == config.route_temperature && c->keep == config.keep);
+        assert_true(c->route_temperature == config.route_temperature && c->keep_experts == config.keep_experts);
         assert_true(c->n_experts == 5 && c->dim == 6 && c->width == 4 && c->n_layers == config.n_layers);
         for (int i = 0; i < c->n_layers; i++) assert_int_equal(c->layers[i], config.layers[i]);
         assert_string_equal(info_back.base, info.base);
@@ -261,7 +261,7 @@ static void test_faulty_files(void **state) {
         {"kind", "vglr-noise", .says = "scale.weight"},
         {"kind", "isotropic", .says = "noise"},
         {"kind", "residual", .says = "6 tensors"},
-        {"kind", "expert-sample", .says = "keep"},
+        {"kind", "expert-sample", .says = "keep_experts"},
         {"kind", "roe", .says = "route_temperature"},
         {"kind", "temperature", .says = "layers"},
         {"layers", "", .says = "layers"},
