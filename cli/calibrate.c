@@ -17,6 +17,10 @@ static const option options[] = {
     MODEL_OPTION(calibrate_options, p.train.model, "GGUF file"),
     {"adapter", 0, OPTION_TEXT, "DIR", "the MAP adapter beneath the router",
      offsetof(calibrate_options, p.train.adapter), NULL, 0},
+    {"quick", 0, OPTION_FLAG, NULL,
+     "trains nothing: an isotropic router with the widest noise that leaves 99% of up to 500 held-out answers alone, "
+     "and the output temperature that suits it",
+     offsetof(calibrate_options, p.quick), NULL, 0},
     {.name = "Router", .kind = OPTION_HEADING},
     {"router", 0, OPTION_TEXT, NULL,
      "Gaussian logits (vglr), experts drawn at a temperature, uncertain weights (mc-dropout to ensemble), and "
@@ -55,6 +59,9 @@ static const option options[] = {
      "does",
      offsetof(calibrate_options, p.fit_temperature), NULL, 0},
     TRAINING_QUESTION_OPTIONS(calibrate_options, p.train.questions),
+    {"task_file", 0, OPTION_TEXT, "FILE",
+     "with --quick, in place of --tasks: your own questions, all of them the held-out part (as for eval)",
+     offsetof(calibrate_options, p.train.questions.task_file), NULL, 0},
     TRAIN_OPTIONS(calibrate_options, p.train),
     COMMON_OPTIONS,
     {.name = NULL},

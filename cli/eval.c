@@ -23,7 +23,7 @@ static const option options[] = {
      "formula, or passes through the model with draws of their own; auto: what suits the router",
      offsetof(eval_options, p.load.inference), inference_words, 0},
     {"samples", 0, OPTION_INT, "S",
-     "draws of --inference sample, or passes; 0: 32 draws, 10 passes, one where auto chose them",
+     "draws of --inference sample, or passes; 0: 32 draws, 10 passes, one where auto draws the experts",
      offsetof(eval_options, p.load.samples), NULL, 0},
     {"routing", 0, OPTION_ENUM, NULL, "diagnostics: how the experts are chosen", offsetof(eval_options, p.load.routing),
      routing_words, 0},

@@ -75,7 +75,7 @@ typedef struct vmoer_model_params {
     const char *router;        /* router file of `calibrate`, or NULL: the model's deterministic router */
     vmoer_compute compute;
     vmoer_inference inference; /* with a router */
-    int samples;               /* S of VMOER_INFERENCE_SAMPLE and _PASSES, 1..4096; 0: 32 draws; 10 passes, one where AUTO chose them */
+    int samples;               /* S of VMOER_INFERENCE_SAMPLE and _PASSES, 1..4096; 0: 32 draws; 10 passes, one where the experts are drawn by AUTO */
     uint64_t seed;             /* of every draw at inference */
     vmoer_routing routing;
     int threads;               /* 0: one a CPU */
@@ -204,6 +204,9 @@ typedef struct vmoer_calibrate_params {
     int keep_experts;         /* that are always taken */
     double route_temperature; /* of the draw of the experts */
     double noise;             /* standard deviation of the logits' noise; rate of the dropout */
+    /* In place of all of these: an "isotropic" router, nothing trained, with the widest noise that leaves 99% of the held-out answers alone, and then the
+     * output temperature. Questions may come from train.questions.task_file: all of them are the held-out part. */
+    int quick;
 } vmoer_calibrate_params;
 VMOER_API vmoer_calibrate_params vmoer_calibrate_params_default(void);
 VMOER_API vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, const vmoer_hooks *hooks, char **out_json);

@@ -218,6 +218,7 @@ static json_t *config_of(const calibration *c) {
         json_pack("{s:s, s:o, s:i, s:f, s:f, s:f, s:i, s:s, s:s, s:b}", "router", p->router, "layers", layers, "width",
                   p->width, "prior_scale", p->prior_scale, "beta", p->beta, "initial_scale", p->initial_scale, "draws",
                   p->draws, "objective", p->objective, "train_on", p->train_on, "fit_temperature", c->fits_temperature);
+    if (p->quick) json_object_set_new(own, "quick", json_true());
     for (vm_router_number i = 0; i < VM_ROUTER_NUMBERS; i++) /* those of this kind */
         if (vm_router_get_number(r, i) != 0)
             json_object_set_new(own, vm_router_number_name(i), json_real(vm_router_get_number(r, i)));
@@ -235,7 +236,8 @@ static vmoer_status fit(calibration *c, const vmoer_hooks *hooks, json_t **recor
     if (vm_router_get_config(c->router)->n_layers) {
         name = vm_router_number_name(vm_api_one_number(c->router));
         double given = p->noise != 0 ? p->noise : p->route_temperature;
-        VM_TRY(vm_api_fit_number(c->job, given, hooks, &c->router, c->trials, &chosen));
+        VM_TRY(p->quick ? vm_api_fit_quick(c->job, hooks, &c->router, c->trials, &chosen)
+                        : vm_api_fit_number(c->job, given, hooks, &c->router, c->trials, &chosen));
     }
     if (c->fits_temperature) VM_TRY(vm_api_fit_temperature(c->job, c->router, c->trials));
     *record = json_pack("{s:s, s:s, s:o, s:i, s:[{s:i, s:O}], s:{s:{s:i, s:i}}}", "vmoer", vmoer_version(), "kind",
@@ -250,6 +252,11 @@ static vmoer_status fit(calibration *c, const vmoer_hooks *hooks, json_t **recor
 
 static vmoer_status check_params(const vmoer_calibrate_params *p) {
     if (!p->train.model) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
+    if (p->train.questions.task_file && !p->quick)
+        return vm_error(VMOER_ERROR_ARGUMENT, "--task_file is for --quick: training takes tasks by their names");
+    if (p->quick && (p->noise != 0 || strcmp(p->train_on, "train") != 0))
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "--quick finds the noise on the held-out part: no --noise, no --train_on");
     if (p->draws < 1 || p->draws > VM_MAX_DRAWS)
         return vm_error(VMOER_ERROR_ARGUMENT, "draws %d, must be 1 to %d", p->draws, VM_MAX_DRAWS);
     if (strcmp(p->objective, "mean") != 0 && strcmp(p->objective, "mixture") != 0)
@@ -262,7 +269,22 @@ static vmoer_status check_params(const vmoer_calibrate_params *p) {
     return vm_training_check_output(&p->train);
 }
 
-vmoer_status vmoer_calibrate(const vmoer_calibrate_params *p, const vmoer_hooks *hooks, char **out_json) {
+/* What --quick stands for. */
+static vmoer_status quick_params(const vmoer_calibrate_params *p, vmoer_calibrate_params *out) {
+    *out = *p;
+    if (!p->quick) return VMOER_OK;
+    if (strcmp(p->router, vmoer_calibrate_params_default().router) != 0 && strcmp(p->router, "isotropic") != 0)
+        return vm_error(VMOER_ERROR_ARGUMENT, "--quick makes an isotropic router, not '%s'", p->router);
+    out->router = "isotropic";
+    out->fit_temperature = 1;
+    if (p->train.questions.task_file) out->train.questions.tasks = NULL;
+    return VMOER_OK;
+}
+
+vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, const vmoer_hooks *hooks, char **out_json) {
+    vmoer_calibrate_params own;
+    const vmoer_calibrate_params *p = &own;
+    VM_TRY(quick_params(params, &own));
     vm_training t = {.params = &p->train};
     calibration c = {
         .p = p, .training = &t, .fits_temperature = p->fit_temperature || strcmp(p->router, "temperature") == 0};

@@ -106,7 +106,7 @@ static vmoer_status add_examples(void *context, const char *task) {
 
 vmoer_status vm_api_examples(const vmoer_questions *q, const char *what, const vm_tokenizer *t, vmoer_split split,
                              vm_examples *out) {
-    if (!q->tasks || q->task_file)
+    if (split == VMOER_SPLIT_TRAIN && (!q->tasks || q->task_file))
         return vm_error(VMOER_ERROR_ARGUMENT, "%s takes tasks by their names (--tasks openbookqa)", what);
     example_request r = {q, t, split, out};
     return vm_api_each_task(q, add_examples, &r);

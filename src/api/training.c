@@ -57,7 +57,7 @@ static vmoer_status open_training(const vmoer_train_params *p, int backward_from
     VM_TRY(vm_pass_create(t->model, t->pool, &t->pass));
     const vmoer_questions *q = &p->questions;
     vm_examples *train = swap ? &t->heldout : &t->train, *heldout = swap ? &t->train : &t->heldout;
-    VM_TRY(vm_api_examples(q, "training", t->tokenizer, VMOER_SPLIT_TRAIN, train));
+    if (!q->task_file) VM_TRY(vm_api_examples(q, "training", t->tokenizer, VMOER_SPLIT_TRAIN, train));
     return vm_api_examples(q, "training", t->tokenizer, VMOER_SPLIT_HELDOUT, heldout);
 }
 
@@ -92,8 +92,9 @@ json_t *vm_training_loop_config(const vmoer_train_params *p) {
 json_t *vm_training_config(const vm_training *t) {
     const vmoer_train_params *p = t->params;
     json_t *config = vm_training_loop_config(p);
+    const char *tasks = p->questions.tasks ? p->questions.tasks : p->questions.task_file;
     json_t *own = json_pack("{s:s, s:s, s:s, s:I, s:s, s:i}", "base", t->model->fingerprint, "adapter",
-                            t->adapter_fingerprint, "tasks", p->questions.tasks, "seed", (json_int_t)p->seed, "keep",
+                            t->adapter_fingerprint, "tasks", tasks, "seed", (json_int_t)p->seed, "keep",
                             vm_train_keep_name(p->keep), "limit", p->questions.limit);
     json_object_update(config, own);
     json_decref(own);

@@ -79,10 +79,10 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
         s->options.router = s->router;
         s->options.inference = o->inference >= 0 ? (vm_inference)o->inference : vm_router_default_inference(s->router);
     }
-    s->options.samples = o->samples > 0                                ? o->samples
-                         : s->options.inference != VM_INFERENCE_PASSES ? DRAWS
-                         : o->inference >= 0                           ? PASSES
-                                                                       : 1;
+    s->options.samples = o->samples > 0                                       ? o->samples
+                         : s->options.inference != VM_INFERENCE_PASSES        ? DRAWS
+                         : o->inference >= 0 || !vm_router_chooses(s->router) ? PASSES
+                                                                              : 1;
 done:
     vm_adapter_free(adapter);
     return status;

@@ -9,7 +9,7 @@ typedef struct vm_session_options {
     const char *router;    /* router file or NULL */
     vm_compute compute;
     int inference;         /* vm_inference, or -1: the default of the router's kind */
-    int samples;           /* 0: 32 draws; 10 passes, one where they are the kind's default */
+    int samples;           /* 0: 32 draws; 10 passes, one by default of a kind that draws its experts */
     vm_routing_mode routing;
     uint64_t seed;
     int threads;

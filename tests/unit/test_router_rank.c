@@ -284,7 +284,7 @@ static void test_isotropic(void **state) {
         assert_int_equal(vm_router_create(&like, &mf), VMOER_OK);
         assert_int_equal(vm_router_params(r).count, 0);
         assert_true(vm_router_has_covariance(r) && vm_router_has_layer(r, LAYER));
-        assert_int_equal(vm_router_default_inference(r), VM_INFERENCE_TILTED);
+        assert_int_equal(vm_router_default_inference(r), VM_INFERENCE_PASSES);
         vm_route in = make_route(EXPERTS);
         for (vm_inference way = VM_INFERENCE_MEAN; way <= VM_INFERENCE_PASSES; way++) {
             float p[2][T * EXPERTS], trace[2][T], projected[2][T];
