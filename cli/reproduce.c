@@ -59,24 +59,53 @@ static void defaults(void *target) {
     *(reproduce_options *)target = (reproduce_options){.p = vmoer_reproduce_params_default()};
 }
 
-static void print_plan(const json_t *root, output_format output) {
+/* Every stage: CSV. */
+static void print_stages(const json_t *stages) {
     size_t i;
     const json_t *stage;
-    table *t = table_new(output);
+    table *t = table_new(OUTPUT_CSV);
     table_column(t, "stage");
     table_column(t, "folder");
     table_column(t, "done");
     table_column(t, "seconds");
-    json_array_foreach(json_object_get(root, "stages"), i, stage) {
+    json_array_foreach(stages, i, stage) {
         table_value(t, stage, "stage", 0);
         table_value(t, stage, "folder", 0);
         table_cell(t, json_is_true(json_object_get(stage, "done")) ? "yes" : "no");
         table_value(t, stage, "seconds", 1);
     }
     table_print(t);
-    if (output == OUTPUT_MD)
-        printf("\nabout %.1f min and %.2f GiB\n", json_number_value(json_object_get(root, "seconds")) / 60,
-               json_number_value(json_object_get(root, "memory_bytes")) / 1073741824.0);
+}
+
+/* The stages of one kind, which follow each other, as a row. */
+static void print_plan(const json_t *root) {
+    const json_t *stages = json_object_get(root, "stages"), *skipped = json_object_get(root, "skipped"), *why;
+    size_t n = json_array_size(stages);
+    const char *name;
+    table *t = table_new(OUTPUT_MD);
+    table_column(t, "stage");
+    table_column(t, "folders");
+    table_column(t, "done");
+    table_column(t, "minutes");
+    for (size_t i = 0, first = 0; i < n; first = i) {
+        const char *kind = json_string_value(json_object_get(json_array_get(stages, first), "stage"));
+        size_t done = 0;
+        double seconds = 0;
+        for (; i < n; i++) {
+            const json_t *stage = json_array_get(stages, i);
+            if (strcmp(json_string_value(json_object_get(stage, "stage")), kind) != 0) break;
+            done += json_is_true(json_object_get(stage, "done"));
+            seconds += json_number_value(json_object_get(stage, "seconds"));
+        }
+        table_cell(t, "%s", kind);
+        table_cell(t, "%zu", i - first);
+        table_cell(t, "%zu", done);
+        table_cell(t, "%.1f", seconds / 60);
+    }
+    table_print(t);
+    printf("\nabout %.1f min and %.2f GiB\n", json_number_value(json_object_get(root, "seconds")) / 60,
+           json_number_value(json_object_get(root, "memory_bytes")) / 1073741824.0);
+    json_object_foreach((json_t *)skipped, name, why) printf("without %s: %s\n", name, json_string_value(why));
 }
 
 static void add_figure(table *t, const json_t *entry, const char *key) {
@@ -133,7 +162,10 @@ static void print_goals(const json_t *root, output_format output) {
 static void print_reproduce(const json_t *root, output_format output) {
     const char *kind = json_string_value(json_object_get(root, "kind"));
     if (kind && strcmp(kind, "plan") == 0) {
-        print_plan(root, output);
+        if (output == OUTPUT_MD)
+            print_plan(root);
+        else
+            print_stages(json_object_get(root, "stages"));
         return;
     }
     print_calibration(root, output);

@@ -13,7 +13,7 @@
 vmoer_reproduce_params vmoer_reproduce_params_default(void) {
     return (vmoer_reproduce_params){.tasks = "openbookqa,arc_easy,arc_challenge",
                                     .routers = "all",
-                                    .nll_routers = "map,temperature,residual,vglr-fc",
+                                    .nll_routers = "map,temperature,residual,vglr-fc,vtsr",
                                     .passes = 10,
                                     .ood_sample = 500,
                                     .ood_passes_sample = 500,

@@ -14,6 +14,7 @@ typedef struct vm_contestant {
     const json_t *settings; /* its object, resolved */
     bool deterministic;     /* the MAP's own router: nothing to calibrate */
     bool trained;           /* by steps, not by a fit of one number */
+    bool passes;            /* answers by whole passes through the model */
     vmoer_calibrate_params calibrate;
     vmoer_inference inference;
     int samples;
@@ -32,8 +33,10 @@ typedef enum vm_stage_kind {
     VM_STAGE_ROUTER,   /* calibrate */
     VM_STAGE_ID,       /* eval on the task itself */
     VM_STAGE_STABILITY,
+    VM_STAGE_HELDOUT,  /* eval on the task's held-out part, where that is not the one that is evaluated: for answer sets and Mahalanobis distances */
     VM_STAGE_OOD_RUN,  /* eval on the OoD sets */
     VM_STAGE_OOD,
+    VM_STAGE_CONFORMAL,
     VM_STAGE_KINDS
 } vm_stage_kind;
 
@@ -67,7 +70,7 @@ typedef struct vm_experiment {
     vm_experiment_task tasks[VM_EXPERIMENT_TASKS], sets[VM_EXPERIMENT_TASKS];
     int n_tasks, n_sets;           /* the OoD sets and everything else that is measured once are the first task's */
     int seeds, bootstrap, limit, train_limit, ood_sample; /* limits: 0: all */
-    int stability_questions;
+    int stability_questions, layers_questions;
     vm_stage *stages;
     size_t n_stages;
 } vm_experiment;
@@ -127,8 +130,11 @@ vmoer_status vm_stage_results(const vm_experiment *x, vm_stage_kind kind, vm_map
 
 /* reproduce_ood.c: "ood", and o->detections. */
 vmoer_status vm_outcome_ood(vm_outcome *o, json_t **out);
-/* reproduce_goals.c: "stability" and "goals". */
-vmoer_status vm_outcome_stability(const vm_outcome *o, json_t **out);
+/* reproduce_means.c: "conformal" */
+vmoer_status vm_experiment_conformal(const vm_experiment *x, json_t **out);
+/* reproduce_goals.c: "stability", "alive" and "goals". */
+vmoer_status vm_experiment_stability(const vm_experiment *x, json_t **out);
+vmoer_status vm_experiment_alive(const vm_experiment *x, json_t **out);
 vmoer_status vm_outcome_goals(const vm_outcome *o, json_t **out);
 
 #endif

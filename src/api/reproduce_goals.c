@@ -90,8 +90,7 @@ static vmoer_status add_level(const vm_experiment *x, const seeds_of *s, vm_map_
     return !failed && json_array_append_new(out, entry) == 0 ? VMOER_OK : no_memory();
 }
 
-vmoer_status vm_outcome_stability(const vm_outcome *o, json_t **out) {
-    const vm_experiment *x = o->x;
+vmoer_status vm_experiment_stability(const vm_experiment *x, json_t **out) {
     *out = json_array();
     for (int map = 0; map < VM_MAPS; map++)
         for (int r = 0; r < x->n_routers; r++) {
@@ -100,6 +99,42 @@ vmoer_status vm_outcome_stability(const vm_outcome *o, json_t **out) {
             vmoer_status status = seeds_read(x, (vm_map_kind)map, r, &s);
             for (size_t level = 0; level < LEVELS && status == VMOER_OK; level++)
                 status = add_level(x, &s, (vm_map_kind)map, r, level, *out);
+            seeds_clear(&s);
+            VM_TRY(status);
+        }
+    return *out ? VMOER_OK : no_memory();
+}
+
+/* Is the router alive? What a seed does not say (null) nobody says. */
+static vmoer_status add_alive(const vm_experiment *x, const seeds_of *s, vm_map_kind map, int router, json_t *out) {
+    static const char *const keys[] = {"flipped_layers", "flip_rate", "scale_variation", "off_diagonal"};
+    json_t *entry = json_pack("{s:s, s:s}", "map", vm_map_kind_name(map), "router", x->routers[router].name);
+    bool any = false;
+    for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
+        double sum = 0;
+        for (int i = 0; i < s->n; i++) {
+            const json_t *alive = json_object_get(json_object_get(s->run[i], "results"), "alive"),
+                         *value = json_object_get(alive, keys[k]);
+            sum += json_is_number(value) ? json_number_value(value) : NAN;
+        }
+        any = any || isfinite(sum);
+        json_object_set_new(entry, keys[k], isfinite(sum) ? json_real(sum / s->n) : json_null());
+    }
+    if (!any) { /* no router in any layer */
+        json_decref(entry);
+        return VMOER_OK;
+    }
+    return json_array_append_new(out, entry) == 0 ? VMOER_OK : no_memory();
+}
+
+vmoer_status vm_experiment_alive(const vm_experiment *x, json_t **out) {
+    *out = json_array();
+    for (int map = 0; map < VM_MAPS; map++)
+        for (int r = 0; r < x->n_routers; r++) {
+            seeds_of s;
+            if (!x->runs[map][r] || x->routers[r].deterministic) continue;
+            vmoer_status status = seeds_read(x, (vm_map_kind)map, r, &s);
+            if (status == VMOER_OK) status = add_alive(x, &s, (vm_map_kind)map, r, *out);
             seeds_clear(&s);
             VM_TRY(status);
         }

@@ -10,8 +10,8 @@
 #include <sys/resource.h>
 
 /* PROBE_BATCHES: of a training's questions. Stability: passes a level of noise, and those that look for the target's
- * sigma. */
-enum { PROBE_BATCHES = 2, STABILITY_PASSES = 4, BISECTION = 20 };
+ * sigma. Fit: what calibrate tries of one number, each by so many passes where the router draws (src/api/fit.c). */
+enum { PROBE_BATCHES = 2, STABILITY_PASSES = 4, BISECTION = 20, FIT_TRIALS = 11, FIT_PASSES = 10 };
 
 /* Questions a second, and what every call pays. */
 typedef struct speed {
@@ -79,25 +79,32 @@ static double training_seconds(const vm_experiment_task *task, const vmoer_train
 static double seconds_of(const vm_experiment *x, const vm_stage *s, const speed *v) {
     const vm_experiment_task *task = &x->tasks[s->task];
     const vm_contestant *c = &x->routers[s->router];
-    double look = (double)task->heldout / v->eval, n = 0;
+    double look = (double)task->heldout / v->eval, passes = s->kind > VM_STAGE_ROUTER && c->passes ? c->samples : 1,
+           n = 0;
     switch (s->kind) {
     case VM_STAGE_MAP:
         return v->load + training_seconds(task, &x->map.train, v->finetune, look);
     case VM_STAGE_ROUTER:
-        return v->load + (c->trained ? training_seconds(task, &c->calibrate.train, v->calibrate, look) : look);
+        if (c->trained)
+            return v->load + training_seconds(task, &c->calibrate.train, v->calibrate / c->calibrate.draws, look);
+        if (strcmp(c->calibrate.router, "temperature") != 0) look *= FIT_TRIALS * (c->passes ? FIT_PASSES : 1);
+        return v->load + look;
     case VM_STAGE_ID:
-        return v->load + (double)task->n / v->eval;
+        return v->load + passes * (double)task->n / v->eval;
     case VM_STAGE_OOD_RUN:
         for (int i = 0; i < x->n_sets; i++) {
             int sample = vm_contestant_ood_sample(x, c);
             n += sample > 0 && (size_t)sample < x->sets[i].n ? sample : (double)x->sets[i].n;
         }
-        return v->load + n / v->eval;
+        return v->load + passes * n / v->eval;
     case VM_STAGE_LAYERS:
-        return v->load + STABILITY_PASSES * VM_AUTO_QUESTIONS / v->eval;
+        return v->load + STABILITY_PASSES * x->layers_questions / v->eval;
     case VM_STAGE_STABILITY:
         return v->load + (STABILITY_PASSES * 5 + BISECTION) * x->stability_questions / v->eval;
+    case VM_STAGE_HELDOUT:
+        return v->load + passes * (double)(x->limit ? (size_t)x->limit : task->heldout) / v->eval;
     case VM_STAGE_OOD:
+    case VM_STAGE_CONFORMAL:
     case VM_STAGE_KINDS:
         break;
     }

@@ -10,19 +10,34 @@
 
 /* MAP: what the upcycled SmolLM2 is tuned with (docs/EXPERIMENTS.md). A router's "kind" is its name unless it says
  * another, so that one kind can stand there twice. What is not said is calibrate's default. */
-static const char built_in[] = "{\"map\": {\"targets\": \"attention,experts,router\", \"rank\": 1, \"alpha\": 2, "
-                               "\"epochs\": 3, \"batch_size\": 16,"
-                               "           \"learning_rate\": 1.5e-3, \"evaluate_every\": 88},"
-                               " \"layers\": \"auto\","
-                               " \"headline\": \"vglr-fc\","
-                               " \"routers\": {"
-                               "  \"map\": {},"
-                               "  \"temperature\": {},"
-                               "  \"residual\": {\"steps\": 132},"
-                               "  \"vglr-mf\": {\"steps\": 132, \"beta\": 0.1, \"initial_scale\": 0.5},"
-                               "  \"vglr-fc\": {\"steps\": 132, \"beta\": 0.1, \"initial_scale\": 0.5}}}";
+/* clang-format off */
+static const char built_in[] =
+    "{\"map\": {\"targets\": \"attention,experts,router\", \"rank\": 1, \"alpha\": 2, \"epochs\": 3, \"batch_size\": 16, \"learning_rate\": 1.5e-3,"
+    "           \"evaluate_every\": 88},"
+    " \"layers\": \"auto\","
+    " \"headline\": \"vglr-fc\","
+    " \"routers\": {"
+    "  \"map\": {},"
+    "  \"temperature\": {},"
+    "  \"residual\": {\"steps\": 132},"
+    "  \"weights\": {\"steps\": 132},"
+    "  \"vglr-mf\": {\"steps\": 132, \"beta\": 0.1, \"initial_scale\": 0.5},"
+    "  \"vglr-fc\": {\"steps\": 132, \"beta\": 0.1, \"initial_scale\": 0.5},"
+    "  \"vglr-lr\": {\"steps\": 132, \"beta\": 0.1, \"initial_scale\": 0.5, \"rank\": 4},"
+    "  \"vglr-noise\": {\"steps\": 132, \"beta\": 0.1, \"initial_scale\": 0.5},"
+    "  \"vtsr\": {\"steps\": 132, \"beta\": 0.1, \"prior_scale\": 0.5, \"initial_scale\": 0.1, \"inference\": \"passes\"},"
+    "  \"vtsr-paper\": {\"steps\": 132, \"beta\": 0.1, \"inference\": \"passes\"},"
+    "  \"fixed-t\": {\"inference\": \"passes\"},"
+    "  \"roe\": {\"inference\": \"passes\"},"
+    "  \"expert-sample\": {\"inference\": \"passes\"},"
+    "  \"isotropic\": {},"
+    "  \"mc-dropout\": {\"steps\": 132, \"noise\": 0.1, \"members\": 10},"
+    "  \"swag\": {\"steps\": 132, \"rank\": 10, \"members\": 10},"
+    "  \"ensemble\": {\"steps\": 660, \"members\": 5}}}";
+/* clang-format on */
 
-static const char quick_map[] = "{\"steps\": 4, \"evaluate_every\": 2}", quick_router[] = "{\"steps\": 2}";
+static const char quick_map[] = "{\"steps\": 4, \"batch_size\": 4, \"evaluate_every\": 2}",
+                  quick_router[] = "{\"steps\": 8, \"batch_size\": 4}", quick_rank[] = "{\"rank\": 2}";
 enum { QUICK_TRAIN = 32, QUICK_LIMIT = 8, QUICK_BOOTSTRAP = 100, STABILITY_QUESTIONS = 64, QUICK_STABILITY = 4 };
 
 typedef enum value_kind { VALUE_INT, VALUE_REAL, VALUE_TEXT } value_kind;
@@ -62,6 +77,12 @@ static const setting router_settings[] = {
     {"objective", VALUE_TEXT, offsetof(vm_contestant, calibrate.objective)},
     {"draws", VALUE_INT, offsetof(vm_contestant, calibrate.draws)},
     {"train_on", VALUE_TEXT, offsetof(vm_contestant, calibrate.train_on)},
+    {"rank", VALUE_INT, offsetof(vm_contestant, calibrate.rank)},
+    {"members", VALUE_INT, offsetof(vm_contestant, calibrate.members)},
+    {"keep_experts", VALUE_INT, offsetof(vm_contestant, calibrate.keep_experts)},
+    {"route_temperature", VALUE_REAL, offsetof(vm_contestant, calibrate.route_temperature)},
+    {"noise", VALUE_REAL, offsetof(vm_contestant, calibrate.noise)},
+    {"fit_temperature", VALUE_INT, offsetof(vm_contestant, calibrate.fit_temperature)},
     {"samples", VALUE_INT, offsetof(vm_contestant, samples)},
     {NULL, VALUE_INT, 0},
 };
@@ -166,6 +187,7 @@ static vmoer_status resolve(vm_experiment *x) {
     VM_TRY(overlay(json_object_get(x->settings, "map"), quick_map));
     json_object_foreach(json_object_get(x->settings, "routers"), name, router) {
         if (json_object_get(router, "steps")) VM_TRY(overlay(router, quick_router));
+        if (json_object_get(router, "rank")) VM_TRY(overlay(router, quick_rank));
     }
     return VMOER_OK;
 }
@@ -194,6 +216,7 @@ static vmoer_status read_router(const vm_experiment *x, const char *name, json_t
     c->calibrate.layers = json_string_value(json_object_get(x->settings, "layers"));
     if (inference && !json_is_string(inference)) return vm_error(VMOER_ERROR_ARGUMENT, "inference: a text expected");
     if (inference) VM_TRY(read_inference(json_string_value(inference), &c->inference));
+    c->passes = c->inference == VMOER_INFERENCE_PASSES;
     json_t *rest = json_copy(object);
     json_object_del(rest, "inference");
     vmoer_status status = read_object(rest, router_settings, c);
@@ -245,6 +268,7 @@ vmoer_status vm_experiment_configure(vm_experiment *x) {
     if (strcmp(x->map.targets, "all") == 0)
         return vm_error(VMOER_ERROR_ARGUMENT, "settings, map.targets: all makes another model, not an adapter");
     x->auto_layers = strcmp(json_string_value(json_object_get(x->settings, "layers")), "auto") == 0;
+    x->layers_questions = p->quick ? QUICK_STABILITY : VM_AUTO_QUESTIONS;
     x->stability_questions = p->quick ? QUICK_STABILITY : STABILITY_QUESTIONS;
     x->headline = json_string_value(json_object_get(x->settings, "headline"));
     VM_TRY_IN(read_routers(x), "settings");

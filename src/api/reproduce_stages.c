@@ -21,7 +21,8 @@ enum { OOD_CHOICES = 4 };
 const char *vm_map_kind_name(vm_map_kind map) { return map == VM_MAP_NLL ? "nll" : "published"; }
 
 const char *vm_stage_kind_name(vm_stage_kind kind) {
-    static const char *const names[VM_STAGE_KINDS] = {"map", "layers", "router", "id", "stability", "ood-run", "ood"};
+    static const char *const names[VM_STAGE_KINDS] = {"map",     "layers",  "router", "id",       "stability",
+                                                      "heldout", "ood-run", "ood",    "conformal"};
     return names[kind];
 }
 
@@ -124,10 +125,13 @@ static vmoer_status add_stage(vm_experiment *x, size_t *capacity, vm_stage s) {
 
 /* The stages of one kind, task and seed. */
 static vmoer_status list_kind(vm_experiment *x, vm_stage s, size_t *capacity) {
-    bool ood = s.kind == VM_STAGE_OOD_RUN || s.kind == VM_STAGE_OOD, once = s.kind == VM_STAGE_STABILITY || ood;
+    bool ood = s.kind == VM_STAGE_OOD_RUN || s.kind == VM_STAGE_OOD,
+         sets = s.kind == VM_STAGE_HELDOUT || s.kind == VM_STAGE_CONFORMAL,
+         once = s.kind == VM_STAGE_STABILITY || ood || sets;
     if (s.kind == VM_STAGE_MAP) return add_stage(x, capacity, s);
     if ((once && s.task > 0) || (ood && x->n_sets == 0)) return VMOER_OK;
-    for (int map = 0; map < VM_MAPS; map++) {
+    if (s.kind == VM_STAGE_HELDOUT && x->p->split == VMOER_SPLIT_HELDOUT) return VMOER_OK;
+    for (int map = 0; map < (sets ? VM_MAP_NLL : VM_MAPS); map++) {
         bool any = false;
         s.map = (vm_map_kind)map;
         for (int r = 0; r < x->n_routers; r++) {
@@ -193,8 +197,7 @@ static vmoer_status put_file(json_t *made_from, const char *key, const char *fol
 }
 
 int vm_contestant_ood_sample(const vm_experiment *x, const vm_contestant *c) {
-    (void)c;
-    return x->ood_sample;
+    return c->passes && !x->p->quick ? x->p->ood_passes_sample : x->ood_sample;
 }
 
 static vmoer_status put_inputs(const vm_experiment *x, const vm_stage *s, json_t *m) {
@@ -208,9 +211,14 @@ static vmoer_status put_inputs(const vm_experiment *x, const vm_stage *s, json_t
         VM_TRY(vm_stage_folder(x, VM_STAGE_ROUTER, s->task, s->map, s->seed, s->router, folder));
         VM_TRY(put_file(m, "router_file", folder, "router.safetensors"));
     }
-    if (s->kind != VM_STAGE_OOD) return VMOER_OK;
+    if (s->kind != VM_STAGE_OOD && s->kind != VM_STAGE_CONFORMAL) return VMOER_OK;
     VM_TRY(vm_stage_folder(x, VM_STAGE_ID, s->task, s->map, s->seed, s->router, folder));
     VM_TRY(put_file(m, "id", folder, "samples.jsonl"));
+    if (s->kind == VM_STAGE_CONFORMAL) {
+        if (x->p->split == VMOER_SPLIT_HELDOUT) return VMOER_OK;
+        VM_TRY(vm_stage_folder(x, VM_STAGE_HELDOUT, s->task, s->map, s->seed, s->router, folder));
+        return put_file(m, "heldout", folder, "samples.jsonl");
+    }
     VM_TRY(vm_stage_folder(x, VM_STAGE_OOD_RUN, s->task, s->map, s->seed, s->router, folder));
     return put_file(m, "ood_run", folder, "samples.jsonl");
 }
@@ -251,11 +259,18 @@ static vmoer_status layers_of(const vm_experiment *x, const vm_stage *s, char te
     return VMOER_OK;
 }
 
+/* The MAP's own hidden states are kept: for Mahalanobis distances, a rival of all signals. */
+static bool keeps_hidden(const vm_experiment *x, const vm_stage *s) {
+    bool run = s->kind == VM_STAGE_ID || s->kind == VM_STAGE_HELDOUT || s->kind == VM_STAGE_OOD_RUN;
+    return run && s->task == 0 && s->map == VM_MAP_PUBLISHED && x->routers[s->router].deterministic && x->n_sets &&
+           x->p->split != VMOER_SPLIT_HELDOUT;
+}
+
 static vmoer_status put_settings(const vm_experiment *x, const vm_stage *s, json_t *m) {
     const vm_contestant *c = &x->routers[s->router];
     const json_t *inference = json_object_get(c->settings, "inference");
     bool training = s->kind == VM_STAGE_MAP || s->kind == VM_STAGE_ROUTER,
-         answers = s->kind > VM_STAGE_ROUTER && s->kind != VM_STAGE_OOD;
+         answers = s->kind > VM_STAGE_ROUTER && s->kind != VM_STAGE_OOD && s->kind != VM_STAGE_CONFORMAL;
     if (training) json_object_set_new(m, "limit", json_integer(x->train_limit));
     if (s->kind == VM_STAGE_MAP) json_object_set(m, "settings", json_object_get(x->settings, "map"));
     if (s->kind == VM_STAGE_ROUTER) {
@@ -270,15 +285,16 @@ static vmoer_status put_settings(const vm_experiment *x, const vm_stage *s, json
                             inference ? json_incref((json_t *)(uintptr_t)inference) : json_string("auto"));
         json_object_set_new(m, "samples", json_integer(c->samples));
     }
+    if (keeps_hidden(x, s)) json_object_set_new(m, "hidden", json_true());
     if (s->kind == VM_STAGE_LAYERS || s->kind == VM_STAGE_STABILITY)
         json_object_set_new(m, "questions",
-                            json_integer(s->kind == VM_STAGE_LAYERS ? VM_AUTO_QUESTIONS : x->stability_questions));
-    if (s->kind == VM_STAGE_ID) json_object_set_new(m, "limit", json_integer(x->limit));
+                            json_integer(s->kind == VM_STAGE_LAYERS ? x->layers_questions : x->stability_questions));
+    if (s->kind == VM_STAGE_ID || s->kind == VM_STAGE_HELDOUT) json_object_set_new(m, "limit", json_integer(x->limit));
     if (s->kind == VM_STAGE_OOD_RUN) {
         json_object_set_new(m, "sets", set_names(x));
         json_object_set_new(m, "sample", json_integer(vm_contestant_ood_sample(x, c)));
     }
-    if (s->kind >= VM_STAGE_ID && s->kind != VM_STAGE_STABILITY)
+    if (s->kind >= VM_STAGE_ID && s->kind != VM_STAGE_STABILITY && s->kind != VM_STAGE_CONFORMAL)
         json_object_set_new(m, "bootstrap", json_integer(x->bootstrap));
     return VMOER_OK;
 }
@@ -354,7 +370,7 @@ static vmoer_status run_layers(const vm_experiment *x, const vm_stage *s, const 
     p.model = x->p->model;
     p.load = (vmoer_model_params){.adapter = adapter, .compute = x->p->compute, .samples = 1, .threads = x->p->threads};
     p.questions = questions_of(x, x->tasks[s->task].name, VMOER_SPLIT_HELDOUT);
-    p.questions.limit = VM_AUTO_QUESTIONS;
+    p.questions.limit = x->layers_questions;
     p.sigmas = sigma;
     p.output_path = folder;
     return vmoer_stability(&p, x->hooks, NULL);
@@ -378,7 +394,7 @@ static vmoer_status run_stability(const vm_experiment *x, const vm_stage *s, con
 static vmoer_status run_eval(const vm_experiment *x, const vm_stage *s, const char *folder) {
     const vm_contestant *c = &x->routers[s->router];
     char adapter[4096], router[4096], label[256], sets[VM_EXPERIMENT_TASKS * 129] = "";
-    bool id = s->kind == VM_STAGE_ID;
+    bool ood = s->kind == VM_STAGE_OOD_RUN;
     vmoer_eval_params p = vmoer_eval_params_default();
     VM_TRY(load_params(x, s, adapter, router, &p.load));
     label_of(x, s, label);
@@ -387,26 +403,49 @@ static vmoer_status run_eval(const vm_experiment *x, const vm_stage *s, const ch
         size_t used = strlen(sets);
         snprintf(sets + used, sizeof sets - used, "%s%s", used ? "," : "", x->sets[i].name);
     }
-    p.questions = questions_of(x, id ? x->tasks[s->task].name : sets, x->p->split);
-    if (id) {
-        p.questions.limit = x->limit;
-    } else {
+    p.questions = questions_of(x, ood ? sets : x->tasks[s->task].name,
+                               s->kind == VM_STAGE_HELDOUT ? VMOER_SPLIT_HELDOUT : x->p->split);
+    if (ood) {
         p.questions.n_choices = OOD_CHOICES;
         p.questions.sample = vm_contestant_ood_sample(x, c);
+    } else {
+        p.questions.limit = x->limit;
     }
     p.output_path = folder;
     p.bootstrap = x->bootstrap;
+    p.hidden = keeps_hidden(x, s);
     p.label = label;
     return vmoer_eval(&p, x->hooks, NULL);
 }
 
 static vmoer_status run_ood(const vm_experiment *x, const vm_stage *s, const char *folder) {
-    char id[4096], run[4096];
+    char id[4096], run[4096], fit[4096] = "";
     const char *runs[] = {run};
+    const vm_stage heldout = {
+        .kind = VM_STAGE_HELDOUT, .task = s->task, .map = s->map, .seed = s->seed, .router = s->router};
+    if (keeps_hidden(x, &heldout))
+        VM_TRY(vm_stage_folder(x, VM_STAGE_HELDOUT, s->task, s->map, s->seed, s->router, fit));
     VM_TRY(vm_stage_folder(x, VM_STAGE_ID, s->task, s->map, s->seed, s->router, id));
     VM_TRY(vm_stage_folder(x, VM_STAGE_OOD_RUN, s->task, s->map, s->seed, s->router, run));
-    vmoer_ood_params p = {.id_run = id, .ood_runs = runs, .n_ood = 1, .output_path = folder, .bootstrap = x->bootstrap};
+    vmoer_ood_params p = vmoer_ood_params_default();
+    p.id_run = id;
+    p.ood_runs = runs;
+    p.n_ood = 1;
+    p.fit_run = fit[0] ? fit : NULL;
+    p.output_path = folder;
+    p.bootstrap = x->bootstrap;
     return vmoer_ood(&p, x->hooks, NULL);
+}
+
+static vmoer_status run_conformal(const vm_experiment *x, const vm_stage *s, const char *folder) {
+    char id[4096], heldout[4096];
+    vmoer_conformal_params p = vmoer_conformal_params_default();
+    VM_TRY(vm_stage_folder(x, VM_STAGE_ID, s->task, s->map, s->seed, s->router, id));
+    VM_TRY(vm_stage_folder(x, VM_STAGE_HELDOUT, s->task, s->map, s->seed, s->router, heldout));
+    p.run = id;
+    p.calibration_run = x->p->split == VMOER_SPLIT_HELDOUT ? NULL : heldout;
+    p.output_path = folder;
+    return vmoer_conformal(&p, x->hooks, NULL);
 }
 
 static vmoer_status run_kind(const vm_experiment *x, const vm_stage *s, const char *folder) {
@@ -420,10 +459,13 @@ static vmoer_status run_kind(const vm_experiment *x, const vm_stage *s, const ch
     case VM_STAGE_STABILITY:
         return run_stability(x, s, folder);
     case VM_STAGE_ID:
+    case VM_STAGE_HELDOUT:
     case VM_STAGE_OOD_RUN:
         return run_eval(x, s, folder);
     case VM_STAGE_OOD:
         return run_ood(x, s, folder);
+    case VM_STAGE_CONFORMAL:
+        return run_conformal(x, s, folder);
     case VM_STAGE_KINDS:
         break;
     }
