@@ -549,6 +549,14 @@ static vmoer_status streams_alloc(vm_pass *p) {
     return ok ? VMOER_OK : vm_pass_no_memory(p);
 }
 
+static vmoer_status record_normed(vm_pass *p) {
+    size_t rows = (size_t)p->batch->n_rows, d = (size_t)p->m->config.dim;
+    bool ok = true;
+    if (!p->passes) p->mean_normed = vm_arena_floats(p->step, rows, d, &ok);
+    for (size_t i = 0; ok && i < rows * d; i++) record(p, &p->mean_normed[i], p->normed[i]);
+    return ok ? VMOER_OK : vm_pass_no_memory(p);
+}
+
 /* From p->x[lowest] to the outputs. */
 static vmoer_status run_above(vm_pass *p, float *log_probability, float *entropy, float *logits) {
     const vm_pass_options *o = &p->options;
@@ -564,7 +572,8 @@ static vmoer_status run_above(vm_pass *p, float *log_probability, float *entropy
         else
             p->acts[l].filled = false;
     }
-    return vm_head_forward(p, p->x[n], log_probability, entropy, logits);
+    VM_TRY(vm_head_forward(p, p->x[n], log_probability, entropy, logits));
+    return o->facts && draws_passes(o) ? record_normed(p) : VMOER_OK;
 }
 
 vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_options *options, float *log_probability,
@@ -579,7 +588,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
     p->copy = *batch;
     p->batch = &p->copy;
     p->kl = p->divergence = 0;
-    p->normed = NULL;
+    p->normed = p->mean_normed = NULL;
     vm_arena_reset(p->step);
     vm_arena_reset(p->scratch);
     bool ok = true;
@@ -633,7 +642,7 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
     return VMOER_OK;
 }
 
-const float *vm_pass_normed(const vm_pass *p) { return p->normed; }
+const float *vm_pass_normed(const vm_pass *p) { return p->mean_normed ? p->mean_normed : p->normed; }
 
 double vm_pass_kl(const vm_pass *p) { return p->kl; }
 

@@ -62,7 +62,8 @@ vmoer_status vm_pass_backward(vm_pass *p, const float *d_log_probability, float 
 /* The lowest layer with something trained in it, a router (NULL: none) too; n_layers: none. */
 int vm_pass_lowest_trained(const vm_model *m, const vm_router *router);
 
-/* [n_rows, D] the last norm's output at the asked rows of the last forward, which is what the head sees; valid until the next. */
+/* [n_rows, D] the last norm's output at the asked rows of the last forward, which is what the head sees; valid until the next. With facts the mean
+ * over the passes run again. */
 const float *vm_pass_normed(const vm_pass *p);
 /* After a training forward with a router: sum of the KL over tokens and Bayesian layers, nats. */
 double vm_pass_kl(const vm_pass *p);

@@ -35,6 +35,7 @@ struct vm_pass {
     double kl, divergence;
     float *inv_final; /* [n_rows] */
     float *normed;    /* [n_rows, D]; NULL: the head has not run yet */
+    float *mean_normed; /* [n_rows, D] of it over passes, with facts; NULL: none */
     float *lse;       /* [n_rows] log sum exp of the logits */
     float *gate_entropy, *trace, *trace_projected, *temperature, *spread, *margin;
     int32_t *chosen;

@@ -132,7 +132,9 @@ static void test_facts(void **state) {
     vm_pass_options options = {.router = b.router, .inference = VM_INFERENCE_PASSES, .seed = 6, .facts = true};
     size_t T = (size_t)q.batch.n_tokens;
     float lp[MOST];
+    size_t R = (size_t)q.batch.n_rows * DIM;
     double *entropy = vm_calloc(LAYERS * T, sizeof *entropy), *trace = vm_calloc(LAYERS * T, sizeof *trace);
+    double *normed = vm_calloc(R, sizeof *normed), apart = 0;
     for (int s = 0; s < PASSES; s++) {
         options.step = (uint64_t)s;
         OK(vm_pass_forward(b.pass, &q.batch, &options, lp, NULL, NULL));
@@ -141,6 +143,7 @@ static void test_facts(void **state) {
             entropy[i] += (double)f.gate_entropy[i] / PASSES;
             trace[i] += (double)f.trace[i] / PASSES;
         }
+        for (size_t i = 0; i < R; i++) normed[i] += (double)vm_pass_normed(b.pass)[i] / PASSES;
     }
     options.step = 0;
     OK(vm_pass_forward(b.pass, &q.batch, &options, lp, NULL, NULL));
@@ -154,6 +157,13 @@ static void test_facts(void **state) {
         assert_true(isnan(f.temperature[i]));
     }
     assert_true(fabsf(f.gate_entropy[T] - first) > 1e-5f);
+    for (size_t i = 0; i < R; i++) assert_float_equal(vm_pass_normed(b.pass)[i], normed[i], 1e-5);
+    options.facts = false; /* then those of the last pass alone */
+    OK(vm_pass_forward(b.pass, &q.batch, &options, lp, NULL, NULL));
+    OK(vm_pass_again(b.pass, 1, lp, NULL));
+    for (size_t i = 0; i < R; i++) apart = fmax(apart, fabs((double)vm_pass_normed(b.pass)[i] - normed[i]));
+    assert_true(apart > 1e-3);
+    vm_free(normed);
     vm_free(entropy);
     vm_free(trace);
     close_bench(&b);
