@@ -44,9 +44,11 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_report = {
     .name = "report",
     .summary = "all results of a folder to one self-contained HTML file",
-    .description = "Reads every results.json and training.json under FOLDER and writes one HTML file that needs "
-                   "nothing else: tables, reliability diagrams, "
-                   "risk-coverage and ROC curves. Prints its path.",
+    .description =
+        "Reads every results.json and training.json under FOLDER and writes one HTML file that needs "
+        "nothing else: tables, reliability diagrams, "
+        "risk-coverage and ROC curves, stability, answer sets, cost. The folder of an experiment (reproduce) "
+        "gives its goals and tables first, the single runs folded behind them. Prints its path.",
     .operands = "FOLDER",
     .options = options,
     .size = sizeof(report_options),

@@ -211,7 +211,8 @@ typedef struct vm_map_training {
 } vm_map_training;
 typedef struct vm_goal {
     const char *name, *goal;
-    vm_figure value;
+    const char *router; /* "": not of one */
+    vm_figure value;    /* a share where the goal speaks of per cent */
     int holds; /* -1: not measured */
 } vm_goal;
 /* The different words of one kind, in the order of the page. */

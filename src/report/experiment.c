@@ -10,24 +10,46 @@ static void goal_row(vm_text *t, const vm_goal *goal) {
     static const char *const TAGS[] = {"<span class=\"tag unclear\">not measured</span>",
                                        "<span class=\"tag worse\">✗ missed</span>",
                                        "<span class=\"tag better\">✓ reached</span>"};
-    vm_text_put(t, "<tr><th scope=\"row\">%t</th><td>%t</td><td><b>%n3</b>", goal->name, goal->goal, goal->value.value);
-    vm_page_sub_interval(t, goal->value.ci, 1, 3);
-    vm_text_put(t, "</td><td>%s</td></tr>\n", TAGS[goal->holds + 1]);
+    bool percent = strchr(goal->goal, '%') != NULL;
+    double scale = percent ? 100 : 1;
+    vm_text_put(t,
+                percent && !isnan(goal->value.value) ? "<tr><th scope=\"row\">%t</th><td>%s</td><td><b>%+1%%</b>"
+                                                     : "<tr><th scope=\"row\">%t</th><td>%s</td><td><b>%+3</b>",
+                goal->name, TAGS[goal->holds + 1], scale * goal->value.value);
+    vm_page_sub_interval(t, goal->value.ci, scale, percent ? 1 : 3);
+    vm_text_put(t, "</td><td>%t</td></tr>\n", goal->goal);
 }
 
-static void goals(vm_text *t, const vm_experiment *x) {
-    size_t reached = 0, measured = 0;
-    if (x->n_goals == 0) return;
+/* Those of one router, or those of all others. */
+static void goal_table(vm_text *t, const vm_experiment *x, const char *router, bool others) {
+    vm_text_put(t, "<div class=\"scroll\"><table><thead><tr><th>Goal</th><th></th><th>Measured, 95%% interval</th><th>"
+                   "Wanted</th></tr></thead>\n<tbody>\n");
     for (size_t i = 0; i < x->n_goals; i++) {
+        if ((strcmp(x->goals[i].router, router) != 0) == others) goal_row(t, &x->goals[i]);
+    }
+    vm_text_put(t, "</tbody></table></div>\n");
+}
+
+/* The first goal is that of the router that the experiment was made for: fixed beforehand, not chosen by what came out.
+ */
+static void goals(vm_text *t, const vm_experiment *x) {
+    size_t own = 0, reached = 0, measured = 0;
+    if (x->n_goals == 0) return;
+    const char *router = x->goals[0].router;
+    for (size_t i = 0; i < x->n_goals; i++) {
+        if (strcmp(x->goals[i].router, router) != 0) continue;
+        own++;
         reached += x->goals[i].holds == 1;
         measured += x->goals[i].holds >= 0;
     }
-    vm_text_put(t,
-                "<p class=\"verdict\">%u of %u goals reached%s</p>\n<div class=\"scroll\"><table><thead><tr><th>Goal"
-                "</th><th>Wanted</th><th>Measured, 95%% interval</th><th></th></tr></thead>\n<tbody>\n",
-                reached, x->n_goals, measured < x->n_goals ? "; not all were measured." : ".");
-    for (size_t i = 0; i < x->n_goals; i++) goal_row(t, &x->goals[i]);
-    vm_text_put(t, "</tbody></table></div>\n");
+    vm_text_put(t, "<p class=\"verdict\">");
+    if (*router) vm_text_put(t, "%t: ", vm_router_name(router));
+    vm_text_put(t, "%u of %u goals reached%s</p>\n", reached, own, measured < own ? "; not all were measured." : ".");
+    goal_table(t, x, router, false);
+    if (own == x->n_goals) return;
+    vm_text_put(t, "<details><summary>The same goals asked of the other routers</summary>\n");
+    goal_table(t, x, router, true);
+    vm_text_put(t, "</details>\n");
 }
 
 /* ---- verdicts: a row a router, a column a task and MAP ---- */

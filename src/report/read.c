@@ -132,8 +132,11 @@ vmoer_status vm_report_read_results(vm_report_data *data, const char *file, cons
     static const struct {
         const char *kind;
         vmoer_status (*read)(const vm_reader *r, const json_t *root, const json_t *results, const char *path);
-    } KINDS[] = {
-        {"eval", read_eval}, {"ood", read_ood}, {"stability", vm_read_stability}, {"conformal", vm_read_conformal}};
+    } KINDS[] = {{"eval", read_eval},
+                 {"ood", read_ood},
+                 {"stability", vm_read_stability},
+                 {"cost", vm_read_cost},
+                 {"conformal", vm_read_conformal}};
     vm_reader r = {data, file};
     const json_t *root, *results;
     const char *kept, *kind;

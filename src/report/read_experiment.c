@@ -80,6 +80,8 @@ static vmoer_status read_goal(const vm_reader *r, const json_t *entry, const cha
     const json_t *holds = json_object_get(entry, "holds"), *ci = json_object_get(entry, "ci95");
     VM_TRY(vm_need_string(r, entry, where, "name", &out->name));
     VM_TRY(vm_need_string(r, entry, where, "goal", &out->goal));
+    out->router = "";
+    if (json_object_get(entry, "router")) VM_TRY(vm_need_string(r, entry, where, "router", &out->router));
     out->value.ci = (vm_interval){NAN, NAN};
     VM_TRY(vm_may_number(r, entry, where, "value", &out->value.value));
     if (ci && !json_is_null(ci)) VM_TRY(vm_need_interval(r, entry, where, "ci95", &out->value.ci));

@@ -61,14 +61,35 @@ vmoer_status vm_read_stability(const vm_reader *r, const json_t *root, const jso
     return vm_reader_append(r, (void **)&data->steady, &data->capacity[3], &data->n_steady, &s, sizeof s);
 }
 
-vmoer_status vm_read_cost_entry(const vm_reader *r, const json_t *entry, const char *where, void *item) {
+static vmoer_status read_cost(const vm_reader *r, const json_t *object, const char *where, vm_report_cost *out) {
     static const char *const KEYS[VM_COST_FACTS] = {"parameters", "flops_token", "flops_share", "flops_counted_share",
                                                     "workspace_bytes"};
+    VM_TRY(vm_need_count(r, object, where, "n_layers", &out->n_layers));
+    for (int k = 0; k < VM_COST_FACTS; k++) VM_TRY(vm_may_number(r, object, where, KEYS[k], &out->fact[k]));
+    return VMOER_OK;
+}
+
+vmoer_status vm_read_cost_entry(const vm_reader *r, const json_t *entry, const char *where, void *item) {
     vm_report_cost *out = item;
     VM_TRY(vm_need_string(r, entry, where, "router", &out->router));
     VM_TRY(vm_need_string(r, entry, where, "layers", &out->layers));
-    VM_TRY(vm_need_count(r, entry, where, "n_layers", &out->n_layers));
-    for (int k = 0; k < VM_COST_FACTS; k++) VM_TRY(vm_may_number(r, entry, where, KEYS[k], &out->fact[k]));
+    return read_cost(r, entry, where, out);
+}
+
+/* The router's own layers, and such a router in all of them. */
+vmoer_status vm_read_cost(const vm_reader *r, const json_t *root, const json_t *results, const char *path) {
+    static const char *const WAYS[] = {"chosen", "all"};
+    vm_report_data *data = r->data;
+    const json_t *router, *way;
+    vm_report_cost c = {.path = path};
+    VM_TRY(vm_need_object(r, root, "", "router", &router));
+    VM_TRY(vm_need_string(r, router, "router", "kind", &c.router));
+    for (size_t i = 0; i < sizeof WAYS / sizeof *WAYS; i++) {
+        VM_TRY(vm_need_object(r, results, "results", WAYS[i], &way));
+        c.layers = WAYS[i];
+        VM_TRY(read_cost(r, way, WAYS[i], &c));
+        VM_TRY(vm_reader_append(r, (void **)&data->costs, &data->capacity[4], &data->n_costs, &c, sizeof c));
+    }
     return VMOER_OK;
 }
 

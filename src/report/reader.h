@@ -49,6 +49,7 @@ vmoer_status vm_may_list(const vm_reader *r, const json_t *object, const char *k
 
 /* read_measures.c, read_experiment.c: one document of a kind, into data. `path` is kept. */
 vmoer_status vm_read_stability(const vm_reader *r, const json_t *root, const json_t *results, const char *path);
+vmoer_status vm_read_cost(const vm_reader *r, const json_t *root, const json_t *results, const char *path);
 vmoer_status vm_read_conformal(const vm_reader *r, const json_t *root, const json_t *results, const char *path);
 vmoer_status vm_read_experiment(const vm_reader *r, const json_t *root, const char *path);
 /* The parts of both: an entry of "cost", and the numbers of "alive". */

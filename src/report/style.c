@@ -63,6 +63,7 @@ static const char *const SHEET[] = {
     ".lo1{background:rgba(213,94,0,.1)}.lo2{background:rgba(213,94,0,.2)}.lo3{background:rgba(213,94,0,.3)}.lo4{"
     "background:rgba(213,94,0,.4)}.lo5{background:rgba(213,94,0,.5)}.heat td{color:var(--ink)}.heat td "
     ".sub{color:inherit;opacity:.8}\n",
+    "td ul{margin:0;padding-left:1.1em}\n",
     /* Folded parts */
     "details{margin:14px 0;border:1px solid var(--line);border-radius:10px;padding:0 "
     "14px}summary{cursor:pointer;padding:"

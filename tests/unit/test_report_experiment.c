@@ -130,12 +130,12 @@ static json_t *make_experiment(void) {
                                 "flops_counted_share", .0011 * (double)i, "workspace_bytes", (int)(i * 65536)));
     }
     return json_pack(
-        "{ss ss ss s{si ss} so so so so so so s[{ss ss sf s[ff] sb} {ss ss sf s[ff] sb} {ss ss sn sn sn}]}", "vmoer",
-        "0.1.0", "kind", "reproduce", "model", "smollm2-moe", "config", "seeds", 3, "split", "test", "maps", maps,
-        "calibration", calibration, "ood", ood, "stability", stability, "cost", cost, "alive", alive, "goals", "name",
-        "ECE of VGLR-FC against MAP", "goal", "-94% or at the floor", "value", -.38, "ci95", -.6, -.1, "holds", 0,
-        "name", "Accuracy kept", "goal", "not lower", "value", .01, "ci95", -.01, .03, "holds", 1, "name", "Mean AUROC",
-        "goal", "+12%", "value", "ci95", "holds");
+        "{ss ss ss s{si ss} so so so so so so s[{ss ss sf s[ff] sb ss} {ss ss sf s[ff] sb ss} {ss ss sn sn sn ss}]}",
+        "vmoer", "0.1.0", "kind", "reproduce", "model", "smollm2-moe", "config", "seeds", 3, "split", "test", "maps",
+        maps, "calibration", calibration, "ood", ood, "stability", stability, "cost", cost, "alive", alive, "goals",
+        "name", "ECE of VGLR-FC against MAP", "goal", "-94% or at the floor", "value", -.38, "ci95", -.6, -.1, "holds",
+        0, "router", "vglr-fc", "name", "Accuracy kept", "goal", "not lower", "value", .01, "ci95", -.01, .03, "holds",
+        1, "router", "vglr-fc", "name", "Mean AUROC", "goal", "+12%", "value", "ci95", "holds", "router", "vtsr");
 }
 
 static json_t *make_stability(const char *label, const char *router, double kept) {
@@ -218,7 +218,10 @@ static void an_experiment_leads(void **state) {
     check_alone(page);
     check_pictures(page, 30);
     /* Goals: reached, missed and not measured are told apart in words. */
-    assert_non_null(strstr(page, "1 of 3 goals reached; not all were measured."));
+    assert_non_null(strstr(page, "VGLR-FC: 1 of 2 goals reached.</p>"));
+    assert_non_null(
+        strstr(page, "<b>−38.0%</b><span class=\"sub\">[−60.0, −10.0]</span></td><td>-94% or at the floor"));
+    assert_non_null(strstr(page, "<b>+0.010</b><span class=\"sub\">[−0.010, 0.030]</span></td><td>not lower</td>"));
     assert_int_equal(count(page, "✓ reached"), 1);
     assert_int_equal(count(page, "✗ missed"), 1);
     assert_int_equal(count(page, ">not measured<"), 1);
@@ -308,6 +311,26 @@ static void answer_sets(void **state) {
     }
 }
 
+static void a_price(void **state) {
+    (void)state;
+    const char *good =
+        "{\"kind\": \"cost\", \"label\": \"x\", \"router\": {\"kind\": \"vglr-fc\"}, \"results\": "
+        "{\"deterministic\": {}, \"chosen\": {\"n_layers\": 10, \"parameters\": 733280, \"flops_token\": "
+        "1500000, \"flops_share\": 0.004, \"flops_counted_share\": 0.005, \"workspace_bytes\": 131072}, "
+        "\"all\": {\"n_layers\": 30, \"flops_share\": 0.012}}}";
+    put_file("fc/results.json", good);
+    char *page = report(in_root("report.html"));
+    assert_non_null(strstr(page,
+                           ">VGLR-FC<span class=\"sub\">fc</span></th><td>10<span class=\"sub\">chosen</span></td><td>"
+                           "733.3 k</td><td>1500.0 k</td><td><b>0.40%</b> <span class=\"tag better\">below 1%</span>"
+                           "</td><td><b>0.50%</b></td><td>128.0 KiB</td>"));
+    assert_non_null(strstr(page, "<b>1.20%</b> <span class=\"tag worse\">1% or more</span></td><td>–</td><td>–</td>"));
+    free(page);
+    assert_int_equal(remove(in_root("report.html")), 0);
+    put_file("fc/results.json", "{\"kind\": \"cost\", \"router\": {\"kind\": \"x\"}, \"results\": {\"chosen\": 1}}");
+    refuse(VMOER_ERROR_FORMAT, "fc/results.json: ", "results.chosen: an object expected");
+}
+
 /* What is not there is left out, not invented. */
 static void an_experiment_cut_short(void **state) {
     (void)state;
@@ -343,6 +366,7 @@ static void hostile_files_are_named(void **state) {
         {"cost", "n_layers", json_real(.5), "cost[2].n_layers: a count expected"},
         {"alive", "flip_rate", json_string(""), "alive[2].flip_rate: a number expected"},
         {"goals", "goal", json_integer(3), "goals[2].goal: a string expected"},
+        {"goals", "router", json_integer(1), "goals[2].router: a string expected"},
         {"goals", "holds", json_string("yes"), "goals[2].holds: true, false or null expected"},
         {"maps", "history", json_integer(3), "maps[2].history: an array expected"},
         {"maps", "seed", json_string("0"), "maps[2].seed: a count expected"}};
@@ -455,6 +479,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(an_experiment_leads, make_root, remove_root),
         cmocka_unit_test_setup_teardown(a_measurement_by_itself, make_root, remove_root),
         cmocka_unit_test_setup_teardown(answer_sets, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(a_price, make_root, remove_root),
         cmocka_unit_test_setup_teardown(an_experiment_cut_short, make_root, remove_root),
         cmocka_unit_test_setup_teardown(hostile_files_are_named, make_root, remove_root),
         cmocka_unit_test_setup_teardown(words_are_escaped, make_root, remove_root),
