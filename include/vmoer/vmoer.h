@@ -265,6 +265,18 @@ VMOER_API vmoer_conformal_params vmoer_conformal_params_default(void);
 /* Answer sets and abstention thresholds from saved answers; runs no model. */
 VMOER_API vmoer_status vmoer_conformal(const vmoer_conformal_params *params, const vmoer_hooks *hooks, char **out_json);
 
+typedef struct vmoer_cost_params {
+    const char *model;
+    vmoer_model_params load; /* router: a file; inference, samples: how it answers; seed: of the prompt too */
+    int length;              /* tokens of the prompt, random ones */
+    int rounds;              /* timed ones, after one that is not */
+    const char *output_path; /* folder: results.json, timings.json; NULL: none */
+    const char *label;       /* NULL: made from the router */
+} vmoer_cost_params;
+VMOER_API vmoer_cost_params vmoer_cost_params_default(void);
+/* What a router adds to a prompt: operations, parameters, working memory; and time, which out_json has as "seconds". */
+VMOER_API vmoer_status vmoer_cost(const vmoer_cost_params *params, const vmoer_hooks *hooks, char **out_json);
+
 typedef struct vmoer_bench_params {
     const char *model;
     const char *adapter;       /* as in vmoer_model_params */

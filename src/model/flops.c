@@ -53,15 +53,23 @@ static layer_flops count_layer(const vm_model *m, int layer, const vm_batch *b, 
 
 static double head(const vm_model *m, const vm_batch *b) { return 2.0 * b->n_rows * m->config.dim * m->config.n_vocab; }
 
-double vm_flops_forward(const vm_model *m, const vm_batch *b, const vm_pass_options *o) {
-    int first = o->states ? vm_states_layer(o->states) : 0;
+/* From layer `first` on, or from its feed-forward half. */
+static double forward_from(const vm_model *m, const vm_batch *b, const vm_pass_options *o, int first, bool half) {
     double sum = head(m, b);
     for (int l = first; l < m->config.n_layers; l++) {
         layer_flops n = count_layer(m, l, b, o);
         sum += n.into_attention + n.scores + n.out_of_attention + n.ffn + n.lora + n.router;
-        if (o->states && l == first) sum -= n.into_attention + n.scores + n.out_of_attention;
+        if (half && l == first) sum -= n.into_attention + n.scores + n.out_of_attention;
     }
     return sum;
+}
+
+double vm_flops_forward(const vm_model *m, const vm_batch *b, const vm_pass_options *o) {
+    return forward_from(m, b, o, o->states ? vm_states_layer(o->states) : 0, o->states != NULL);
+}
+
+double vm_flops_again(const vm_model *m, const vm_batch *b, const vm_pass_options *o) {
+    return forward_from(m, b, o, vm_pass_lowest_trained(m, o->router), true);
 }
 
 double vm_flops_backward(const vm_model *m, const vm_batch *b, const vm_pass_options *o) {

@@ -17,6 +17,8 @@
 
 /* o: router, inference, samples and training as in vm_pass_forward. With o->states what they hold is not needed. */
 double vm_flops_forward(const vm_model *m, const vm_batch *b, const vm_pass_options *o);
+/* Every pass after the first: vm_pass_again. */
+double vm_flops_again(const vm_model *m, const vm_batch *b, const vm_pass_options *o);
 /* The way back of a training pass of a model whose own weights are frozen: LoRA, a router, or both. */
 double vm_flops_backward(const vm_model *m, const vm_batch *b, const vm_pass_options *o);
 

@@ -108,6 +108,17 @@ static void check_router(const vm_model *m, const vm_router_kind *kind) {
                          pass_formula, count);
         }
     assert_true(vm_router_bytes(r) > 0);
+    if (vm_router_default_inference(r) !=
+        VM_INFERENCE_MEAN) { /* passes again: what the lowest layer's routers see is there */
+        float log_probability;
+        vm_pass_options o = {.router = r, .inference = VM_INFERENCE_PASSES, .samples = 2};
+        s.batch.n_targets = 1, s.batch.target_row = (int32_t[]){0}, s.batch.target_id = s.ids;
+        OK(vm_pass_forward(pass, &s.batch, &o, &log_probability, NULL, NULL));
+        vm_count_begin();
+        OK(vm_pass_again(pass, 1, &log_probability, NULL));
+        double count = 2 * (double)vm_count_end(), formula = vm_flops_again(m, &s.batch, &o);
+        if (count != formula) fail_msg("%s, again: %.0f, counted %.0f", kind->name, formula, count);
+    }
     free_batch(&s);
     vm_pass_free(pass);
     vm_router_free(r);
