@@ -15,7 +15,6 @@
 #include <string.h>
 
 enum { AUTO_LAYERS = 10 };
-enum { FIT_PASSES = 10 }; /* that judge a number of a router that draws */
 
 int vm_api_auto_layers(int n_layers) {
     return n_layers >= 3 * AUTO_LAYERS ? AUTO_LAYERS : n_layers >= 3 ? n_layers / 3 : 1;
@@ -313,7 +312,7 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, const vmoer_h
                         .context = &c,
                         .predict = {.router = layers ? c.router : NULL,
                                     .inference = vm_router_default_inference(c.router),
-                                    .samples = trained.count ? 1 : FIT_PASSES,
+                                    .samples = 1,
                                     .seed = p->train.seed,
                                     .states = c.states},
                         .objective = {.pass = t.pass,

@@ -64,6 +64,7 @@ vmoer_status vm_api_fit_number(const vm_train_job *job, double given, const vmoe
     vm_log_search search = {
         .low = lowest, .high = highest, .points = POINTS, .rounds = ROUNDS, .measure = try_number, .context = &f};
     double value = given, nll;
+    f.job.predict.samples = VM_API_FIT_PASSES;
     if (given == 0) f.most = vm_log_search_most(&search);
     VM_TRY(given == 0 ? vm_log_search_run(&search, &value) : try_number(&f, given, &nll));
     for (*best = 0; json_number_value(json_object_get(json_array_get(trials, *best), f.name)) != value;) ++*best;
@@ -75,30 +76,48 @@ vmoer_status vm_api_fit_number(const vm_train_job *job, double given, const vmoe
 
 /* ---- the output temperature ---- */
 
-/* p to softmax(ln p / temperature). */
-static void scale(vm_predictions *d, double temperature) {
-    double score[VM_MAX_CHOICES], *p = (double *)(uintptr_t)d->p;
-    for (size_t i = 0; i < d->n; i++, p += d->stride) {
-        for (int c = 0; c < d->k[i]; c++) score[c] = log(p[c]);
-        vm_choice_softmax(score, d->k[i], temperature, p);
+/* The mean over passes d[passes] of softmax(ln p / temperature), into mean->p. */
+static void scaled_mean(const vm_predictions *d, int passes, double temperature, vm_predictions *mean) {
+    double score[VM_MAX_CHOICES], p[VM_MAX_CHOICES], *to = (double *)(uintptr_t)mean->p;
+    for (size_t i = 0; i < d->n; i++) {
+        size_t at = i * (size_t)d->stride;
+        for (int c = 0; c < d->k[i]; c++) to[at + (size_t)c] = 0;
+        for (int s = 0; s < passes; s++) {
+            for (int c = 0; c < d->k[i]; c++) score[c] = log(d[s].p[at + (size_t)c]);
+            vm_choice_softmax(score, d->k[i], temperature, p);
+            for (int c = 0; c < d->k[i]; c++) to[at + (size_t)c] += p[c] / passes;
+        }
     }
 }
 
 vmoer_status vm_api_fit_temperature(const vm_train_job *job, vm_router *router, json_t *trials) {
     vm_train_job one = *job;
-    vm_predictions d;
-    double temperature;
-    one.predict.samples = 1; /* the mean over passes is taken behind the temperature */
+    vm_predictions d[VM_API_FIT_PASSES] = {{0}}, mean = {0};
+    int passes = job->predict.inference == VM_INFERENCE_PASSES ? VM_API_FIT_PASSES : 1;
+    double temperature = 1;
+    vmoer_status status;
+    one.predict.samples = 1;
     if (job->predict.router) one.predict.router = router;
-    VM_TRY(vm_train_predict(&one, &d));
-    vmoer_status status = vm_temperature_fit(&d, &temperature);
-    for (int scaled = 0; status == VMOER_OK && scaled < 2; scaled++) {
-        json_t *heldout;
-        if (scaled) scale(&d, temperature);
-        status = vm_train_measure(&d, &heldout);
-        if (status == VMOER_OK) status = add_trial(trials, "temperature", scaled ? temperature : 1, heldout);
+    for (int s = 0; s < passes; s++) {
+        one.predict.step = (uint64_t)s;
+        VM_GOTO(vm_train_predict(&one, &d[s]));
     }
-    vm_train_predictions_free(&d);
-    if (status == VMOER_OK) vm_router_set_temperature(router, temperature);
+    mean = d[0];
+    if (!(mean.p = vm_calloc(mean.n * (size_t)mean.stride, sizeof *mean.p))) {
+        status = vm_error(VMOER_ERROR_MEMORY, "no memory for %zu questions", mean.n);
+        goto done;
+    }
+    VM_GOTO(vm_temperature_fit(d, passes, &temperature));
+    for (int scaled = 0; scaled < 2; scaled++) {
+        json_t *heldout;
+        double t = scaled ? temperature : 1;
+        scaled_mean(d, passes, t, &mean);
+        VM_GOTO(vm_train_measure(&mean, &heldout));
+        VM_GOTO(add_trial(trials, "temperature", t, heldout));
+    }
+    vm_router_set_temperature(router, temperature);
+done:
+    vm_free((void *)(uintptr_t)mean.p);
+    for (int s = 0; s < passes; s++) vm_train_predictions_free(&d[s]);
     return status;
 }

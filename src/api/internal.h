@@ -116,13 +116,14 @@ json_t *vm_training_loop_config(const vmoer_train_params *p);
 vmoer_train_params vm_train_params_default(void);
 
 /* ---- what calibrate fits on the held-out part. Every value tried goes into trials: {<name of the number>: value, "heldout": its look} ---- */
+enum { VM_API_FIT_PASSES = 10 }; /* that judge a router whose default inference they are */
 /* Which number a router without parameters has. */
 vm_router_number vm_api_one_number(const vm_router *r);
 /* It, by its NLL; or, where `given` is not 0, that value tried alone. *router: replaced by the one with the best value; *best: its trial. */
 vmoer_status vm_api_fit_number(const vm_train_job *job, double given, const vmoer_hooks *hooks, vm_router **router, json_t *trials, size_t *best);
 /* calibrate --quick: the noise of an isotropic router, the largest at which at most 1% of the answers change; quick.c. Trials have their "flips". */
 vmoer_status vm_api_fit_quick(const vm_train_job *job, const vmoer_hooks *hooks, vm_router **router, json_t *trials, size_t *best);
-/* The router's output temperature, with itself in place and one pass: the trials of 1 and of the fitted one. */
+/* The router's output temperature, with itself in place: the trials of 1 and of the fitted one. */
 vmoer_status vm_api_fit_temperature(const vm_train_job *job, vm_router *router, json_t *trials);
 
 /* "3,7-9" or "all" -> c->layers, ascending. */

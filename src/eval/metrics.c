@@ -183,49 +183,59 @@ void vm_reliability(const vm_predictions *d, vm_reliability_bin bins[VM_ECE_BINS
     }
 }
 
-/* Mean NLL of softmax(ln p / T) at log_t = ln T. logs[n, stride]: ln p, clipped, minus the item's largest, so that the
- * sum lies in [1, k] at every T. */
-static double scaled_nll(const vm_predictions *d, const double *logs, double log_t) {
+/* Mean NLL of the mean over passes of softmax(ln p / T) at log_t = ln T. logs[passes, n, stride]: ln p, clipped, minus
+ * the item's largest, so that the sum lies in [1, k] at every T. */
+static double scaled_nll(const vm_predictions *d, int passes, const double *logs, double log_t) {
     double inverse = exp(-log_t), sum = 0;
+    size_t stride = (size_t)d->stride;
     for (size_t i = 0; i < d->n; i++) {
-        const double *l = logs + i * (size_t)d->stride;
-        double z = 0;
-        for (int c = 0; c < d->k[i]; c++) z += exp(l[c] * inverse);
-        sum += log(z) - l[d->label[i]] * inverse;
+        double top = -INFINITY, mass = 0; /* sum over passes of p(label) is mass exp(top) */
+        for (size_t s = 0; s < (size_t)passes; s++) {
+            const double *l = logs + (s * d->n + i) * stride;
+            double z = 0;
+            for (int c = 0; c < d->k[i]; c++) z += exp(l[c] * inverse);
+            double right = l[d->label[i]] * inverse - log(z);
+            mass = right > top ? mass * exp(top - right) + 1 : mass + exp(right - top);
+            top = fmax(top, right);
+        }
+        sum -= top + log(mass / passes);
     }
     return sum / (double)d->n;
 }
 
-/* The NLL is convex in 1 / T, hence has one valley in ln T: golden-section search narrows it down to 1e-10. */
-vmoer_status vm_temperature_fit(const vm_predictions *d, double *temperature) {
-    VM_TRY(check(d));
-    size_t cells;
-    double *logs = vm_mul(d->n, (size_t)d->stride, &cells) ? vm_malloc(cells, sizeof *logs) : NULL;
+/* One pass's NLL is convex in 1 / T, hence has one valley in ln T: golden-section search narrows it down to 1e-10. Of
+ * several passes it is where the search ends. */
+vmoer_status vm_temperature_fit(const vm_predictions *d, int passes, double *temperature) {
+    for (int s = 0; s < passes; s++) VM_TRY(check(&d[s]));
+    size_t cells, all;
+    bool ok = vm_mul(d->n, (size_t)d->stride, &cells) && vm_mul(cells, (size_t)passes, &all);
+    double *logs = ok ? vm_malloc(all, sizeof *logs) : NULL;
     if (!logs) return vm_error(VMOER_ERROR_MEMORY, "temperature of %zu items", d->n);
-    for (size_t i = 0; i < d->n; i++) {
-        const double *p = d->p + i * (size_t)d->stride;
-        double *l = logs + i * (size_t)d->stride;
+    for (size_t row = 0; row < d->n * (size_t)passes; row++) {
+        size_t i = row % d->n;
+        const double *p = d[row / d->n].p + i * (size_t)d->stride;
+        double *l = logs + row * (size_t)d->stride;
         double largest = log(fmax(p[best_choice(p, d->k[i])], CLIP));
         for (int c = 0; c < d->k[i]; c++) l[c] = log(fmax(p[c], CLIP)) - largest;
     }
     const double ratio = (sqrt(5) - 1) / 2;
     double low = log(.05), high = log(20);
     double a = high - ratio * (high - low), b = low + ratio * (high - low);
-    double at_a = scaled_nll(d, logs, a), at_b = scaled_nll(d, logs, b);
+    double at_a = scaled_nll(d, passes, logs, a), at_b = scaled_nll(d, passes, logs, b);
     while (high - low > 1e-10) {
         if (at_a <= at_b) {
             high = b, b = a, at_b = at_a;
             a = high - ratio * (high - low);
-            at_a = scaled_nll(d, logs, a);
+            at_a = scaled_nll(d, passes, logs, a);
         } else {
             low = a, a = b, at_a = at_b;
             b = low + ratio * (high - low);
-            at_b = scaled_nll(d, logs, b);
+            at_b = scaled_nll(d, passes, logs, b);
         }
     }
     double best = (low + high) / 2;
     /* Where nothing is gained (probabilities all equal, say) the search ends anywhere: leave them alone. */
-    *temperature = scaled_nll(d, logs, best) < scaled_nll(d, logs, 0) ? exp(best) : 1;
+    *temperature = scaled_nll(d, passes, logs, best) < scaled_nll(d, passes, logs, 0) ? exp(best) : 1;
     vm_free(logs);
     return VMOER_OK;
 }

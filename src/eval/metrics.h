@@ -48,8 +48,9 @@ typedef struct vm_ece_floor { double mean, p95; } vm_ece_floor;
 /* ECE of a perfectly calibrated model with these probabilities: labels drawn from p, `draws` times. */
 vmoer_status vm_ece_floor_compute(const vm_predictions *d, int draws, uint64_t seed, vm_ece_floor *out);
 
-/* Output temperature scaling: T > 0 minimising the NLL of softmax(ln p / T) (Guo 2017); golden-section on ln T in [ln .05, ln 20]. */
-vmoer_status vm_temperature_fit(const vm_predictions *d, double *temperature);
+/* Output temperature scaling: T > 0 minimising the NLL of softmax(ln p / T) (Guo 2017), or of its mean over passes, whose predictions d[passes] are of the
+ * same items; golden-section on ln T in [ln .05, ln 20]. */
+vmoer_status vm_temperature_fit(const vm_predictions *d, int passes, double *temperature);
 
 /* Risk-coverage: items by falling confidence (ties kept together by item order); out_risk[i] = error rate of the i+1 most confident. aurc = mean. */
 vmoer_status vm_risk_coverage(const vm_predictions *d, double *out_risk, double *aurc);

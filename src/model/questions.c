@@ -188,11 +188,9 @@ vmoer_status vm_questions_run(vm_pass *p, vm_arena *arena, const vm_questions *q
         return vm_error(VMOER_ERROR_MEMORY, "no memory for %d answers", q->n);
     memset(means, 0, 2 * (C + n) * sizeof *means);
     *out = (vm_choices){means, means + C, means + 2 * C, means + 2 * C + n};
-    vm_pass_options first = *o;
-    first.step = 0;
     for (int s = 0; s < passes; s++) {
-        VM_TRY(s ? vm_pass_again(p, (uint64_t)s, log_probability, vocabulary)
-                 : vm_pass_forward(p, &q->batch, &first, log_probability, vocabulary, NULL));
+        VM_TRY(s ? vm_pass_again(p, o->step + (uint64_t)s, log_probability, vocabulary)
+                 : vm_pass_forward(p, &q->batch, o, log_probability, vocabulary, NULL));
         vm_questions_score(q, log_probability, score);
         for (int c = 0; c < q->n_choices; c++)
             if (!isfinite(score[c])) return vm_error(VMOER_ERROR_NUMERIC, "a choice's score is not a finite number");

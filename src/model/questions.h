@@ -38,7 +38,7 @@ typedef struct vm_choices {
 void vm_choices_add(const vm_questions *q, const double *score, double temperature, double weight, vm_choices *out);
 /* Mutual information between the answer to a question and the router's draws, nats, >= 0: the entropy of the mean less the mean of the entropies. */
 double vm_choices_information(const vm_questions *q, const vm_choices *choices, int question);
-/* options.step is not looked at: passes are numbered from 0. VMOER_ERROR_NUMERIC where a score is not finite. */
+/* Passes are numbered from options.step on. VMOER_ERROR_NUMERIC where a score is not finite. */
 vmoer_status vm_questions_run(vm_pass *p, vm_arena *arena, const vm_questions *q, const vm_pass_options *options, double temperature,
                               vm_choices *out);
 /* score[C] from log_probability[n_targets]. */

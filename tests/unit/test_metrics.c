@@ -127,7 +127,7 @@ static void golden(void **state) {
         free(risk);
 
         double temperature;
-        assert_int_equal(vm_temperature_fit(&t.d, &temperature), VMOER_OK);
+        assert_int_equal(vm_temperature_fit(&t.d, 1, &temperature), VMOER_OK);
         near(name, "temperature_nll", nll_at(&t.d, temperature), expected, 1e-9);
         table_free(&t);
     }
@@ -203,7 +203,7 @@ static void refuses_bad_input(void **state) {
         assert_int_equal(vm_metrics_bootstrap(&t.d, 10, 0, &ci), bad[i].status);
         assert_int_equal(vm_metrics_paired(&t.d, &t.d, 10, 0, &m, &ci), bad[i].status);
         assert_int_equal(vm_ece_floor_compute(&t.d, 10, 0, &floor), bad[i].status);
-        assert_int_equal(vm_temperature_fit(&t.d, &value), bad[i].status);
+        assert_int_equal(vm_temperature_fit(&t.d, 1, &value), bad[i].status);
         assert_int_equal(vm_risk_coverage(&t.d, risk, &value), bad[i].status);
     }
     t.p[5] = .25 + 5e-7, t.label[1] = 0, t.k[1] = 3; /* inside the tolerance */
@@ -212,7 +212,7 @@ static void refuses_bad_input(void **state) {
     assert_int_equal(vm_ece_floor_compute(&t.d, 0, 0, &floor), VMOER_ERROR_ARGUMENT);
     t.d.n = 0;
     assert_int_equal(vm_metrics_compute(&t.d, &m), VMOER_ERROR_ARGUMENT);
-    assert_int_equal(vm_temperature_fit(&t.d, &value), VMOER_ERROR_ARGUMENT);
+    assert_int_equal(vm_temperature_fit(&t.d, 1, &value), VMOER_ERROR_ARGUMENT);
     assert_int_equal(vm_risk_coverage(&t.d, risk, &value), VMOER_ERROR_ARGUMENT);
     table_free(&t);
 }
@@ -360,7 +360,7 @@ static void temperature_recovers_what_was_planted(void **state) {
     for (size_t i = 0; i < 4; i++) {
         table t = synthetic(20000, 40 + i, planted[i]);
         double temperature;
-        assert_int_equal(vm_temperature_fit(&t.d, &temperature), VMOER_OK);
+        assert_int_equal(vm_temperature_fit(&t.d, 1, &temperature), VMOER_OK);
         assert_true(fabs(log(temperature / planted[i])) < .06);
         /* The bottom of the valley. */
         assert_true(nll_at(&t.d, temperature) <= nll_at(&t.d, temperature * 1.001));
@@ -372,15 +372,50 @@ static void temperature_recovers_what_was_planted(void **state) {
     table t = table_new(5, 2);
     double temperature;
     for (size_t i = 0; i < 5; i++) t.p[2 * i] = .9, t.p[2 * i + 1] = .1;
-    assert_int_equal(vm_temperature_fit(&t.d, &temperature), VMOER_OK);
+    assert_int_equal(vm_temperature_fit(&t.d, 1, &temperature), VMOER_OK);
     assert_true(fabs(temperature - .05) < 1e-3);
     for (size_t i = 0; i < 5; i++) t.label[i] = 1;
-    assert_int_equal(vm_temperature_fit(&t.d, &temperature), VMOER_OK);
+    assert_int_equal(vm_temperature_fit(&t.d, 1, &temperature), VMOER_OK);
     assert_true(fabs(temperature - 20) < 1e-3);
     for (size_t i = 0; i < 10; i++) t.p[i] = .5;
-    assert_int_equal(vm_temperature_fit(&t.d, &temperature), VMOER_OK);
+    assert_int_equal(vm_temperature_fit(&t.d, 1, &temperature), VMOER_OK);
     assert_true(temperature == 1);
     table_free(&t);
+}
+
+static double mean_nll_at(const table *passes, double temperature) {
+    const vm_predictions *d = &passes[0].d;
+    double sum = 0;
+    for (size_t i = 0; i < d->n; i++) {
+        double right = 0;
+        for (int s = 0; s < 2; s++) {
+            const double *p = passes[s].d.p + i * (size_t)d->stride;
+            double z = 0;
+            for (int c = 0; c < d->k[i]; c++) z += pow(p[c], 1 / temperature);
+            right += pow(p[d->label[i]], 1 / temperature) / z / 2;
+        }
+        sum -= log(right);
+    }
+    return sum / (double)d->n;
+}
+
+/* Two passes of one item each, labels of the first: the temperature comes before the mean. The same pass twice is one.
+ */
+static void temperature_of_passes(void **state) {
+    (void)state;
+    table passes[2] = {synthetic(4000, 50, 2), synthetic(4000, 51, 2)};
+    vm_predictions d[2] = {passes[0].d, passes[1].d};
+    double temperature, one;
+    memcpy(passes[1].label, passes[0].label, 4000 * sizeof *passes[0].label);
+    assert_int_equal(vm_temperature_fit(d, 2, &temperature), VMOER_OK);
+    assert_true(mean_nll_at(passes, temperature) <= mean_nll_at(passes, temperature * 1.001));
+    assert_true(mean_nll_at(passes, temperature) <= mean_nll_at(passes, temperature / 1.001));
+    assert_int_equal(vm_temperature_fit(d, 1, &one), VMOER_OK);
+    assert_true(fabs(log(temperature / one)) > .01); /* the other pass disagrees */
+    d[1] = d[0];
+    assert_int_equal(vm_temperature_fit(d, 2, &temperature), VMOER_OK);
+    assert_true(fabs(temperature / one - 1) < 1e-6);
+    for (int s = 0; s < 2; s++) table_free(&passes[s]);
 }
 
 static void risk_coverage_by_hand(void **state) {
@@ -426,6 +461,7 @@ int main(void) {
         cmocka_unit_test(floor_holds_the_calibrated),
         cmocka_unit_test(floor_closed_forms),
         cmocka_unit_test(temperature_recovers_what_was_planted),
+        cmocka_unit_test(temperature_of_passes),
         cmocka_unit_test(risk_coverage_by_hand),
         cmocka_unit_test(bootstrap_is_fast),
     };

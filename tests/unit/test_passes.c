@@ -247,6 +247,7 @@ static void test_run(void **state) {
                 average[i] += vocabulary[i] / PASSES;
             }
         }
+        options.step = 0;
         OK(vm_questions_run(b.pass, b.arena, &q, &options, 1.5, &all));
         options.facts = true;
         OK(vm_questions_run(b.pass, b.arena, &q, &options, 1.5, &one));
