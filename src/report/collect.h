@@ -54,7 +54,8 @@ typedef struct vm_report_signal {
     const char *name;
     vm_ood value;
     vm_ood_ci ci;
-    double *fpr, *tpr; /* [n_roc] */
+    vm_figure adjusted, matched; /* AUROC with the length's part taken out, and between items paired by length; NAN: not told */
+    double *fpr, *tpr;           /* [n_roc] */
     size_t n_roc;
 } vm_report_signal;
 

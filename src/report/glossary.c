@@ -94,8 +94,10 @@ static const char *const WORDS[][2] = {
      "A set of choices that holds the right answer with a chosen probability; coverage is how often "
      "it does. LAC gives the smallest sets, APS larger ones where the model is unsure."},
     {"Shift", "Thresholds found on questions of one kind and used on another: then theory promises nothing."},
-    {"Length", "A control, not a signal: the number of tokens of the question. Where it alone tells two sets apart, "
-               "part of any signal's success may be the length."},
+    {"Length",
+     "A control, not a signal: the number of tokens of the question. Where it alone tells two sets apart, "
+     "part of any signal's success may be the length. Length taken out, equal lengths: the signal without its straight "
+     "line on the logarithm of the length, and compared between questions paired by length."},
     {"Gate entropy, logit variance",
      "How undecided the router is between experts; and how wide the distribution of a variational router's scores is "
      "(projected: without a shift common "

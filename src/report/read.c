@@ -75,6 +75,18 @@ static vmoer_status read_eval(const vm_reader *r, const json_t *root, const json
     return vm_reader_append(r, (void **)&data->runs, &data->capacity[0], &data->n_runs, &run, sizeof run);
 }
 
+/* AUROC and its interval of a control for the length. */
+static vmoer_status read_control(const vm_reader *r, const json_t *json, const char *name, const char *key,
+                                 vm_figure *out) {
+    const json_t *control = json_object_get(json, key), *ci;
+    *out = (vm_figure){NAN, {NAN, NAN}};
+    if (!control || json_is_null(control)) return VMOER_OK;
+    if (!json_is_object(control)) return vm_reader_wrong(r, name, key, "an object");
+    VM_TRY(vm_need_number(r, control, key, "auroc", &out->value));
+    VM_TRY(vm_need_object(r, control, key, "ci95", &ci));
+    return vm_need_interval(r, ci, key, "auroc", &out->ci);
+}
+
 static vmoer_status read_signal(const vm_reader *r, const char *name, const json_t *json, vm_report_signal *signal) {
     const json_t *ci;
     signal->name = name;
@@ -85,6 +97,8 @@ static vmoer_status read_signal(const vm_reader *r, const char *name, const json
     VM_TRY(vm_need_interval(r, ci, name, "auroc", &signal->ci.auroc));
     VM_TRY(vm_need_interval(r, ci, name, "aupr", &signal->ci.aupr));
     VM_TRY(vm_need_interval(r, ci, name, "fpr95", &signal->ci.fpr95));
+    VM_TRY(read_control(r, json, name, "length_adjusted", &signal->adjusted));
+    VM_TRY(read_control(r, json, name, "length_matched", &signal->matched));
     if (!json_is_array(json_object_get(json, "roc"))) return vm_reader_wrong(r, name, "roc", "an array of [x, y]");
     return vm_may_points(r, json, name, "roc", &signal->fpr, &signal->tpr, &signal->n_roc);
 }

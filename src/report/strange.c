@@ -104,6 +104,7 @@ void vm_page_ood(vm_text *t, const vm_group *group, size_t index) {
     vm_text_put(t, "</h2>\n<p class=\"note\">Out-of-distribution detection: does a signal rise on questions of another "
                    "kind? AUROC with 95%% intervals, blue above 0.5, orange below. "
                    "The length of the question is a control, not a signal: what a signal does no better than length, "
-                   "length may explain.</p>\n");
+                   "length may explain. Length taken out: what is left of the signal "
+                   "without its straight line on the length. Equal lengths: between questions paired by length.</p>\n");
     for (size_t i = 0; i < group->n_sets; i++) show_set(t, group, &group->sets[i]);
 }

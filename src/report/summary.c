@@ -27,6 +27,16 @@ void vm_page_auroc(vm_text *t, const vm_report_signal *s, bool more) {
         vm_text_put(t, "<span class=\"tag worse\">wrong way</span>");
     else if (s->ci.auroc.low <= .5)
         vm_text_put(t, "<span class=\"tag unclear\">like guessing</span>");
+    if (more && !isnan(s->adjusted.value)) {
+        vm_text_put(t, "<span class=\"sub\">length taken out %n3 ", s->adjusted.value);
+        vm_page_interval(t, s->adjusted.ci, 1, 3);
+        vm_text_put(t, "</span>");
+    }
+    if (more && !isnan(s->matched.value)) {
+        vm_text_put(t, "<span class=\"sub\">equal lengths %n3 ", s->matched.value);
+        vm_page_interval(t, s->matched.ci, 1, 3);
+        vm_text_put(t, "</span>");
+    }
     if (more) vm_text_put(t, "<span class=\"sub\">AUPR %n3 · FPR95 %n3</span>", s->value.aupr, s->value.fpr95);
     vm_text_put(t, "</td>");
 }

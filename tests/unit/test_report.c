@@ -149,8 +149,9 @@ static json_t *signal_of(uint64_t seed, double shift, size_t n_id, size_t n_ood)
     for (size_t i = 0; i < n; i++) json_array_append_new(roc, json_pack("[ff]", fpr[i], tpr[i]));
     free(id);
     free(ood);
-    return json_pack("{sf sf sf s{so so so} so}", "auroc", m.auroc, "aupr", m.aupr, "fpr95", m.fpr95, "ci95", "auroc",
-                     interval(ci.auroc), "aupr", interval(ci.aupr), "fpr95", interval(ci.fpr95), "roc", roc);
+    return json_pack("{sf sf sf s{so so so} so s{sf s{s[ff]}} sn}", "auroc", m.auroc, "aupr", m.aupr, "fpr95", m.fpr95,
+                     "ci95", "auroc", interval(ci.auroc), "aupr", interval(ci.aupr), "fpr95", interval(ci.fpr95), "roc",
+                     roc, "length_adjusted", "auroc", .625, "ci95", "auroc", .5, .75, "length_matched");
 }
 
 static void make_ood(const made_run *run) {
@@ -238,6 +239,8 @@ static void one_page_that_stands_alone(void **state) {
     assert_non_null(strstr(page, "<h2 id=\"group-1\">published</h2>"));
     assert_int_equal(count(page, "deterministic, baseline"), 6); /* two groups, three tasks */
     assert_non_null(strstr(page, "The same runs away from home"));
+    assert_non_null(strstr(page, "<span class=\"sub\">length taken out 0.625 [0.500, 0.750]</span>"));
+    assert_null(strstr(page, ">equal lengths"));
     assert_non_null(strstr(page, "Lowest held-out NLL: 1.200 at step 300."));
     assert_non_null(strstr(page, "56064 trained parameters in 5 tensors"));
     free(page);
@@ -374,8 +377,14 @@ static void malformed_files_are_named(void **state) {
                         "length"),
         "roc");
     json_array_append_new(signal, json_integer(1));
-    put_json("a/ood/results.json", bad);
+    put_json("a/ood/results.json", json_incref(bad));
     refuse(VMOER_ERROR_FORMAT, "a/ood/results.json", "length.roc: an array of [x, y] expected");
+    json_object_set_new(
+        json_object_get(json_object_get(json_object_get(json_object_get(bad, "results"), "arc_challenge"), "signals"),
+                        "gate_entropy"),
+        "length_adjusted", json_pack("{sf}", "auroc", .5));
+    put_json("a/ood/results.json", bad);
+    refuse(VMOER_ERROR_FORMAT, "a/ood/results.json", "length_adjusted.ci95: an object expected");
 }
 
 /* Runs of one label over several folders, one a task, are one run; two of the same task are told apart by their
