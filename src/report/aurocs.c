@@ -150,7 +150,7 @@ void vm_page_aurocs(vm_text *t, const vm_report_data *data, const vm_experiment 
     vm_text_put(
         t,
         "<h2 id=\"aurocs-%u\">Noticing strange questions</h2>\n<p class=\"note\">Does a signal rise on questions "
-        "of another kind? Blue: it does; orange: it points the wrong way; white: a coin would do as well. Bold: "
+        "of another kind? Blue: it does; orange: it points the wrong way; no colour: a coin would do as well. Bold: "
         "the 95%% interval excludes 0.5. The length of the question is a control: what a signal does no better "
         "than length (<b>≤ length</b>), length may explain.</p>\n",
         index);

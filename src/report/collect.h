@@ -94,10 +94,18 @@ typedef struct vm_history {
     double *curve[VM_CURVES]; /* [n]; NAN where a record does not speak of it */
 } vm_history;
 
+/* A value of a number that was fitted, and what it gave on the held-out part. */
+typedef struct vm_trial {
+    const char *name; /* "noise", "route_temperature", "temperature" */
+    double value, nll, ece;
+} vm_trial;
+
 typedef struct vm_report_training {
     const char *path, *kind;
     const json_t *json;
     vm_history history;
+    vm_trial *trials; /* [n_trials], by name, then value */
+    size_t n_trials;
     double dense_nats;               /* a held-out token, of the dense model; NAN: no upcycled model */
     double nats[VM_STAGES][VM_WAYS]; /* the same of the upcycled one; NAN for a stage that there was not */
 } vm_report_training;

@@ -86,6 +86,12 @@ const char *vm_router_words(const char *kind) {
     return rank == UNKNOWN ? NULL : ROUTERS[rank].words;
 }
 
+const char *vm_number_name(const char *key) {
+    return strcmp(key, "noise") == 0               ? "noise of the scores"
+           : strcmp(key, "route_temperature") == 0 ? "routing temperature"
+                                                   : "output temperature";
+}
+
 static const char *const MAPS[][2] = {{"published", "published MAP"}, {"nll", "NLL-stopped MAP"}};
 
 int vm_map_rank(const char *kind) {

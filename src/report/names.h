@@ -18,6 +18,9 @@ int vm_router_style(const char *kind);
 const char *vm_router_name(const char *kind);
 const char *vm_router_words(const char *kind);
 
+/* "routing temperature": a number that calibrate fits; one of the known. */
+const char *vm_number_name(const char *key);
+
 /* "published MAP", "NLL-stopped MAP" */
 const char *vm_map_name(const char *kind);
 int vm_map_rank(const char *kind);

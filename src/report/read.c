@@ -181,11 +181,33 @@ static vmoer_status read_nats(const vm_reader *r, vm_report_training *training) 
     return VMOER_OK;
 }
 
+static vmoer_status read_trial(const vm_reader *r, const json_t *entry, const char *where, void *item) {
+    static const char *const NAMES[] = {"noise", "route_temperature", "temperature"};
+    vm_trial *out = item;
+    const json_t *heldout;
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES && !out->name; i++)
+        if (json_object_get(entry, NAMES[i])) out->name = NAMES[i];
+    if (!out->name) return vm_reader_wrong(r, "", where, "noise, route_temperature or temperature");
+    VM_TRY(vm_need_number(r, entry, where, out->name, &out->value));
+    VM_TRY(vm_need_object(r, entry, where, "heldout", &heldout));
+    VM_TRY(vm_need_number(r, heldout, where, "nll", &out->nll));
+    return vm_need_number(r, heldout, where, "ece", &out->ece);
+}
+
+static int by_value(const void *a, const void *b) {
+    const vm_trial *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order ? order : (x->value > y->value) - (x->value < y->value);
+}
+
 vmoer_status vm_report_read_training(vm_report_data *data, const char *file, const char *path) {
     vm_reader r = {data, file};
     vm_report_training training = {0};
     VM_TRY(vm_reader_open(&r, path, &training.json, &training.path, &training.kind));
     VM_TRY(vm_may_history(&r, training.json, "", &training.history));
+    VM_TRY(vm_may_list(&r, training.json, "trials", sizeof *training.trials, read_trial, (void **)&training.trials,
+                       &training.n_trials));
+    qsort(training.trials, training.n_trials, sizeof *training.trials, by_value);
     VM_TRY(read_nats(&r, &training));
     return vm_reader_append(&r, (void **)&data->trainings, &data->capacity[2], &data->n_trainings, &training,
                             sizeof training);

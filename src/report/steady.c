@@ -167,7 +167,7 @@ static void levels_figure(vm_text *t, const steady_group *g, bool relative) {
     }
     if (n > 0) {
         vm_text_put(t, "<figure><figcaption><b>Stability by noise</b>Mean over the layers of the share of the choice "
-                       "that survives. Flatter is steadier; the dashed line is what two random choices share."
+                       "that survives. Flatter is steadier."
                        "</figcaption>");
         vm_chart_lines(t, &(vm_chart){.title = "Mean Jaccard index by level of noise",
                                       .subject = *g->name ? vm_map_name(g->name) : NULL,

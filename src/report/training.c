@@ -1,5 +1,7 @@
-/* training.c: how models and routers were trained: learning curves. */
+/* training.c: how models and routers were trained: learning curves, and the trials of fits without training. */
 #include "report/page.h"
+
+#include "base/memory.h"
 
 #include <math.h>
 #include <string.h>
@@ -83,6 +85,55 @@ static void learning(vm_text *t, const vm_report_training *training) {
     curve_figure(t, training->path, &training->history, "Held-out calibration error",
                  "On the same questions kept aside.", "ECE", VM_CURVE_HELDOUT_ECE, -1);
     vm_text_put(t, "</div>\n");
+}
+
+/* ---- fits without training ---- */
+
+/* The trials of one number: NLL or ECE by its value, on a logarithmic scale where that can be. */
+static void trial_figure(vm_text *t, const char *subject, const vm_trial *trials, size_t n, bool ece) {
+    double *x = vm_malloc(n, 2 * sizeof *x), low = INFINITY, high = -INFINITY;
+    if (!x) {
+        t->failed = true;
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        x[i] = trials[i].value;
+        x[n + i] = ece ? trials[i].ece : trials[i].nll;
+        low = fmin(low, x[n + i]), high = fmax(high, x[n + i]);
+    }
+    const vm_series series = {ece ? "held-out ECE" : "held-out NLL", x, x + n, n, ece ? 1 : 0};
+    vm_text_put(
+        t, "<figure><figcaption><b>%s by %s</b>A mark for every value that was tried. Lower is better.</figcaption>",
+        series.name, vm_number_name(trials->name));
+    vm_chart_lines(t, &(vm_chart){.title = "Trials",
+                                  .subject = subject,
+                                  .x_label = vm_number_name(trials->name),
+                                  .y_label = ece ? "ECE" : "nats",
+                                  .x_low = x[0],
+                                  .x_high = x[n - 1],
+                                  .x_log = x[0] > 0,
+                                  .y_low = low,
+                                  .y_high = high,
+                                  .markers = true,
+                                  .series = &series,
+                                  .n_series = 1});
+    vm_text_put(t, "</figure>\n");
+    vm_free(x);
+}
+
+static void trials(vm_text *t, const vm_report_training *training) {
+    for (size_t first = 0, n; first < training->n_trials; first += n) {
+        const vm_trial *own = training->trials + first;
+        size_t best = 0;
+        for (n = 1; first + n < training->n_trials && strcmp(own[n].name, own->name) == 0; n++)
+            if (own[n].nll < own[best].nll) best = n;
+        vm_text_put(t, "<p class=\"note\">%u values of the %s tried; the lowest held-out NLL, %n3, at %g.</p>\n", n,
+                    vm_number_name(own->name), own[best].nll, own[best].value);
+        vm_page_figures(t, 2);
+        trial_figure(t, training->path, own, n, false);
+        trial_figure(t, training->path, own, n, true);
+        vm_text_put(t, "</div>\n");
+    }
 }
 
 /* ---- an upcycled model ---- */
@@ -205,11 +256,13 @@ void vm_page_training(vm_text *t, const vm_report_data *data) {
                     training->path, training->kind);
         trainable_line(t, training->json);
         if (!upcycled) lowest_line(t, training);
-        if (training->history.n == 0 && isnan(training->dense_nats))
-            vm_text_put(t, "<p class=\"note\">No history was recorded.</p>\n");
-        else if (upcycled)
+        trials(t, training);
+        bool fit_alone = training->n_trials > 0 && training->history.n < 2; /* a look at what was chosen */
+        if (upcycled && (training->history.n > 0 || !isnan(training->dense_nats)))
             upcycling(t, training);
-        else
+        else if (training->history.n == 0 && training->n_trials == 0)
+            vm_text_put(t, "<p class=\"note\">No history was recorded.</p>\n");
+        else if (!fit_alone)
             learning(t, training);
         if (folded) vm_text_put(t, "</details>\n");
     }

@@ -331,6 +331,28 @@ static void a_price(void **state) {
     refuse(VMOER_ERROR_FORMAT, "fc/results.json: ", "results.chosen: an object expected");
 }
 
+/* A number fitted without training: its trials in the order of its values. */
+static void fitted_numbers(void **state) {
+    (void)state;
+    put_file("iso/training.json", "{\"kind\": \"calibrate\", \"history\": [{\"step\": 1, \"heldout\": {\"nll\": 1.25, "
+                                  "\"ece\": 0.1}}], \"trials\": ["
+                                  "{\"noise\": 0.1, \"heldout\": {\"nll\": 1.25, \"ece\": 0.1}}, {\"noise\": 10, "
+                                  "\"heldout\": {\"nll\": 1.5, \"ece\": "
+                                  "0.05}}, {\"noise\": 1, \"heldout\": {\"nll\": 1.125, \"ece\": 0.075}}]}");
+    char *page = report(in_root("report.html"));
+    check_pictures(page, 2);
+    assert_int_equal(count(page, "<svg"), 2);
+    assert_non_null(
+        strstr(page, "3 values of the noise of the scores tried; the lowest held-out NLL, 1.125, at 1.</p>"));
+    assert_non_null(strstr(page, "held-out NLL: from 1.250 at 0.10 to 1.500 at 10.00."));
+    free(page);
+    assert_int_equal(remove(in_root("report.html")), 0);
+    put_file("iso/training.json", "{\"kind\": \"calibrate\", \"trials\": [{\"depth\": 3}]}");
+    refuse(VMOER_ERROR_FORMAT, "iso/training.json: ", "trials[0]: noise, route_temperature or temperature expected");
+    put_file("iso/training.json", "{\"kind\": \"calibrate\", \"trials\": [{\"noise\": 3}]}");
+    refuse(VMOER_ERROR_FORMAT, "iso/training.json: ", "trials[0].heldout: an object expected");
+}
+
 /* What is not there is left out, not invented. */
 static void an_experiment_cut_short(void **state) {
     (void)state;
@@ -480,6 +502,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_measurement_by_itself, make_root, remove_root),
         cmocka_unit_test_setup_teardown(answer_sets, make_root, remove_root),
         cmocka_unit_test_setup_teardown(a_price, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(fitted_numbers, make_root, remove_root),
         cmocka_unit_test_setup_teardown(an_experiment_cut_short, make_root, remove_root),
         cmocka_unit_test_setup_teardown(hostile_files_are_named, make_root, remove_root),
         cmocka_unit_test_setup_teardown(words_are_escaped, make_root, remove_root),
