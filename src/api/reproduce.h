@@ -36,6 +36,7 @@ typedef enum vm_stage_kind {
     VM_STAGE_HELDOUT,  /* eval on the task's held-out part, where that is not the one that is evaluated: for answer sets and Mahalanobis distances */
     VM_STAGE_OOD_RUN,  /* eval on the OoD sets */
     VM_STAGE_OOD,
+    VM_STAGE_COST,     /* of a router; of the first seed's, since all cost the same */
     VM_STAGE_CONFORMAL,
     VM_STAGE_KINDS
 } vm_stage_kind;
@@ -130,11 +131,12 @@ vmoer_status vm_stage_results(const vm_experiment *x, vm_stage_kind kind, vm_map
 
 /* reproduce_ood.c: "ood", and o->detections. */
 vmoer_status vm_outcome_ood(vm_outcome *o, json_t **out);
-/* reproduce_means.c: "conformal" */
+/* reproduce_means.c: "cost" and "conformal" */
+vmoer_status vm_experiment_cost(const vm_experiment *x, json_t **out);
 vmoer_status vm_experiment_conformal(const vm_experiment *x, json_t **out);
 /* reproduce_goals.c: "stability", "alive" and "goals". */
 vmoer_status vm_experiment_stability(const vm_experiment *x, json_t **out);
 vmoer_status vm_experiment_alive(const vm_experiment *x, json_t **out);
-vmoer_status vm_outcome_goals(const vm_outcome *o, json_t **out);
+vmoer_status vm_outcome_goals(const vm_outcome *o, const json_t *cost, json_t **out);
 
 #endif

@@ -251,8 +251,21 @@ static vmoer_status stability_goals(const vm_outcome *o, vm_map_kind map, int ro
     return status;
 }
 
+static vmoer_status cost_goal(const vm_outcome *o, vm_map_kind map, int router, const json_t *cost, json_t *out) {
+    size_t i;
+    const json_t *entry;
+    json_array_foreach(cost, i, entry) {
+        const char *name = json_string_value(json_object_get(entry, "router")),
+                   *layers = json_string_value(json_object_get(entry, "layers"));
+        if (strcmp(name, o->x->routers[router].name) != 0 || strcmp(layers, "chosen") != 0) continue;
+        double share = json_number_value(json_object_get(entry, "flops_share"));
+        return add_goal(o, map, router, "operations it adds, its layers", "< 1%", share, NULL, share < .01, out);
+    }
+    return VMOER_OK;
+}
+
 /* Of the router that was named before, on both MAPs; beside it the NLL-stopped MAP itself and temperature scaling. */
-vmoer_status vm_outcome_goals(const vm_outcome *o, json_t **out) {
+vmoer_status vm_outcome_goals(const vm_outcome *o, const json_t *cost, json_t **out) {
     const vm_experiment *x = o->x;
     const struct {
         vm_map_kind map;
@@ -271,6 +284,7 @@ vmoer_status vm_outcome_goals(const vm_outcome *o, json_t **out) {
         status = calibration_goals(o, rows[i].map, r, base, values, *out);
         if (status == VMOER_OK) status = stability_goals(o, rows[i].map, r, base, *out);
         if (status == VMOER_OK) status = ood_goals(o, rows[i].map, r, base, values, *out);
+        if (status == VMOER_OK) status = cost_goal(o, rows[i].map, r, cost, *out);
     }
     vm_free(values);
     return status;

@@ -1,4 +1,4 @@
-/* reproduce_means.c: what is a plain mean over the seeds: how answer sets cover. */
+/* reproduce_means.c: what is a plain mean over the seeds: how answer sets cover; and what a router costs. */
 #include "api/reproduce.h"
 
 #include "base/status.h"
@@ -39,6 +39,31 @@ static vmoer_status conformal_entry(const vm_experiment *x, int router, json_t *
                      "halves", part_of(runs, x->seeds, task, "halves"));
     if (x->p->split != VMOER_SPLIT_HELDOUT) json_object_set_new(*out, "shift", part_of(runs, x->seeds, task, "shift"));
     return *out ? VMOER_OK : vm_error(VMOER_ERROR_FORMAT, "conformal: no alpha in a stage's results");
+}
+
+/* One entry for the router's own layers and one for all. */
+static vmoer_status cost_entries(const vm_experiment *x, int router, const json_t *run, json_t *out) {
+    static const char *const ways[] = {"chosen", "all"};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        json_t *of = json_object_get(json_object_get(run, "results"), ways[i]);
+        json_t *entry = json_pack("{s:s, s:s}", "router", x->routers[router].name, "layers", ways[i]);
+        if (json_object_update(entry, of) != 0 || json_array_append_new(out, entry) != 0)
+            return vm_error(VMOER_ERROR_FORMAT, "cost: a stage's results lack \"%s\"", ways[i]);
+    }
+    return VMOER_OK;
+}
+
+vmoer_status vm_experiment_cost(const vm_experiment *x, json_t **out) {
+    *out = json_array();
+    for (int r = 0; r < x->n_routers; r++) {
+        json_t *run;
+        if (!x->runs[VM_MAP_PUBLISHED][r] || x->routers[r].deterministic) continue;
+        VM_TRY(vm_stage_results(x, VM_STAGE_COST, VM_MAP_PUBLISHED, 0, r, &run));
+        vmoer_status status = cost_entries(x, r, run, *out);
+        json_decref(run);
+        VM_TRY(status);
+    }
+    return VMOER_OK;
 }
 
 vmoer_status vm_experiment_conformal(const vm_experiment *x, json_t **out) {

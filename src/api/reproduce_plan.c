@@ -10,8 +10,9 @@
 #include <sys/resource.h>
 
 /* PROBE_BATCHES: of a training's questions. Stability: passes a level of noise, and those that look for the target's
- * sigma. Fit: what calibrate tries of one number, each by so many passes where the router draws (src/api/fit.c). */
-enum { PROBE_BATCHES = 2, STABILITY_PASSES = 4, BISECTION = 20, FIT_TRIALS = 11, FIT_PASSES = 10 };
+ * sigma. Fit: what calibrate tries of one number, each by so many passes where the router draws (src/api/fit.c).
+ * Cost: its prompts, as questions. */
+enum { PROBE_BATCHES = 2, STABILITY_PASSES = 4, BISECTION = 20, FIT_TRIALS = 11, FIT_PASSES = 10, COST_PROMPTS = 300 };
 
 /* Questions a second, and what every call pays. */
 typedef struct speed {
@@ -103,6 +104,8 @@ static double seconds_of(const vm_experiment *x, const vm_stage *s, const speed 
         return v->load + (STABILITY_PASSES * 5 + BISECTION) * x->stability_questions / v->eval;
     case VM_STAGE_HELDOUT:
         return v->load + passes * (double)(x->limit ? (size_t)x->limit : task->heldout) / v->eval;
+    case VM_STAGE_COST:
+        return v->load + COST_PROMPTS / v->eval;
     case VM_STAGE_OOD:
     case VM_STAGE_CONFORMAL:
     case VM_STAGE_KINDS:

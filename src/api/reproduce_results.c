@@ -278,21 +278,22 @@ static json_t *skipped_names(const vm_experiment *x) {
 
 static vmoer_status gather(vm_outcome *o, json_t **results) {
     const vm_experiment *x = o->x;
-    json_t *ood = NULL, *stability = NULL, *alive = NULL, *conformal = NULL, *goals = NULL, *map_list = json_array(),
-           *calibrations = json_array();
+    json_t *ood = NULL, *stability = NULL, *alive = NULL, *cost = NULL, *conformal = NULL, *goals = NULL,
+           *map_list = json_array(), *calibrations = json_array();
     vmoer_status status = vm_resamples_create((size_t)x->seeds, (size_t)x->bootstrap, 0, SEEDS_STREAM, &o->seeds);
     if (status == VMOER_OK) status = maps(x, map_list);
     if (status == VMOER_OK) status = calibration(o, calibrations);
     if (status == VMOER_OK) status = vm_outcome_ood(o, &ood);
     if (status == VMOER_OK) status = vm_experiment_stability(x, &stability);
     if (status == VMOER_OK) status = vm_experiment_alive(x, &alive);
+    if (status == VMOER_OK) status = vm_experiment_cost(x, &cost);
     if (status == VMOER_OK) status = vm_experiment_conformal(x, &conformal);
-    if (status == VMOER_OK) status = vm_outcome_goals(o, &goals);
-    *results = json_pack("{s:s, s:s, s:{s:s, s:s}, s:o, s:o, s:o, s:o, s:o*, s:o*, s:o*, s:o*, s:o*}", "vmoer",
+    if (status == VMOER_OK) status = vm_outcome_goals(o, cost, &goals);
+    *results = json_pack("{s:s, s:s, s:{s:s, s:s}, s:o, s:o, s:o, s:o, s:o*, s:o*, s:o*, s:o*, s:o*, s:o*}", "vmoer",
                          vmoer_version(), "kind", "reproduce", "model", "name", x->model_name, "fingerprint",
                          x->fingerprint, "config", vm_experiment_config(x), "skipped", skipped_names(x), "maps",
                          map_list, "calibration", calibrations, "ood", ood, "stability", stability, "alive", alive,
-                         "conformal", conformal, "goals", goals);
+                         "cost", cost, "conformal", conformal, "goals", goals);
     if (status == VMOER_OK && !*results) status = no_memory();
     if (status != VMOER_OK) json_decref(*results);
     return status;

@@ -38,7 +38,7 @@ static const char built_in[] =
 
 static const char quick_map[] = "{\"steps\": 4, \"batch_size\": 4, \"evaluate_every\": 2}",
                   quick_router[] = "{\"steps\": 8, \"batch_size\": 4}", quick_rank[] = "{\"rank\": 2}";
-enum { QUICK_TRAIN = 32, QUICK_LIMIT = 8, QUICK_BOOTSTRAP = 100, STABILITY_QUESTIONS = 64, QUICK_STABILITY = 4 };
+enum { QUICK_TRAIN = 16, QUICK_LIMIT = 8, QUICK_BOOTSTRAP = 100, STABILITY_QUESTIONS = 64, QUICK_STABILITY = 4 };
 
 typedef enum value_kind { VALUE_INT, VALUE_REAL, VALUE_TEXT } value_kind;
 typedef struct setting {

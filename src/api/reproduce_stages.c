@@ -16,13 +16,13 @@
 static const char sigmas[] = ".01,.1";
 static const double target = .53; /* the Jaccard index of the paper's deterministic router */
 static const char ood_sets[] = "arc_easy,arc_challenge,medmcqa,mmlu_professional_law";
-enum { OOD_CHOICES = 4 };
+enum { OOD_CHOICES = 4, QUICK_LENGTH = 32 };
 
 const char *vm_map_kind_name(vm_map_kind map) { return map == VM_MAP_NLL ? "nll" : "published"; }
 
 const char *vm_stage_kind_name(vm_stage_kind kind) {
-    static const char *const names[VM_STAGE_KINDS] = {"map",     "layers",  "router", "id",       "stability",
-                                                      "heldout", "ood-run", "ood",    "conformal"};
+    static const char *const names[VM_STAGE_KINDS] = {"map",     "layers",  "router", "id",   "stability",
+                                                      "heldout", "ood-run", "ood",    "cost", "conformal"};
     return names[kind];
 }
 
@@ -126,16 +126,19 @@ static vmoer_status add_stage(vm_experiment *x, size_t *capacity, vm_stage s) {
 /* The stages of one kind, task and seed. */
 static vmoer_status list_kind(vm_experiment *x, vm_stage s, size_t *capacity) {
     bool ood = s.kind == VM_STAGE_OOD_RUN || s.kind == VM_STAGE_OOD,
-         sets = s.kind == VM_STAGE_HELDOUT || s.kind == VM_STAGE_CONFORMAL,
+         sets = s.kind == VM_STAGE_HELDOUT || s.kind == VM_STAGE_COST || s.kind == VM_STAGE_CONFORMAL,
          once = s.kind == VM_STAGE_STABILITY || ood || sets;
     if (s.kind == VM_STAGE_MAP) return add_stage(x, capacity, s);
     if ((once && s.task > 0) || (ood && x->n_sets == 0)) return VMOER_OK;
+    if (s.kind == VM_STAGE_COST && s.seed > 0) return VMOER_OK;
     if (s.kind == VM_STAGE_HELDOUT && x->p->split == VMOER_SPLIT_HELDOUT) return VMOER_OK;
     for (int map = 0; map < (sets ? VM_MAP_NLL : VM_MAPS); map++) {
         bool any = false;
         s.map = (vm_map_kind)map;
         for (int r = 0; r < x->n_routers; r++) {
-            if (!x->runs[map][r] || (s.kind == VM_STAGE_ROUTER && x->routers[r].deterministic)) continue;
+            if (!x->runs[map][r] ||
+                ((s.kind == VM_STAGE_ROUTER || s.kind == VM_STAGE_COST) && x->routers[r].deterministic))
+                continue;
             any = true;
             s.router = r;
             if (s.kind != VM_STAGE_LAYERS) VM_TRY(add_stage(x, capacity, s));
@@ -448,6 +451,18 @@ static vmoer_status run_conformal(const vm_experiment *x, const vm_stage *s, con
     return vmoer_conformal(&p, x->hooks, NULL);
 }
 
+static vmoer_status run_cost(const vm_experiment *x, const vm_stage *s, const char *folder) {
+    char adapter[4096], router[4096], label[256];
+    vmoer_cost_params p = vmoer_cost_params_default();
+    VM_TRY(load_params(x, s, adapter, router, &p.load));
+    label_of(x, s, label);
+    p.model = x->p->model;
+    if (x->p->quick) p.length = QUICK_LENGTH, p.rounds = 1;
+    p.output_path = folder;
+    p.label = label;
+    return vmoer_cost(&p, x->hooks, NULL);
+}
+
 static vmoer_status run_kind(const vm_experiment *x, const vm_stage *s, const char *folder) {
     switch (s->kind) {
     case VM_STAGE_MAP:
@@ -464,6 +479,8 @@ static vmoer_status run_kind(const vm_experiment *x, const vm_stage *s, const ch
         return run_eval(x, s, folder);
     case VM_STAGE_OOD:
         return run_ood(x, s, folder);
+    case VM_STAGE_COST:
+        return run_cost(x, s, folder);
     case VM_STAGE_CONFORMAL:
         return run_conformal(x, s, folder);
     case VM_STAGE_KINDS:
