@@ -19,7 +19,8 @@ static const option options[] = {
     {"plan", 0, OPTION_FLAG, NULL, "only say what would be done, how long it takes and how much memory",
      offsetof(reproduce_options, p.plan), NULL, 0},
     {"quick", 0, OPTION_FLAG, NULL,
-     "a smoke run: a few steps and items, the first task alone, one seed; its figures mean nothing",
+     "a smoke run: a few steps, items and passes, no search for numbers, the first task alone, one seed; its figures "
+     "mean nothing",
      offsetof(reproduce_options, p.quick), NULL, 0},
     {"settings", 0, OPTION_TEXT, "FILE", "JSON of hyper-parameters over the built-in ones (docs/FORMATS.md)",
      offsetof(reproduce_options, p.settings), NULL, 0},
@@ -41,8 +42,6 @@ static const option options[] = {
      offsetof(reproduce_options, p.data_dir), NULL, 0},
     {"ood_sample", 0, OPTION_INT, "N", "questions of each OoD set, picked by a hash of their text; 0: all",
      offsetof(reproduce_options, p.ood_sample), NULL, 0},
-    {"ood_passes_sample", 0, OPTION_INT, "N", "the same for routers that take whole passes through the model",
-     offsetof(reproduce_options, p.ood_passes_sample), NULL, 0},
     {"bootstrap", 0, OPTION_INT, "N", "resamples for the 95% intervals", offsetof(reproduce_options, p.bootstrap), NULL,
      0},
     {.name = "Machine", .kind = OPTION_HEADING},

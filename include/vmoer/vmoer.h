@@ -310,7 +310,7 @@ typedef struct vmoer_reproduce_params {
     vmoer_split split;       /* what is evaluated: TEST, or HELDOUT for a pilot */
     int seeds;               /* MAPs a task, seeds 0, 1 ...; 0: three, with quick one */
     int passes;              /* S of routers that need samples, where the settings do not say */
-    int ood_sample, ood_passes_sample; /* items of an OoD set; of routers that need whole passes; 0: all */
+    int ood_sample;          /* items of an OoD set; 0: all */
     int bootstrap;           /* resamples for the 95% intervals */
     int quick;               /* a smoke run: few steps, few items; says nothing about any method */
     int plan;                /* only the plan: plan.json and out_json hold it */

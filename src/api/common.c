@@ -226,6 +226,17 @@ vmoer_status vm_api_write(const char *folder, const json_t *results, json_t *tim
 
 json_t *vm_api_interval(vm_interval i) { return json_pack("[f, f]", i.low, i.high); }
 
+json_t *vm_api_reliability(const vm_predictions *d) {
+    vm_reliability_bin bins[VM_ECE_BINS];
+    json_t *list = json_array();
+    vm_reliability(d, bins);
+    for (int b = 0; b < VM_ECE_BINS; b++)
+        json_array_append_new(list, json_pack("{s:f, s:f, s:I, s:f, s:f}", "low", bins[b].low, "high", bins[b].high,
+                                              "count", (json_int_t)bins[b].count, "confidence", bins[b].confidence,
+                                              "accuracy", bins[b].accuracy));
+    return list;
+}
+
 vmoer_status vm_api_return_json(json_t *value, char **out) {
     if (!value) return vm_error(VMOER_ERROR_MEMORY, "no memory for the result");
     if (out) *out = json_dumps(value, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));

@@ -305,7 +305,6 @@ static vmoer_status summarise(const vmoer_eval_params *p, const answered *a, jso
     vm_metrics m;
     vm_metrics_ci ci;
     vm_ece_floor floor;
-    vm_reliability_bin bins[VM_ECE_BINS];
     double *risk = vm_calloc(a->n, sizeof *risk), aurc;
     if (!risk) return vm_error(VMOER_ERROR_MEMORY, "no memory for the metrics");
     vmoer_status status = vm_metrics_compute(&d, &m);
@@ -314,19 +313,13 @@ static vmoer_status summarise(const vmoer_eval_params *p, const answered *a, jso
     if (status == VMOER_OK) status = vm_risk_coverage(&d, risk, &aurc);
     vm_free(risk);
     VM_TRY(status);
-    vm_reliability(&d, bins);
-    json_t *reliability = json_array();
-    for (int b = 0; b < VM_ECE_BINS; b++)
-        json_array_append_new(reliability, json_pack("{s:f, s:f, s:I, s:f, s:f}", "low", bins[b].low, "high",
-                                                     bins[b].high, "count", (json_int_t)bins[b].count, "confidence",
-                                                     bins[b].confidence, "accuracy", bins[b].accuracy));
     json_t *ci95 = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "acc", vm_api_interval(ci.acc), "nll",
                              vm_api_interval(ci.nll), "ece", vm_api_interval(ci.ece), "mce", vm_api_interval(ci.mce),
                              "brier", vm_api_interval(ci.brier), "ece_mass", vm_api_interval(ci.ece_mass));
     *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:{s:f, s:f}, s:o, s:f}", "n", (json_int_t)a->n,
                      "acc", m.acc, "nll", m.nll, "ece", m.ece, "mce", m.mce, "brier", m.brier, "ece_mass", m.ece_mass,
                      "excess_ece", m.ece - floor.mean, "ci95", ci95, "ece_floor", "mean", floor.mean, "p95", floor.p95,
-                     "reliability", reliability, "aurc", aurc);
+                     "reliability", vm_api_reliability(&d), "aurc", aurc);
     if (!*out) return vm_error(VMOER_ERROR_MEMORY, "no memory for the metrics");
     return a->normed ? add_acc_norm(p, a, *out) : VMOER_OK;
 }

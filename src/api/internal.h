@@ -34,6 +34,7 @@ enum { VM_API_PASS_TOKENS = 1024 };
 vmoer_status vm_api_samples(const char *path, size_t *whole, json_t **tasks);
 double vm_api_parameters(const vm_gguf *g); /* elements of all tensors */
 json_t *vm_api_interval(vm_interval i); /* [low, high] */
+json_t *vm_api_reliability(const vm_predictions *d); /* a list of the bins of its reliability diagram */
 
 /* What a run's results.json begins with: who made it, of which kind, model, adapter, router and config (taken over). NULL: no memory, or a name is not
  * UTF-8. */

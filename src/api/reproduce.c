@@ -16,7 +16,6 @@ vmoer_reproduce_params vmoer_reproduce_params_default(void) {
                                     .nll_routers = "map,temperature,residual,vglr-fc,vtsr",
                                     .passes = 10,
                                     .ood_sample = 500,
-                                    .ood_passes_sample = 500,
                                     .bootstrap = 1000,
                                     .memory_gib = 2.0};
 }
@@ -83,9 +82,7 @@ static vmoer_status check_params(const vmoer_reproduce_params *p) {
     if (p->seeds < 0 || p->seeds > 100) return vm_error(VMOER_ERROR_ARGUMENT, "--seeds %d, must be 0 to 100", p->seeds);
     if (p->passes < 1 || p->passes > 4096)
         return vm_error(VMOER_ERROR_ARGUMENT, "--passes %d, must be 1 to 4096", p->passes);
-    if (p->ood_sample < 0 || p->ood_passes_sample < 0)
-        return vm_error(VMOER_ERROR_ARGUMENT, "--ood_sample %d and --ood_passes_sample %d must be 0 or more",
-                        p->ood_sample, p->ood_passes_sample);
+    if (p->ood_sample < 0) return vm_error(VMOER_ERROR_ARGUMENT, "--ood_sample %d, must be 0 or more", p->ood_sample);
     if (p->bootstrap < 1 || p->bootstrap > 100000)
         return vm_error(VMOER_ERROR_ARGUMENT, "--bootstrap %d, must be 1 to 100000", p->bootstrap);
     vmoer_train_params memory = {.memory_gib = p->memory_gib};

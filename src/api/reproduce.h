@@ -14,7 +14,6 @@ typedef struct vm_contestant {
     const json_t *settings; /* its object, resolved */
     bool deterministic;     /* the MAP's own router: nothing to calibrate */
     bool trained;           /* by steps, not by a fit of one number */
-    bool passes;            /* answers by whole passes through the model */
     vmoer_calibrate_params calibrate;
     vmoer_inference inference;
     int samples;
@@ -70,7 +69,8 @@ typedef struct vm_experiment {
     bool *runs[VM_MAPS];           /* [n_routers] whether the router runs on that MAP */
     vm_experiment_task tasks[VM_EXPERIMENT_TASKS], sets[VM_EXPERIMENT_TASKS];
     int n_tasks, n_sets;           /* the OoD sets and everything else that is measured once are the first task's */
-    int seeds, bootstrap, limit, train_limit, ood_sample; /* limits: 0: all */
+    int seeds, passes, bootstrap;
+    int limit, ood_sample;         /* questions of each part of a task and of each OoD set; 0: all */
     int stability_questions, layers_questions;
     vm_stage *stages;
     size_t n_stages;
@@ -89,8 +89,6 @@ json_t *vm_experiment_config(const vm_experiment *x);
 vmoer_status vm_experiment_stages(vm_experiment *x);
 /* Runs one that is not done. */
 vmoer_status vm_stage_run(const vm_experiment *x, const vm_stage *s);
-/* The items of an OoD run of this router. */
-int vm_contestant_ood_sample(const vm_experiment *x, const vm_contestant *c);
 /* The folder of a stage of this kind, in out[4096]. */
 vmoer_status vm_stage_folder(const vm_experiment *x, vm_stage_kind kind, int task, vm_map_kind map, int seed, int router, char out[4096]);
 

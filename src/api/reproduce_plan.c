@@ -11,8 +11,15 @@
 
 /* PROBE_BATCHES: of a training's questions. Stability: passes a level of noise, and those that look for the target's
  * sigma. Fit: what calibrate tries of one number, each by so many passes where the router draws (src/api/fit.c).
- * Cost: its prompts, as questions. */
-enum { PROBE_BATCHES = 2, STABILITY_PASSES = 4, BISECTION = 20, FIT_TRIALS = 11, FIT_PASSES = 10, COST_PROMPTS = 300 };
+ * Cost: its prompts, as questions; with --quick they are short and few. */
+enum {
+    PROBE_BATCHES = 2,
+    STABILITY_PASSES = 4,
+    BISECTION = 20,
+    FIT_TRIALS = 11,
+    COST_QUESTIONS = 300,
+    QUICK_COST_QUESTIONS = 8
+};
 
 /* Questions a second, and what every call pays. */
 typedef struct speed {
@@ -80,22 +87,26 @@ static double training_seconds(const vm_experiment_task *task, const vmoer_train
 static double seconds_of(const vm_experiment *x, const vm_stage *s, const speed *v) {
     const vm_experiment_task *task = &x->tasks[s->task];
     const vm_contestant *c = &x->routers[s->router];
-    double look = (double)task->heldout / v->eval, passes = s->kind > VM_STAGE_ROUTER && c->passes ? c->samples : 1,
-           n = 0;
+    double look = (double)task->heldout / v->eval, n = 0;
+    bool by_passes = c->inference == VMOER_INFERENCE_PASSES;
+    double passes = by_passes ? c->samples : 1;
     switch (s->kind) {
     case VM_STAGE_MAP:
         return v->load + training_seconds(task, &x->map.train, v->finetune, look);
     case VM_STAGE_ROUTER:
         if (c->trained)
             return v->load + training_seconds(task, &c->calibrate.train, v->calibrate / c->calibrate.draws, look);
-        if (strcmp(c->calibrate.router, "temperature") != 0) look *= FIT_TRIALS * (c->passes ? FIT_PASSES : 1);
+        if (strcmp(c->calibrate.router, "temperature") != 0) {
+            bool given = c->calibrate.noise != 0 || c->calibrate.route_temperature != 0;
+            look *= (given ? 1 : FIT_TRIALS) * (by_passes ? VM_API_FIT_PASSES : 1);
+        }
         return v->load + look;
     case VM_STAGE_ID:
         return v->load + passes * (double)task->n / v->eval;
     case VM_STAGE_OOD_RUN:
         for (int i = 0; i < x->n_sets; i++) {
-            int sample = vm_contestant_ood_sample(x, c);
-            n += sample > 0 && (size_t)sample < x->sets[i].n ? sample : (double)x->sets[i].n;
+            bool sampled = x->ood_sample > 0 && (size_t)x->ood_sample < x->sets[i].n;
+            n += sampled ? x->ood_sample : (double)x->sets[i].n;
         }
         return v->load + passes * n / v->eval;
     case VM_STAGE_LAYERS:
@@ -103,9 +114,9 @@ static double seconds_of(const vm_experiment *x, const vm_stage *s, const speed 
     case VM_STAGE_STABILITY:
         return v->load + (STABILITY_PASSES * 5 + BISECTION) * x->stability_questions / v->eval;
     case VM_STAGE_HELDOUT:
-        return v->load + passes * (double)(x->limit ? (size_t)x->limit : task->heldout) / v->eval;
+        return v->load + passes * (double)task->heldout / v->eval;
     case VM_STAGE_COST:
-        return v->load + COST_PROMPTS / v->eval;
+        return v->load + (x->p->quick ? QUICK_COST_QUESTIONS : COST_QUESTIONS) / v->eval;
     case VM_STAGE_OOD:
     case VM_STAGE_CONFORMAL:
     case VM_STAGE_KINDS:

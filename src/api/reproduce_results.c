@@ -166,17 +166,6 @@ static vmoer_status versus(const vm_experiment *x, const vm_standing *all, int r
     return json_object_set_new(entry, "versus", object) == 0 ? VMOER_OK : no_memory();
 }
 
-static json_t *reliability_of(const answers *a) {
-    vm_reliability_bin bins[VM_ECE_BINS];
-    json_t *list = json_array();
-    vm_reliability(&a->all, bins);
-    for (int b = 0; b < VM_ECE_BINS; b++)
-        json_array_append_new(list, json_pack("{s:f, s:f, s:I, s:f, s:f}", "low", bins[b].low, "high", bins[b].high,
-                                              "count", (json_int_t)bins[b].count, "confidence", bins[b].confidence,
-                                              "accuracy", bins[b].accuracy));
-    return list;
-}
-
 static vmoer_status calibration_entry(const vm_outcome *o, int task, vm_map_kind map, int router, const answers *a,
                                       const vm_standing *s, json_t **out) {
     const vm_experiment *x = o->x;
@@ -184,7 +173,7 @@ static vmoer_status calibration_entry(const vm_outcome *o, int task, vm_map_kind
         json_pack("{s:s, s:s, s:s, s:I, s:i, s:{s:f, s:f}, s:f, s:b, s:o}", "task", x->tasks[task].name, "map",
                   vm_map_kind_name(map), "router", x->routers[router].name, "n", (json_int_t)a->n, "seeds", x->seeds,
                   "ece_floor", "mean", s->floor.mean, "p95", s->floor.p95, "excess_ece", s->value.ece - s->floor.mean,
-                  "at_floor", s->value.ece < s->floor.p95, "reliability", reliability_of(a));
+                  "at_floor", s->value.ece < s->floor.p95, "reliability", vm_api_reliability(&a->all));
     for (int k = 0; k < MEASURES; k++)
         json_object_set_new(entry, measures[k].name,
                             vm_figure_json(column_of(&s->value, measures[k].column), s->draws, o->seeds.count,

@@ -3,6 +3,7 @@
 #include "api/reproduce.h"
 
 #include "base/status.h"
+#include "base/utf8.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -37,8 +38,9 @@ static const char built_in[] =
 /* clang-format on */
 
 static const char quick_map[] = "{\"steps\": 4, \"batch_size\": 4, \"evaluate_every\": 2}",
-                  quick_router[] = "{\"steps\": 8, \"batch_size\": 4}", quick_rank[] = "{\"rank\": 2}";
-enum { QUICK_TRAIN = 16, QUICK_LIMIT = 8, QUICK_BOOTSTRAP = 100, STABILITY_QUESTIONS = 64, QUICK_STABILITY = 4 };
+                  quick_router[] = "{\"steps\": 8, \"batch_size\": 4}", quick_rank[] = "{\"rank\": 2}",
+                  quick_members[] = "{\"members\": 2}";
+enum { QUICK_LIMIT = 8, QUICK_PASSES = 2, QUICK_BOOTSTRAP = 100, STABILITY_QUESTIONS = 64, QUICK_STABILITY = 2 };
 
 typedef enum value_kind { VALUE_INT, VALUE_REAL, VALUE_TEXT } value_kind;
 typedef struct setting {
@@ -171,6 +173,22 @@ static vmoer_status overlay(json_t *object, const char *text) {
     return failed ? vm_error(VMOER_ERROR_MEMORY, "no memory for the settings") : VMOER_OK;
 }
 
+/* What would be searched for is what its kind starts from. */
+static vmoer_status overlay_number(const char *name, json_t *router) {
+    static const vm_router_number searched[] = {VM_ROUTER_NOISE, VM_ROUTER_ROUTE_TEMPERATURE};
+    const char *kind = json_string_value(json_object_get(router, "kind"));
+    vm_router_config c = {0};
+    vm_copy_text(c.kind, sizeof c.kind, kind ? kind : name);
+    vm_router_config_complete(&c);
+    for (size_t i = 0; i < sizeof searched / sizeof *searched; i++) {
+        const char *key = vm_router_number_name(searched[i]);
+        double start = vm_router_get_number(&c, searched[i]);
+        if (start != 0 && !json_object_get(router, key) && json_object_set_new(router, key, json_real(start)) != 0)
+            return vm_error(VMOER_ERROR_MEMORY, "no memory for the settings");
+    }
+    return VMOER_OK;
+}
+
 static vmoer_status resolve(vm_experiment *x) {
     const vmoer_reproduce_params *p = x->p;
     VM_TRY(vm_json_parse(built_in, strlen(built_in), "built-in settings", &x->settings));
@@ -188,6 +206,8 @@ static vmoer_status resolve(vm_experiment *x) {
     json_object_foreach(json_object_get(x->settings, "routers"), name, router) {
         if (json_object_get(router, "steps")) VM_TRY(overlay(router, quick_router));
         if (json_object_get(router, "rank")) VM_TRY(overlay(router, quick_rank));
+        if (json_object_get(router, "members")) VM_TRY(overlay(router, quick_members));
+        VM_TRY(overlay_number(name, router));
     }
     return VMOER_OK;
 }
@@ -211,12 +231,11 @@ static vmoer_status read_router(const vm_experiment *x, const char *name, json_t
                          .deterministic = strcmp(name, "map") == 0,
                          .trained = json_object_get(object, "steps") || json_object_get(object, "epochs"),
                          .calibrate = vmoer_calibrate_params_default(),
-                         .samples = x->p->passes};
+                         .samples = x->passes};
     c->calibrate.router = name;
     c->calibrate.layers = json_string_value(json_object_get(x->settings, "layers"));
     if (inference && !json_is_string(inference)) return vm_error(VMOER_ERROR_ARGUMENT, "inference: a text expected");
     if (inference) VM_TRY(read_inference(json_string_value(inference), &c->inference));
-    c->passes = c->inference == VMOER_INFERENCE_PASSES;
     json_t *rest = json_copy(object);
     json_object_del(rest, "inference");
     vmoer_status status = read_object(rest, router_settings, c);
@@ -271,12 +290,12 @@ vmoer_status vm_experiment_configure(vm_experiment *x) {
     x->layers_questions = p->quick ? QUICK_STABILITY : VM_AUTO_QUESTIONS;
     x->stability_questions = p->quick ? QUICK_STABILITY : STABILITY_QUESTIONS;
     x->headline = json_string_value(json_object_get(x->settings, "headline"));
-    VM_TRY_IN(read_routers(x), "settings");
     x->seeds = p->seeds ? p->seeds : p->quick ? 1 : 3;
-    x->bootstrap = p->quick && p->bootstrap > QUICK_BOOTSTRAP ? QUICK_BOOTSTRAP : p->bootstrap;
+    x->passes = p->quick ? vm_at_most(p->passes, QUICK_PASSES) : p->passes;
+    x->bootstrap = p->quick ? vm_at_most(p->bootstrap, QUICK_BOOTSTRAP) : p->bootstrap;
     x->limit = p->quick ? QUICK_LIMIT : 0;
-    x->train_limit = p->quick ? QUICK_TRAIN : 0;
     x->ood_sample = p->quick ? QUICK_LIMIT : p->ood_sample;
+    VM_TRY_IN(read_routers(x), "settings");
     return VMOER_OK;
 }
 
@@ -292,11 +311,10 @@ json_t *vm_experiment_config(const vm_experiment *x) {
     json_t *tasks = json_array(), *sets = json_array();
     for (int i = 0; i < x->n_tasks; i++) json_array_append_new(tasks, json_string(x->tasks[i].name));
     for (int i = 0; i < x->n_sets; i++) json_array_append_new(sets, json_string(x->sets[i].name));
-    return json_pack("{s:o, s:o, s:s, s:o, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:O}", "tasks", tasks,
-                     "ood_sets", sets, "split", vm_api_split_name(p->split), "routers", names_of(x, VM_MAP_PUBLISHED),
-                     "nll_routers", names_of(x, VM_MAP_NLL), "seeds", x->seeds, "passes", p->passes, "limit", x->limit,
-                     "train_limit", x->train_limit, "ood_sample", x->ood_sample, "ood_passes_sample",
-                     p->ood_passes_sample, "stability_questions", x->stability_questions, "bootstrap", x->bootstrap,
-                     "compute", vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32", "settings",
-                     x->settings);
+    return json_pack("{s:o, s:o, s:s, s:o, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:O}", "tasks", tasks, "ood_sets",
+                     sets, "split", vm_api_split_name(p->split), "routers", names_of(x, VM_MAP_PUBLISHED),
+                     "nll_routers", names_of(x, VM_MAP_NLL), "seeds", x->seeds, "passes", x->passes, "limit", x->limit,
+                     "ood_sample", x->ood_sample, "stability_questions", x->stability_questions, "bootstrap",
+                     x->bootstrap, "compute", vm_api_compute(p->compute) == VM_COMPUTE_BF16 ? "bf16" : "f32",
+                     "settings", x->settings);
 }

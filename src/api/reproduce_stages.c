@@ -86,8 +86,8 @@ static vmoer_status add_task(void *context, const char *name) {
     VM_TRY(count_questions(x, name, VMOER_SPLIT_TRAIN, 0, &t->train));
     if (t->train) VM_TRY(count_questions(x, name, VMOER_SPLIT_HELDOUT, 0, &t->heldout));
     if (t->heldout) VM_TRY(count_questions(x, name, x->p->split, 0, &t->n));
-    t->train = cut(t->train, x->train_limit);
-    t->heldout = cut(t->heldout, x->train_limit);
+    t->train = cut(t->train, x->limit);
+    t->heldout = cut(t->heldout, x->limit);
     t->n = cut(t->n, x->limit);
     x->n_tasks += t->n > 0;
     return VMOER_OK;
@@ -199,10 +199,6 @@ static vmoer_status put_file(json_t *made_from, const char *key, const char *fol
                : vm_error(VMOER_ERROR_MEMORY, "no memory for a stage");
 }
 
-int vm_contestant_ood_sample(const vm_experiment *x, const vm_contestant *c) {
-    return c->passes && !x->p->quick ? x->p->ood_passes_sample : x->ood_sample;
-}
-
 static vmoer_status put_inputs(const vm_experiment *x, const vm_stage *s, json_t *m) {
     char folder[4096], file[4096];
     if (s->kind == VM_STAGE_MAP) return VMOER_OK;
@@ -274,7 +270,7 @@ static vmoer_status put_settings(const vm_experiment *x, const vm_stage *s, json
     const json_t *inference = json_object_get(c->settings, "inference");
     bool training = s->kind == VM_STAGE_MAP || s->kind == VM_STAGE_ROUTER,
          answers = s->kind > VM_STAGE_ROUTER && s->kind != VM_STAGE_OOD && s->kind != VM_STAGE_CONFORMAL;
-    if (training) json_object_set_new(m, "limit", json_integer(x->train_limit));
+    if (training) json_object_set_new(m, "limit", json_integer(x->limit));
     if (s->kind == VM_STAGE_MAP) json_object_set(m, "settings", json_object_get(x->settings, "map"));
     if (s->kind == VM_STAGE_ROUTER) {
         json_object_set(m, "settings", (json_t *)(uintptr_t)c->settings);
@@ -295,7 +291,7 @@ static vmoer_status put_settings(const vm_experiment *x, const vm_stage *s, json
     if (s->kind == VM_STAGE_ID || s->kind == VM_STAGE_HELDOUT) json_object_set_new(m, "limit", json_integer(x->limit));
     if (s->kind == VM_STAGE_OOD_RUN) {
         json_object_set_new(m, "sets", set_names(x));
-        json_object_set_new(m, "sample", json_integer(vm_contestant_ood_sample(x, c)));
+        json_object_set_new(m, "sample", json_integer(x->ood_sample));
     }
     if (s->kind >= VM_STAGE_ID && s->kind != VM_STAGE_STABILITY && s->kind != VM_STAGE_CONFORMAL)
         json_object_set_new(m, "bootstrap", json_integer(x->bootstrap));
@@ -318,7 +314,7 @@ static vmoer_status made_from(const vm_experiment *x, const vm_stage *s, json_t 
 static void train_params(const vm_experiment *x, const vm_stage *s, const char *folder, vmoer_train_params *t) {
     t->model = x->p->model;
     t->questions = questions_of(x, x->tasks[s->task].name, VMOER_SPLIT_TRAIN);
-    t->questions.limit = x->train_limit;
+    t->questions.limit = x->limit;
     t->output_path = folder;
     t->resume = 1;
     t->seed = (uint64_t)s->seed;
@@ -395,7 +391,6 @@ static vmoer_status run_stability(const vm_experiment *x, const vm_stage *s, con
 }
 
 static vmoer_status run_eval(const vm_experiment *x, const vm_stage *s, const char *folder) {
-    const vm_contestant *c = &x->routers[s->router];
     char adapter[4096], router[4096], label[256], sets[VM_EXPERIMENT_TASKS * 129] = "";
     bool ood = s->kind == VM_STAGE_OOD_RUN;
     vmoer_eval_params p = vmoer_eval_params_default();
@@ -410,7 +405,7 @@ static vmoer_status run_eval(const vm_experiment *x, const vm_stage *s, const ch
                                s->kind == VM_STAGE_HELDOUT ? VMOER_SPLIT_HELDOUT : x->p->split);
     if (ood) {
         p.questions.n_choices = OOD_CHOICES;
-        p.questions.sample = vm_contestant_ood_sample(x, c);
+        p.questions.sample = x->ood_sample;
     } else {
         p.questions.limit = x->limit;
     }

@@ -25,7 +25,7 @@ static void heat_cell(vm_text *t, const vm_figure *auroc, double length) {
     vm_text_put(t, "%s</span></td>", auroc->value <= length ? " ≤ length" : "");
 }
 
-static bool has_signal(const vm_experiment *x, const char *map, const char *router, const char *signal) {
+static bool has_signal(const vm_report_experiment *x, const char *map, const char *router, const char *signal) {
     for (size_t s = 0; s < x->sets.n; s++) {
         if (vm_auroc_find(x, map, router, x->sets.items[s], signal)) return true;
     }
@@ -35,13 +35,14 @@ static bool has_signal(const vm_experiment *x, const char *map, const char *rout
 static bool is_length(const char *signal) { return strcmp(signal, "length") == 0; }
 
 /* The length of a question is the same whatever the router. */
-static double length_of(const vm_experiment *x, const char *map, const char *set) {
+static double length_of(const vm_report_experiment *x, const char *map, const char *set) {
     const vm_auroc *a = NULL;
     for (size_t i = 0; i < x->routers.n && !a; i++) a = vm_auroc_find(x, map, x->routers.items[i], set, "length");
     return a ? a->auroc.value : NAN;
 }
 
-static void put_row(vm_text *t, const vm_experiment *x, const char *map, const char *router, const char *signal) {
+static void put_row(vm_text *t, const vm_report_experiment *x, const char *map, const char *router,
+                    const char *signal) {
     vm_text_put(t, "<tr%s><th scope=\"row\">", is_length(signal) ? " class=\"base\"" : "");
     if (is_length(signal))
         vm_text_put(t, "Length, the control");
@@ -57,7 +58,7 @@ static void put_row(vm_text *t, const vm_experiment *x, const char *map, const c
 }
 
 /* A signal of every router that has it; the length, the same of all, once. */
-static void signal_rows(vm_text *t, const vm_experiment *x, const char *map, const char *signal) {
+static void signal_rows(vm_text *t, const vm_report_experiment *x, const char *map, const char *signal) {
     bool any = false;
     for (size_t i = 0; i < x->routers.n && !(any && is_length(signal)); i++) {
         if (!has_signal(x, map, x->routers.items[i], signal)) continue;
@@ -71,7 +72,7 @@ static void signal_rows(vm_text *t, const vm_experiment *x, const char *map, con
     }
 }
 
-static void begin_table(vm_text *t, const vm_experiment *x) {
+static void begin_table(vm_text *t, const vm_report_experiment *x) {
     vm_text_put(t, "<div class=\"scroll\"><table class=\"heat\"><thead><tr><th>AUROC&nbsp;↑ of</th>");
     for (size_t s = 0; s < x->sets.n; s++) vm_text_put(t, "<th>%t</th>", x->sets.items[s]);
     vm_text_put(t, "</tr></thead>\n<tbody>\n");
@@ -81,14 +82,14 @@ static void begin_table(vm_text *t, const vm_experiment *x) {
 static const char *const MAIN[] = {"choice_entropy", "mutual_information", "logit_variance", "routing_temperature"};
 enum { N_MAIN = sizeof MAIN / sizeof *MAIN };
 
-static void main_table(vm_text *t, const vm_experiment *x, const char *map) {
+static void main_table(vm_text *t, const vm_report_experiment *x, const char *map) {
     begin_table(t, x);
     for (size_t k = 0; k < N_MAIN; k++) signal_rows(t, x, map, MAIN[k]);
     signal_rows(t, x, map, "length");
     vm_text_put(t, "</tbody></table></div>\n");
 }
 
-static void whole_table(vm_text *t, const vm_experiment *x, const char *map) {
+static void whole_table(vm_text *t, const vm_report_experiment *x, const char *map) {
     vm_text_put(t, "<details><summary>All signals, %t</summary>\n", vm_map_name(map));
     begin_table(t, x);
     for (size_t k = 0; k < x->signals.n; k++) signal_rows(t, x, map, x->signals.items[k]);
@@ -105,7 +106,7 @@ static bool is_first_seed(const vm_report_ood *ood, const char *map) {
            strcmp(group + task + 1 + kind, " 0") == 0;
 }
 
-static void roc_figure(vm_text *t, const vm_report_data *data, const vm_experiment *x, const char *map,
+static void roc_figure(vm_text *t, const vm_report_data *data, const vm_report_experiment *x, const char *map,
                        const char *set) {
     enum { MOST = 9 };
     vm_series series[MOST];
@@ -145,7 +146,7 @@ static void roc_figure(vm_text *t, const vm_report_data *data, const vm_experime
     vm_text_put(t, "</figure>\n");
 }
 
-void vm_page_aurocs(vm_text *t, const vm_report_data *data, const vm_experiment *x, size_t index) {
+void vm_page_aurocs(vm_text *t, const vm_report_data *data, const vm_report_experiment *x, size_t index) {
     if (x->n_aurocs == 0) return;
     vm_text_put(
         t,

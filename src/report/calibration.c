@@ -39,14 +39,14 @@ static void score_cell(vm_text *t, const vm_figure *score, bool percent) {
     vm_text_put(t, "</td>");
 }
 
-static bool has_task(const vm_experiment *x, const char *task, const char *map) {
+static bool has_task(const vm_report_experiment *x, const char *task, const char *map) {
     for (size_t i = 0; i < x->routers.n; i++) {
         if (vm_calibration_find(x, task, map, x->routers.items[i])) return true;
     }
     return false;
 }
 
-static bool has_router(const vm_experiment *x, const char *task, const char *router) {
+static bool has_router(const vm_report_experiment *x, const char *task, const char *router) {
     for (size_t m = 0; m < x->kinds.n; m++) {
         if (vm_calibration_find(x, task, x->kinds.items[m], router)) return true;
     }
@@ -67,7 +67,7 @@ static void figures_of(vm_text *t, const vm_calibration *c) {
                 c->at_floor ? "<span class=\"tag better\">at the floor</span>" : "");
 }
 
-static void scores_table(vm_text *t, const vm_experiment *x, const char *task) {
+static void scores_table(vm_text *t, const vm_report_experiment *x, const char *task) {
     vm_text_put(t, "<div class=\"scroll\"><table><thead><tr><th rowspan=\"2\">Router</th>");
     for (size_t m = 0; m < x->kinds.n; m++) {
         if (!has_task(x, task, x->kinds.items[m])) continue;
@@ -104,7 +104,7 @@ static bool has_versus(const vm_calibration *c) {
     return false;
 }
 
-static void difference_table(vm_text *t, const vm_experiment *x, const char *task, const char *map) {
+static void difference_table(vm_text *t, const vm_report_experiment *x, const char *task, const char *map) {
     static const int ORDER[] = {VM_SCORE_ECE, VM_SCORE_NLL, VM_SCORE_ACC};
     bool any = false;
     for (size_t i = 0; i < x->routers.n; i++) {
@@ -136,7 +136,7 @@ static void difference_table(vm_text *t, const vm_experiment *x, const char *tas
                        "includes 0. A gain is Bayesian only where it is one over the residual control too.</p>\n");
 }
 
-static void floor_figures(vm_text *t, const vm_experiment *x, const char *task) {
+static void floor_figures(vm_text *t, const vm_report_experiment *x, const char *task) {
     vm_floor_row *rows = vm_malloc(x->routers.n, sizeof *rows);
     if (!rows) {
         t->failed = true;
@@ -165,7 +165,7 @@ static void floor_figures(vm_text *t, const vm_experiment *x, const char *task) 
     vm_free(rows);
 }
 
-static void reliability(vm_text *t, const vm_experiment *x, const char *task, const char *map) {
+static void reliability(vm_text *t, const vm_report_experiment *x, const char *task, const char *map) {
     size_t n = 0;
     for (size_t i = 0; i < x->routers.n; i++) {
         const vm_calibration *c = vm_calibration_find(x, task, map, x->routers.items[i]);
@@ -183,14 +183,14 @@ static void reliability(vm_text *t, const vm_experiment *x, const char *task, co
     if (n > 0) vm_text_put(t, "</div>\n");
 }
 
-static const vm_calibration *first_of(const vm_experiment *x, const char *task) {
+static const vm_calibration *first_of(const vm_report_experiment *x, const char *task) {
     for (size_t i = 0; i < x->n_calibration; i++) {
         if (strcmp(x->calibration[i].task, task) == 0) return &x->calibration[i];
     }
     return NULL;
 }
 
-void vm_page_calibration(vm_text *t, const vm_experiment *x) {
+void vm_page_calibration(vm_text *t, const vm_report_experiment *x) {
     if (x->n_calibration == 0) vm_text_put(t, "<p class=\"note\">No router has been evaluated yet.</p>\n");
     for (size_t i = 0; i < x->tasks.n; i++) {
         const char *task = x->tasks.items[i];

@@ -229,7 +229,7 @@ typedef struct vm_names {
     const char **items; /* [n] */
     size_t n;
 } vm_names;
-typedef struct vm_experiment {
+typedef struct vm_report_experiment {
     const char *path, *model;
     const char **skipped; /* [n_skipped] tasks and sets without data */
     vm_map_training *maps;
@@ -240,7 +240,7 @@ typedef struct vm_experiment {
     vm_goal *goals;
     size_t n_maps, n_calibration, n_aurocs, n_steady, n_costs, n_goals, n_skipped;
     vm_names tasks, kinds, routers, sets, signals; /* kinds: of MAPs */
-} vm_experiment;
+} vm_report_experiment;
 
 enum { VM_REPORT_MAX_NAMES = 64 }; /* of each */
 
@@ -252,7 +252,7 @@ typedef struct vm_report_data {
     vm_report_training *trainings;
     vm_report_steady *steady;
     vm_report_cost *costs;
-    vm_experiment *experiments;
+    vm_report_experiment *experiments;
     vm_report_conformal *conformals;
     const char **notes; /* sentences for the reader: what was not used, and why */
     size_t n_runs, n_oods, n_trainings, n_steady, n_costs, n_experiments, n_conformals, n_notes;
@@ -270,8 +270,8 @@ vmoer_status vm_report_read_training(vm_report_data *data, const char *file, con
 /* samples.c: fills the samples of data's last run. */
 vmoer_status vm_report_read_samples(vm_report_data *data, const char *file);
 /* read_experiment.c. NULL: not there. */
-const vm_calibration *vm_calibration_find(const vm_experiment *x, const char *task, const char *map, const char *router);
-const vm_auroc *vm_auroc_find(const vm_experiment *x, const char *map, const char *router, const char *set, const char *signal);
+const vm_calibration *vm_calibration_find(const vm_report_experiment *x, const char *task, const char *map, const char *router);
+const vm_auroc *vm_auroc_find(const vm_report_experiment *x, const char *map, const char *router, const char *set, const char *signal);
 /* A note for the reader. */
 vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

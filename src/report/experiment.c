@@ -21,7 +21,7 @@ static void goal_row(vm_text *t, const vm_goal *goal) {
 }
 
 /* Those of one router, or those of all others. */
-static void goal_table(vm_text *t, const vm_experiment *x, const char *router, bool others) {
+static void goal_table(vm_text *t, const vm_report_experiment *x, const char *router, bool others) {
     vm_text_put(t, "<div class=\"scroll\"><table><thead><tr><th>Goal</th><th></th><th>Measured, 95%% interval</th><th>"
                    "Wanted</th></tr></thead>\n<tbody>\n");
     for (size_t i = 0; i < x->n_goals; i++) {
@@ -32,7 +32,7 @@ static void goal_table(vm_text *t, const vm_experiment *x, const char *router, b
 
 /* The first goal is that of the router that the experiment was made for: fixed beforehand, not chosen by what came out.
  */
-static void goals(vm_text *t, const vm_experiment *x) {
+static void goals(vm_text *t, const vm_report_experiment *x) {
     size_t own = 0, reached = 0, measured = 0;
     if (x->n_goals == 0) return;
     const char *router = x->goals[0].router;
@@ -54,7 +54,7 @@ static void goals(vm_text *t, const vm_experiment *x) {
 
 /* ---- verdicts: a row a router, a column a task and MAP ---- */
 
-static bool has_any(const vm_experiment *x, const char *task, const char *map) {
+static bool has_any(const vm_report_experiment *x, const char *task, const char *map) {
     for (size_t i = 0; i < x->routers.n; i++) {
         if (vm_calibration_find(x, task, map, x->routers.items[i])) return true;
     }
@@ -82,7 +82,7 @@ static void verdict_cell(vm_text *t, const vm_calibration *c) {
     vm_text_put(t, "</td>");
 }
 
-static void verdict_row(vm_text *t, const vm_experiment *x, const char *router) {
+static void verdict_row(vm_text *t, const vm_report_experiment *x, const char *router) {
     bool base = strcmp(router, "map") == 0, any = false;
     for (size_t i = 0; i < x->tasks.n; i++) {
         for (size_t m = 0; m < x->kinds.n; m++) {
@@ -102,7 +102,7 @@ static void verdict_row(vm_text *t, const vm_experiment *x, const char *router) 
     if (any) vm_text_put(t, "</tr>\n");
 }
 
-static void verdicts(vm_text *t, const vm_experiment *x) {
+static void verdicts(vm_text *t, const vm_report_experiment *x) {
     if (x->n_calibration == 0) return;
     vm_text_put(t, "<h3>Calibration error</h3>\n<p>The first row: MAP's ECE. Below: the difference to it.</p>\n<div "
                    "class=\"scroll\"><table><thead><tr><th>ECE&nbsp;↓</th>");
@@ -120,7 +120,7 @@ static void verdicts(vm_text *t, const vm_experiment *x) {
                    "the residual control. Accuracy is spoken of where it changed.</p>\n");
 }
 
-void vm_page_experiment_summary(vm_text *t, const vm_experiment *x) {
+void vm_page_experiment_summary(vm_text *t, const vm_report_experiment *x) {
     vm_text_put(t, "<p>Each router was trained on the same fine-tuned models (MAPs) and asked the same questions; all "
                    "differences are on the same questions and seeds, and count where their 95%% interval excludes "
                    "0.</p>\n");
@@ -138,7 +138,7 @@ void vm_page_experiment_summary(vm_text *t, const vm_experiment *x) {
 }
 
 void vm_page_experiment(vm_text *t, const vm_report_data *data, size_t index) {
-    const vm_experiment *x = &data->experiments[index];
+    const vm_report_experiment *x = &data->experiments[index];
     vm_text_put(t, "<h2 id=\"experiment-%u\">Calibration <span class=\"note\">%t", index, x->model);
     if (strcmp(x->path, ".") != 0) vm_text_put(t, ", %t", x->path);
     vm_text_put(t, "</span></h2>\n");

@@ -10,11 +10,11 @@
 void vm_page_style(vm_text *t);                                                        /* style.c: the CSS */
 void vm_page_summary(vm_text *t, const vm_report_data *data, const vm_groups *groups); /* summary.c: plain words */
 /* An experiment (`vmoer reproduce`): what it says of itself within the summary; then its sections, experiment.c and: */
-void vm_page_experiment_summary(vm_text *t, const vm_experiment *x);
+void vm_page_experiment_summary(vm_text *t, const vm_report_experiment *x);
 void vm_page_experiment(vm_text *t, const vm_report_data *data, size_t index);
-void vm_page_calibration(vm_text *t, const vm_experiment *x);          /* calibration.c: routers by task, MAPs side by side */
-void vm_page_aurocs(vm_text *t, const vm_report_data *data, const vm_experiment *x, size_t index); /* aurocs.c: by signal and set */
-void vm_page_maps(vm_text *t, const vm_experiment *x, size_t index);   /* training.c: over-fitting */
+void vm_page_calibration(vm_text *t, const vm_report_experiment *x);          /* calibration.c: routers by task, MAPs side by side */
+void vm_page_aurocs(vm_text *t, const vm_report_data *data, const vm_report_experiment *x, size_t index); /* aurocs.c: by signal and set */
+void vm_page_maps(vm_text *t, const vm_report_experiment *x, size_t index);   /* training.c: over-fitting */
 /* Of an experiment (index > 0, its place + 1) or of single runs (index 0): */
 void vm_page_steady(vm_text *t, const vm_report_steady *all, size_t n, size_t index); /* steady.c: choices under noise; alive? */
 void vm_page_cost(vm_text *t, const vm_report_cost *costs, size_t n, size_t index);   /* cost.c */

@@ -140,7 +140,7 @@ static vmoer_status read_alive_entry(const vm_reader *r, const json_t *entry, co
 }
 
 /* The one of this router on this MAP, made where it is new. */
-static vm_report_steady *steady_of(vm_experiment *x, const char *map, const char *router) {
+static vm_report_steady *steady_of(vm_report_experiment *x, const char *map, const char *router) {
     for (size_t i = 0; i < x->n_steady; i++) {
         if (strcmp(x->steady[i].label.group, map) == 0 && strcmp(x->steady[i].router, router) == 0)
             return &x->steady[i];
@@ -149,7 +149,7 @@ static vm_report_steady *steady_of(vm_experiment *x, const char *map, const char
     return &x->steady[x->n_steady++];
 }
 
-static vmoer_status read_stability(const vm_reader *r, const json_t *root, vm_experiment *x) {
+static vmoer_status read_stability(const vm_reader *r, const json_t *root, vm_report_experiment *x) {
     steady_entry *entries;
     alive_entry *alive;
     size_t n, n_alive;
@@ -192,19 +192,19 @@ static int by_auroc(const void *a, const void *b) {
     return order ? order : strcmp(x->signal, y->signal);
 }
 
-const vm_calibration *vm_calibration_find(const vm_experiment *x, const char *task, const char *map,
+const vm_calibration *vm_calibration_find(const vm_report_experiment *x, const char *task, const char *map,
                                           const char *router) {
     vm_calibration wanted = {.task = task, .map = map, .router = router};
     return bsearch(&wanted, x->calibration, x->n_calibration, sizeof wanted, by_calibration);
 }
 
-const vm_auroc *vm_auroc_find(const vm_experiment *x, const char *map, const char *router, const char *set,
+const vm_auroc *vm_auroc_find(const vm_report_experiment *x, const char *map, const char *router, const char *set,
                               const char *signal) {
     vm_auroc wanted = {.map = map, .router = router, .set = set, .signal = signal};
     return bsearch(&wanted, x->aurocs, x->n_aurocs, sizeof wanted, by_auroc);
 }
 
-static vmoer_status sort_figures(const vm_reader *r, vm_experiment *x) {
+static vmoer_status sort_figures(const vm_reader *r, vm_report_experiment *x) {
     qsort(x->calibration, x->n_calibration, sizeof *x->calibration, by_calibration);
     for (size_t i = 1; i < x->n_calibration; i++) {
         const vm_calibration *c = &x->calibration[i];
@@ -270,7 +270,7 @@ static void sort_names(vm_names *names, int (*compare)(const void *, const void 
     if (names->n > 0) qsort(names->items, names->n, sizeof *names->items, compare);
 }
 
-static vmoer_status list_names(const vm_reader *r, vm_experiment *x) {
+static vmoer_status list_names(const vm_reader *r, vm_report_experiment *x) {
     for (size_t i = 0; i < x->n_maps; i++) {
         VM_TRY(add_name(r, &x->tasks, x->maps[i].task));
         VM_TRY(add_name(r, &x->kinds, x->maps[i].kind));
@@ -297,7 +297,7 @@ static vmoer_status list_names(const vm_reader *r, vm_experiment *x) {
     return VMOER_OK;
 }
 
-static vmoer_status read_skipped(const vm_reader *r, const json_t *root, vm_experiment *x) {
+static vmoer_status read_skipped(const vm_reader *r, const json_t *root, vm_report_experiment *x) {
     const json_t *list = json_object_get(root, "skipped");
     if (list && !json_is_array(list)) return vm_reader_wrong(r, "", "skipped", "an array");
     x->skipped = vm_reader_alloc(r, json_array_size(list), sizeof *x->skipped);
@@ -312,7 +312,7 @@ static vmoer_status read_skipped(const vm_reader *r, const json_t *root, vm_expe
 
 vmoer_status vm_read_experiment(const vm_reader *r, const json_t *root, const char *path) {
     vm_report_data *data = r->data;
-    vm_experiment x = {.path = path, .model = ""};
+    vm_report_experiment x = {.path = path, .model = ""};
     const json_t *model = json_object_get(root, "model");
     if (json_is_object(model)) {
         VM_TRY(vm_need_string(r, model, "model", "name", &x.model));

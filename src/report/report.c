@@ -22,7 +22,7 @@ static void link_to(vm_text *t, const char *id, size_t index, const char *words,
     if (present) vm_text_put(t, "<a href=\"#%s-%u\">%s</a>", id, index, words);
 }
 
-static void experiment_links(vm_text *t, const vm_experiment *x, size_t index) {
+static void experiment_links(vm_text *t, const vm_report_experiment *x, size_t index) {
     link_to(t, "experiment", index, "Calibration", true);
     link_to(t, "stability", index + 1, "Stability", x->n_steady > 0);
     link_to(t, "aurocs", index, "Strange questions", x->n_aurocs > 0);

@@ -177,7 +177,7 @@ static void upcycling(vm_text *t, const vm_report_training *training) {
 enum { MAX_SEEDS = 8 };
 
 /* One or two facts by step, a line a seed: the seeds of one fact look the same. */
-static void map_figure(vm_text *t, const vm_experiment *x, const char *task, const char *kind, const char *title,
+static void map_figure(vm_text *t, const vm_report_experiment *x, const char *task, const char *kind, const char *title,
                        const char *words, const char *unit, const int curves[2]) {
     static const char *const NAMES[VM_CURVES] = {[VM_CURVE_LOSS] = "training loss",
                                                  [VM_CURVE_HELDOUT_NLL] = "held-out NLL",
@@ -215,7 +215,7 @@ static void map_figure(vm_text *t, const vm_experiment *x, const char *task, con
     vm_text_put(t, "</figure>\n");
 }
 
-void vm_page_maps(vm_text *t, const vm_experiment *x, size_t index) {
+void vm_page_maps(vm_text *t, const vm_report_experiment *x, size_t index) {
     if (x->n_maps == 0) return;
     vm_text_put(t,
                 "<h2 id=\"maps-%u\">Training of the MAPs</h2>\n<p class=\"note\">One line a seed. Over-fitting shows "
