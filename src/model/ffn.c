@@ -288,11 +288,7 @@ static void softmax_backward_rows(void *context, size_t begin, size_t end, int w
     const rows_job *j = context;
     const vm_kernels *kernels = vm_kernels_get();
     size_t n = (size_t)j->f->n_experts;
-    for (size_t t = begin; t < end; t++) {
-        const float *p = j->acts->p + t * n;
-        float *dp = j->dp + t * n, mean = kernels->dot(p, dp, (int)n);
-        for (size_t e = 0; e < n; e++) dp[e] = p[e] * (dp[e] - mean);
-    }
+    for (size_t t = begin; t < end; t++) kernels->softmax_backward(j->acts->p + t * n, 1.0f, j->dp + t * n, (int)n);
 }
 
 static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens,

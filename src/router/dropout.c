@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "router/weights.h"
 #include <math.h>
+#include <string.h>
 
 /* x[n] times the mask of the blocks counter[0..3] + (0, 0, 0, i / 8): 16 bits a component. flip 0xffff: the antithetic
  * mask. */
@@ -21,14 +22,11 @@ static void apply(uint64_t seed, vm_rng_purpose purpose, uint32_t counter[4], ui
     }
 }
 
-/* As vm_router_draw: the step enters through the key. */
 static void mask(const vm_router_config *c, const vm_route *in, int t, float *x) {
-    const vm_token_key *key = &in->tokens[t];
-    uint32_t word[4];
-    vm_rng_block(in->seed, VM_RNG_DROPOUT,
-                 (uint32_t[4]){(uint32_t)in->step, (uint32_t)(in->step >> 32), 0, 0x40000000u}, word);
-    uint32_t counter[4] = {key->item, (uint32_t)key->part << 16 | key->position, (uint32_t)in->layer << 16};
-    apply(word[0] | (uint64_t)word[1] << 32, VM_RNG_DROPOUT, counter, in->sign < 0 ? 0xffff : 0, c->noise, c->dim, x);
+    uint32_t counter[4];
+    vm_router_start_counter(in, t, counter);
+    apply(vm_router_step_seed(in, VM_RNG_DROPOUT), VM_RNG_DROPOUT, counter, in->sign < 0 ? 0xffff : 0, c->noise, c->dim,
+          x);
 }
 
 /* W (mask u) = (W mask) u. */
@@ -37,7 +35,7 @@ static void draw(const vm_router_config *c, const vm_router_layer *l, int layer,
     const float *weight = l->params[VM_WEIGHT].value;
     uint32_t counter[4] = {(uint32_t)layer, (uint32_t)number, (uint32_t)(number >> 32)};
     size_t dim = (size_t)c->dim;
-    for (size_t i = 0; i < (size_t)c->n_experts * dim; i++) w[i] = weight[i];
+    memcpy(w, weight, vm_matrix_size(c) * sizeof *w);
     for (int row = 0; row < c->n_experts; row++)
         apply(seed, VM_RNG_WEIGHTS, counter, 0, c->noise, c->dim, w + (size_t)row * dim);
 }

@@ -11,7 +11,7 @@ static int members(const vm_router_config *c) { return c->members; }
 
 static void start(const vm_router_config *c, vm_router_layer *l, int layer) {
     vm_param *weight = &l->params[VM_WEIGHT];
-    size_t size = (size_t)c->n_experts * (size_t)c->dim;
+    size_t size = vm_matrix_size(c);
     double squares = 0;
     for (size_t i = 0; i < size; i++) squares += (double)weight->value[i] * (double)weight->value[i];
     float deviation = start_noise * (float)sqrt(squares / (double)size);
@@ -21,7 +21,7 @@ static void start(const vm_router_config *c, vm_router_layer *l, int layer) {
 
 static void mean(const vm_router_config *c, const vm_router_layer *l, float *w) {
     const float *weight = l->params[VM_WEIGHT].value;
-    size_t size = (size_t)c->n_experts * (size_t)c->dim;
+    size_t size = vm_matrix_size(c);
     memcpy(w, weight, size * sizeof *w);
     for (size_t m = 1; m < (size_t)c->members; m++)
         for (size_t i = 0; i < size; i++) w[i] += weight[m * size + i];
@@ -31,7 +31,7 @@ static void mean(const vm_router_config *c, const vm_router_layer *l, float *w) 
 static void draw(const vm_router_config *c, const vm_router_layer *l, int layer, uint64_t seed, uint64_t number,
                  float *w) {
     (void)layer, (void)seed;
-    size_t size = (size_t)c->n_experts * (size_t)c->dim;
+    size_t size = vm_matrix_size(c);
     memcpy(w, l->params[VM_WEIGHT].value + number % (uint64_t)c->members * size, size * sizeof *w);
 }
 

@@ -1,7 +1,7 @@
-/* infer.c: routing probabilities of a layer's tokens at inference. The trunk is one matrix product over all tokens;
- * from there on everything a strip of 16 tokens needs happens in one task and in cache: heads, L, the way from N(m, L
- * L^T) to probabilities, signals. A token is a lane of its strip and lanes never meet, so nothing depends on the
- * threads or on which tokens share a call. */
+/* infer.c: routing probabilities of a layer's tokens at inference, by the trunk or without tensors. Everything a strip
+ * of 16 tokens needs happens in one task and in cache: trunk, heads, L, the way from N(m, L L^T) to probabilities,
+ * signals. A token is a lane of its strip and lanes never meet, so nothing depends on the threads or on which tokens
+ * share a call. */
 #include "base/rng.h"
 #include "base/status.h"
 #include "router/router_internal.h"
@@ -10,8 +10,7 @@
 
 /* ---- what stays from call to call ---- */
 
-vmoer_status vm_router_pack_linear(vm_arena *memory, const vm_param *weight, const vm_param *bias,
-                                   vm_router_linear *out) {
+static vmoer_status pack_linear(vm_arena *memory, const vm_param *weight, const vm_param *bias, vm_router_linear *out) {
     int rows = weight->rows, padded = vm_strip_padded(rows);
     if (!out->weight) {
         out->weight = vm_arena_alloc(memory, vm_strip_bytes(rows, weight->cols), 1);
@@ -20,12 +19,11 @@ vmoer_status vm_router_pack_linear(vm_arena *memory, const vm_param *weight, con
     if (!out->weight || !out->bias) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", weight->name);
     vm_kernels_get()->strip_pack(weight->value, rows, weight->cols, out->weight);
     memset(out->bias, 0, (size_t)padded * sizeof *out->bias);
-    if (bias) memcpy(out->bias, bias->value, (size_t)rows * sizeof *out->bias);
+    memcpy(out->bias, bias->value, (size_t)rows * sizeof *out->bias);
     return VMOER_OK;
 }
 
-vmoer_status vm_trunk_pack(const vm_router *r, const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out) {
-    (void)r;
+vmoer_status vm_trunk_pack(const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out) {
     if (!out->linear) {
         out->linear = vm_arena_alloc(memory, VM_TRUNK_SLOTS / 2, sizeof *out->linear);
         if (!out->linear) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
@@ -33,7 +31,7 @@ vmoer_status vm_trunk_pack(const vm_router *r, const vm_router_layer *layer, vm_
     }
     for (int slot = 0; slot < VM_TRUNK_SLOTS; slot += 2) {
         const vm_param *w = &layer->params[slot];
-        if (w->rows > 0) VM_TRY(vm_router_pack_linear(memory, w, w + 1, &out->linear[slot / 2]));
+        if (w->rows > 0) VM_TRY(pack_linear(memory, w, w + 1, &out->linear[slot / 2]));
     }
     return VMOER_OK;
 }
@@ -41,7 +39,7 @@ vmoer_status vm_trunk_pack(const vm_router *r, const vm_router_layer *layer, vm_
 static vmoer_status pack_layer(const vm_router *r, const vm_router_layer *layer, vm_arena *memory,
                                vm_router_packed *out) {
     out->kernels = vm_kernels_get();
-    return r->kind->network->pack ? r->kind->network->pack(r, layer, memory, out) : VMOER_OK;
+    return r->kind->network->pack ? r->kind->network->pack(layer, memory, out) : VMOER_OK;
 }
 
 vmoer_status vm_router_pack(vm_router *r) {
@@ -126,7 +124,7 @@ static size_t lay_out(const vm_infer_call *c, float *base, strip_memory *m) {
     } parts[] = {{&m->u, trunk ? (size_t)r->config.dim : 0},
                  {&m->h, trunk ? (size_t)vm_strip_padded(r->config.width) : 0},
                  {&m->dmu, trunk ? (size_t)vm_strip_padded((int)n) : 0},
-                 {&m->s.raw, c->kind && r->scale_outputs > 0 ? (size_t)vm_strip_padded(r->scale_outputs) : 0},
+                 {&m->s.raw, c->runs_kind && r->scale_outputs > 0 ? (size_t)vm_strip_padded(r->scale_outputs) : 0},
                  {&m->mean, n},
                  {&m->s.p, n},
                  {&m->s.scores, r->kind->chooses ? n : 0},
@@ -137,7 +135,7 @@ static size_t lay_out(const vm_infer_call *c, float *base, strip_memory *m) {
                  {&m->s.temperature, 1},
                  {&m->normals, passes ? (size_t)vm_router_count_normals(r) : 0},
                  {&m->gumbels, passes ? (size_t)vm_router_count_gumbels(r) : 0},
-                 {&m->s.scratch, c->kind ? VM_STRIP_SCRATCH * n : 0}};
+                 {&m->s.scratch, c->runs_kind ? VM_STRIP_SCRATCH * n : 0}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         *parts[i].part = base ? base + at : NULL;
         at += parts[i].rows * VM_STRIP;
@@ -146,11 +144,6 @@ static size_t lay_out(const vm_infer_call *c, float *base, strip_memory *m) {
     m->s.normals = m->normals;
     m->s.gumbels = m->gumbels;
     return at;
-}
-
-size_t vm_trunk_strip_floats(const vm_infer_call *c) {
-    strip_memory unused;
-    return lay_out(c, NULL, &unused);
 }
 
 /* A panel of 16 columns. */
@@ -180,7 +173,7 @@ static void run_trunk(const vm_infer_call *c, size_t first, int rows, strip_memo
         multiply(c, VM_MEAN_WEIGHT, n, width, m->h, m->dmu);
     else
         memset(m->dmu, 0, (size_t)n * VM_STRIP * sizeof *m->dmu);
-    if (c->kind && r->scale_outputs > 0) multiply(c, VM_SCALE_WEIGHT, r->scale_outputs, width, m->h, m->s.raw);
+    if (c->runs_kind && r->scale_outputs > 0) multiply(c, VM_SCALE_WEIGHT, r->scale_outputs, width, m->h, m->s.raw);
 }
 
 /* p[rows, N] = l_det + dmu (dmu NULL: 0). */
@@ -216,7 +209,7 @@ static void put_row(float *out, size_t first, const float *row, int rows) {
     if (out) memcpy(out + first, row, (size_t)rows * sizeof *row);
 }
 
-void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float *memory) {
+static void infer_strip(const vm_infer_call *c, size_t first, int rows, float *memory) {
     int n = c->r->config.n_experts;
     bool trunk = c->r->kind->network == &vm_network_trunk;
     float *p = c->out.p + first * (size_t)n;
@@ -229,7 +222,7 @@ void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float 
     float broken[VM_STRIP] = {0};
     add_mean(c->in->logits + first * (size_t)n, trunk ? m.dmu : NULL, rows, n, p);
     check_rows(p, rows, n, broken);
-    if (c->kind) {
+    if (c->runs_kind) {
         vm_to_lanes(p, rows, n, m.mean);
         if (c->inference == VM_INFERENCE_PASSES) draw_strip(c, first, rows, &m);
         c->r->kind->infer(c, &m.s);
@@ -250,27 +243,30 @@ void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float 
 
 /* What the tasks of a call share beside it. */
 typedef struct strips {
-    const vm_infer_call *c;
+    vm_infer_call call;
     float *memory; /* [workers, floats] */
     size_t floats;
 } strips;
 
 static void run_strip(void *context, size_t first, size_t end, int worker) {
     const strips *s = context;
-    s->c->r->kind->network->infer_strip(s->c, first, (int)(end - first), s->memory + (size_t)worker * s->floats);
+    infer_strip(&s->call, first, (int)(end - first), s->memory + (size_t)worker * s->floats);
 }
 
-static vmoer_status run(vm_infer_call *c, const vm_router_layer *layer, vm_pool *pool, vm_arena *memory) {
-    const vm_router *r = c->r;
-    const vm_route *in = c->in;
+vmoer_status vm_strips_infer(const vm_infer_call *call, vm_pool *pool, vm_router_layer *layer, vm_arena *memory) {
+    const vm_router *r = call->r;
+    const vm_route *in = call->in;
     vm_router_packed fresh = {0};
+    strips s = {.call = *call};
+    vm_infer_call *c = &s.call;
     c->packed = &layer->packed;
     if (!r->packed || c->packed->kernels != c->kernels) {
         VM_TRY(pack_layer(r, layer, memory, &fresh));
         c->packed = &fresh;
     }
     bool ok = true;
-    strips s = {.c = c, .floats = r->kind->network->strip_floats(c)};
+    strip_memory unused;
+    s.floats = lay_out(c, NULL, &unused);
     s.memory = vm_arena_floats(memory, (size_t)vm_pool_threads(pool), s.floats, &ok);
     if (!ok) return vm_router_out_of_memory(in);
     vm_pool_run_range(pool, (size_t)in->n_tokens, VM_STRIP, run_strip, &s);
@@ -307,7 +303,7 @@ vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *
                        .out = *out};
     bool signals = kind->has_covariance ? out->trace || out->trace_projected || out->trace_diagonal
                                         : kind->has_temperature && out->temperature;
-    c.kind = kind->infer && (c.inference != VM_INFERENCE_MEAN || signals);
+    c.runs_kind = kind->infer && (c.inference != VM_INFERENCE_MEAN || signals);
     vm_draw_table *draws = NULL;
     if (c.inference == VM_INFERENCE_SAMPLE && kind->has_covariance) {
         VM_TRY(take_draws(layer, in, r->config.n_experts, samples, &draws));
@@ -318,7 +314,7 @@ vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *
     vmoer_status status = VMOER_OK;
     if (memory) {
         vm_arena_reset(memory);
-        status = kind->network->infer ? kind->network->infer(&c, pool, layer, memory) : run(&c, layer, pool, memory);
+        status = kind->network->infer(&c, pool, layer, memory);
     } else {
         status = vm_router_out_of_memory(in);
     }

@@ -1,4 +1,4 @@
-/* route.c: the draws, and a layer's tokens through the trunk in training: what every kind with one has in common.
+/* route.c: the draws, the networks of the trunk and of none, and a layer's tokens through the trunk in training.
  * Matrix products run over all tokens, the rest token by token in tasks of TOKEN_BLOCK tokens; each writes its own
  * rows, so nothing depends on the threads or on which tokens share a call. Inference: infer.c. */
 #include "base/status.h"
@@ -7,11 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum {
-    TOKEN_BLOCK = 16,
-    CHUNK_TOKENS = 1024, /* most tokens in work at once where the heads' outputs are scratch */
-    CHUNK_FLOATS = 1 << 20
-};
+enum { TOKEN_BLOCK = 16 };
 
 /* What the tasks of one call share. Rows of z, mean and raw are `stride` floats apart, those of draws `n_draws`. */
 typedef struct call {
@@ -24,6 +20,7 @@ typedef struct call {
     float *z, *mean, *raw, *h, *dh, *ddmu, *draw;
     const float *saved, *draws, *dp, *p_in;
     int normals, n_draws;
+    float *drawn; /* [tokens, n_draws]: where draw_token leaves them */
     float *p, *scores, *kl, *dlogits;
     float kl_weight;
     float *scratch; /* [workers, scratch_floats] */
@@ -56,18 +53,6 @@ static void add(float *x, const float *y, int n) {
     for (int i = 0; i < n; i++) x[i] += y[i];
 }
 
-static bool all_finite(const float *x, int n) {
-    for (int i = 0; i < n; i++) {
-        if (!isfinite(x[i])) return false;
-    }
-    return true;
-}
-
-static float *floats(vm_arena *memory, size_t rows, size_t columns) {
-    size_t n;
-    return vm_mul(rows, columns, &n) ? vm_arena_alloc(memory, n, sizeof(float)) : NULL;
-}
-
 vmoer_status vm_router_out_of_memory(const vm_route *in) {
     return vm_error(VMOER_ERROR_MEMORY, "router, layer %d: out of memory for %d tokens", in->layer, in->n_tokens);
 }
@@ -79,7 +64,7 @@ vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_rout
     return VMOER_OK;
 }
 
-static vmoer_status start_call(const vm_router *r, const vm_route *in, vm_pool *pool, vm_arena *memory, call *c) {
+static vmoer_status start_call(const vm_router *r, const vm_route *in, vm_pool *pool, call *c) {
     *c = (call){.r = r, .in = in};
     VM_TRY(vm_router_find_call(r, in, &c->layer));
     c->token = (vm_token_context){
@@ -89,19 +74,9 @@ static vmoer_status start_call(const vm_router *r, const vm_route *in, vm_pool *
     c->scratch_floats = (r->kind->scratch_floats ? r->kind->scratch_floats(&r->config) : 0) +
                         2 * ((size_t)r->config.width + (size_t)r->config.n_experts);
     c->scratch_floats = (c->scratch_floats + 15) & ~(size_t)15; /* no cache line shared between workers */
-    c->scratch = floats(memory, (size_t)vm_pool_threads(pool), c->scratch_floats);
-    return c->scratch ? VMOER_OK : vm_router_out_of_memory(in);
-}
-
-/* Tokens in work at once: a function of the sizes alone, for the sums over tokens are cut there. */
-static int chunk_tokens(const vm_router *r) {
-    int by_size = CHUNK_FLOATS / (r->scale_outputs > 0 ? r->scale_outputs : 1);
-    return by_size < TOKEN_BLOCK ? TOKEN_BLOCK : by_size < CHUNK_TOKENS ? by_size : CHUNK_TOKENS;
-}
-
-static vm_gemm_job job(int m, const float *a, size_t lda, const vm_panel *b, float *c, size_t ldc, bool accumulate) {
-    return (vm_gemm_job){
-        .m = m, .a = a, .a_m_stride = lda, .a_k_stride = 1, .b = b, .c = c, .ldc = ldc, .accumulate = accumulate};
+    bool ok = true;
+    c->scratch = vm_arena_floats(r->work, (size_t)vm_pool_threads(pool), c->scratch_floats, &ok);
+    return ok ? VMOER_OK : vm_router_out_of_memory(in);
 }
 
 /* ---- draws ---- */
@@ -113,15 +88,14 @@ int vm_router_count_normals(const vm_router *r) {
 int vm_router_count_gumbels(const vm_router *r) { return r->kind->chooses ? r->config.n_experts : 0; }
 
 /* The step enters through the key: its 64 bits are the block of the step itself, at a counter no draw uses. */
-static uint64_t step_seed(const vm_route *in, vm_rng_purpose purpose) {
+uint64_t vm_router_step_seed(const vm_route *in, vm_rng_purpose purpose) {
     uint32_t word[4];
     vm_rng_block(in->seed, purpose, (uint32_t[4]){(uint32_t)in->step, (uint32_t)(in->step >> 32), 0, 0x40000000u},
                  word);
     return word[0] | (uint64_t)word[1] << 32;
 }
 
-/* The counter of a token's first four draws; counter[3] is the next four's. */
-static void start_counter(const vm_route *in, int t, uint32_t counter[4]) {
+void vm_router_start_counter(const vm_route *in, int t, uint32_t counter[4]) {
     const vm_token_key *key = &in->tokens[t];
     counter[0] = key->item;
     counter[1] = (uint32_t)key->part << 16 | key->position;
@@ -130,9 +104,9 @@ static void start_counter(const vm_route *in, int t, uint32_t counter[4]) {
 }
 
 void vm_router_normals(const vm_route *in, vm_rng_purpose purpose, int t, int n, int stride, float *out) {
-    uint64_t seed = step_seed(in, purpose);
+    uint64_t seed = vm_router_step_seed(in, purpose);
     uint32_t counter[4];
-    start_counter(in, t, counter);
+    vm_router_start_counter(in, t, counter);
     for (int i = 0; i < n; i += 4, counter[3]++) {
         float normal[4];
         vm_rng_normal4(seed, purpose, counter, normal);
@@ -142,9 +116,9 @@ void vm_router_normals(const vm_route *in, vm_rng_purpose purpose, int t, int n,
 
 /* U = (word + 1/2) / 2^32 is never 0 nor 1, and 1 - U is what the word's complement gives. */
 void vm_router_gumbels(const vm_route *in, vm_rng_purpose purpose, int t, int n, int stride, float *out) {
-    uint64_t seed = step_seed(in, purpose);
+    uint64_t seed = vm_router_step_seed(in, purpose);
     uint32_t counter[4], word[4];
-    start_counter(in, t, counter);
+    vm_router_start_counter(in, t, counter);
     for (int i = 0; i < n; i += 4, counter[3]++) {
         vm_rng_block(seed, purpose, counter, word);
         for (int j = i; j < n && j < i + 4; j++) {
@@ -156,7 +130,7 @@ void vm_router_gumbels(const vm_route *in, vm_rng_purpose purpose, int t, int n,
 
 static void draw_token(const call *c, int t, float *scratch) {
     (void)scratch;
-    float *row = c->ddmu + (size_t)t * (size_t)c->n_draws;
+    float *row = c->drawn + (size_t)t * (size_t)c->n_draws;
     vm_router_normals(c->in, VM_RNG_ROUTE, t, c->normals, 1, row);
     vm_router_gumbels(c->in, VM_RNG_GUMBEL, t, c->n_draws - c->normals, 1, row + c->normals);
 }
@@ -169,9 +143,9 @@ static vmoer_status draw_all(vm_router *r, vm_pool *pool, const vm_route *in, fl
     if (c.n_draws == 0 || in->n_tokens <= 0) return VMOER_OK;
     if (in->sign != 1.0f && in->sign != -1.0f)
         return vm_error(VMOER_ERROR_ARGUMENT, "router: sign of the draw is %g, not 1 or -1", (double)in->sign);
-    *draws = floats(r->work, (size_t)in->n_tokens, (size_t)c.n_draws);
-    if (!*draws) return vm_router_out_of_memory(in);
-    c.ddmu = *draws;
+    bool ok = true;
+    *draws = c.drawn = vm_arena_floats(r->work, (size_t)in->n_tokens, (size_t)c.n_draws, &ok);
+    if (!ok) return vm_router_out_of_memory(in);
     for_tokens(pool, &c, draw_token, 0, in->n_tokens);
     return VMOER_OK;
 }
@@ -206,7 +180,7 @@ static void add_head_bias(const call *c, float *mean, float *raw) {
 static bool start_logits(const call *c, const vm_token *x, float *p) {
     int n = c->token.n;
     for (int i = 0; i < n; i++) p[i] = x->logits[i] + x->dmu[i];
-    return all_finite(p, n) && (!x->raw || all_finite(x->raw, c->r->scale_outputs));
+    return vm_router_all_finite(p, (size_t)n) && (!x->raw || vm_router_all_finite(x->raw, (size_t)c->r->scale_outputs));
 }
 
 static void forward_token(const call *c, int t, float *scratch) {
@@ -217,7 +191,7 @@ static void forward_token(const call *c, int t, float *scratch) {
     vm_token x = token_of(c, t, mean, raw);
     bool finite = start_logits(c, &x, p);
     c->kl[t] = (float)c->r->kind->forward(&c->token, &x, p, scores, scratch);
-    finite = finite && all_finite(p, n);
+    finite = finite && vm_router_all_finite(p, (size_t)n);
     c->token.kernels->softmax(p, n);
     if (!finite) p[0] = NAN;
 }
@@ -233,10 +207,9 @@ vmoer_status vm_router_check_finite(const vm_route *in, const float *p, size_t s
 
 /* Panel of W^T for W[outputs, inputs]. */
 static vmoer_status pack_weight(vm_pool *pool, vm_arena *memory, const vm_param *w, vm_panel *out) {
-    out->data = vm_arena_alloc(memory, vm_panel_bytes(VM_COMPUTE_F32, w->cols, w->rows), 1);
-    if (!out->data) return vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", w->name);
-    vm_panel_pack(pool, out, VM_COMPUTE_F32, w->cols, w->rows, w->value, 1, (size_t)w->cols, NULL);
-    return VMOER_OK;
+    return vm_router_panel(pool, memory, w->cols, w->rows, w->value, true, out)
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_MEMORY, "%s: out of memory", w->name);
 }
 
 static size_t mean_floats(const vm_router *r) { return r->kind->has_mean ? (size_t)r->config.n_experts : 0; }
@@ -249,7 +222,7 @@ static size_t trunk_saved_floats(const vm_router *r) {
 vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *draws, float *p,
                                     float *scores, float *saved, float *kl) {
     call c;
-    VM_TRY(start_call(r, in, pool, r->work, &c));
+    VM_TRY(start_call(r, in, pool, &c));
     size_t width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
     bool has_mean = r->kind->has_mean;
     vm_panel W1 = {0}, Wm = {0}, Wl = {0};
@@ -257,8 +230,9 @@ vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route 
     if (has_mean) VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_MEAN_WEIGHT], &Wm));
     if (r->scale_outputs > 0) VM_TRY(pack_weight(pool, r->work, &c.layer->params[VM_SCALE_WEIGHT], &Wl));
     c.stride = trunk_saved_floats(r);
-    c.h = floats(r->work, (size_t)in->n_tokens, width);
-    if (!c.h) return vm_router_out_of_memory(in);
+    bool ok = true;
+    c.h = vm_arena_floats(r->work, (size_t)in->n_tokens, width, &ok);
+    if (!ok) return vm_router_out_of_memory(in);
     c.z = saved;
     c.mean = saved + width;
     c.raw = r->scale_outputs > 0 ? saved + width + mean_floats(r) : NULL;
@@ -267,11 +241,11 @@ vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route 
     c.scores = scores;
     c.kl = kl;
 
-    vm_gemm_job trunk = job(in->n_tokens, in->u, (size_t)r->config.dim, &W1, c.z, c.stride, false);
+    vm_gemm_job trunk = vm_router_product(in->n_tokens, in->u, &W1, c.z, c.stride, false);
     VM_TRY(vm_gemm(pool, &trunk, 1));
     for_tokens(pool, &c, trunk_token, 0, in->n_tokens);
-    vm_gemm_job heads[2] = {job(in->n_tokens, c.h, width, &Wm, c.mean, c.stride, false),
-                            job(in->n_tokens, c.h, width, &Wl, c.raw, c.stride, false)};
+    vm_gemm_job heads[2] = {vm_router_product(in->n_tokens, c.h, &Wm, c.mean, c.stride, false),
+                            vm_router_product(in->n_tokens, c.h, &Wl, c.raw, c.stride, false)};
     VM_TRY(vm_gemm(pool, has_mean ? heads : heads + 1, has_mean + (c.raw != NULL)));
     for_tokens(pool, &c, forward_token, 0, in->n_tokens);
     VM_TRY(vm_router_check_finite(in, p, n, "a logit"));
@@ -294,8 +268,8 @@ static void heads_backward_token(const call *c, int t, float *scratch) {
     size_t row = (size_t)(t - c->first), at = (size_t)t * (size_t)n;
     const float *saved = c->saved + (size_t)t * c->stride, *p = c->p_in + at, *dp = c->dp + at;
     float *dl = c->dlogits + at;
-    float mean = c->token.kernels->dot(p, dp, n);
-    for (int i = 0; i < n; i++) dl[i] = p[i] * (dp[i] - mean);
+    memcpy(dl, dp, (size_t)n * sizeof *dl);
+    c->token.kernels->softmax_backward(p, 1.0f, dl, n);
     vm_token x = token_of(c, t, saved + width, saved + width + mean_floats(c->r));
     c->r->kind->backward(&c->token, &x, p, dp, c->kl_weight, dl, c->ddmu + row * (size_t)n,
                          m > 0 ? c->draw + row * (size_t)m : NULL, scratch);
@@ -329,15 +303,7 @@ static void sum_columns(void *context, int task, int worker) {
 /* For outputs = inputs W^T + b: dW += dout^T inputs, db += sum of dout over rows. inputs: a panel [rows, inputs]. */
 static vmoer_status linear_backward(vm_pool *pool, const float *dout, int rows, const vm_panel *inputs,
                                     vm_param *weight, vm_param *bias) {
-    vm_gemm_job product = {.m = weight->rows,
-                           .a = dout,
-                           .a_m_stride = 1,
-                           .a_k_stride = (size_t)weight->rows,
-                           .b = inputs,
-                           .c = weight->grad,
-                           .ldc = (size_t)weight->cols,
-                           .accumulate = true};
-    VM_TRY(vm_gemm(pool, &product, 1));
+    VM_TRY(vm_router_weight_gradient(pool, dout, inputs, weight));
     column_sums sums = {dout, rows, weight->rows, bias->grad};
     vm_pool_run(pool, (weight->rows + 63) / 64, sum_columns, &sums);
     return VMOER_OK;
@@ -348,41 +314,35 @@ typedef struct backward_panels {
     vm_panel mean, scale, trunk, h, u;
 } backward_panels;
 
-static bool make_panel(vm_pool *pool, vm_arena *memory, int k, int n, const float *src, vm_panel *out) {
-    if (!out->data) out->data = vm_arena_alloc(memory, vm_panel_bytes(VM_COMPUTE_F32, k, n), 1);
-    if (out->data && src) vm_panel_pack(pool, out, VM_COMPUTE_F32, k, n, src, (size_t)n, 1, NULL);
-    return out->data != NULL;
-}
-
-static bool make_weight_panel(vm_pool *pool, vm_arena *memory, const vm_param *w, vm_panel *out) {
-    return make_panel(pool, memory, w->rows, w->cols, w->value, out);
+static bool pack_back(vm_pool *pool, vm_arena *memory, const vm_param *w, vm_panel *out) {
+    return vm_router_panel(pool, memory, w->rows, w->cols, w->value, false, out);
 }
 
 static vmoer_status backward_chunk(vm_pool *pool, call *c, backward_panels *panels, int rows, float *du) {
     const vm_router *r = c->r;
     vm_param *w = c->layer->params;
-    int width = r->config.width, n = c->token.n, m = r->scale_outputs, dim = r->config.dim;
+    int width = r->config.width, m = r->scale_outputs, dim = r->config.dim;
     const float *u = c->in->u + (size_t)c->first * (size_t)dim;
     for_tokens(pool, c, heads_backward_token, c->first, c->first + rows);
-    make_panel(pool, NULL, rows, width, c->h, &panels->h);
-    make_panel(pool, NULL, rows, dim, u, &panels->u);
+    vm_router_panel(pool, NULL, rows, width, c->h, false, &panels->h);
+    vm_router_panel(pool, NULL, rows, dim, u, false, &panels->u);
 
     bool has_mean = r->kind->has_mean;
     if (has_mean) {
         VM_TRY(linear_backward(pool, c->ddmu, rows, &panels->h, &w[VM_MEAN_WEIGHT], &w[VM_MEAN_BIAS]));
-        vm_gemm_job dh = job(rows, c->ddmu, (size_t)n, &panels->mean, c->dh, (size_t)width, false);
+        vm_gemm_job dh = vm_router_product(rows, c->ddmu, &panels->mean, c->dh, (size_t)width, false);
         VM_TRY(vm_gemm(pool, &dh, 1));
     }
     if (m > 0) {
         VM_TRY(linear_backward(pool, c->draw, rows, &panels->h, &w[VM_SCALE_WEIGHT], &w[VM_SCALE_BIAS]));
-        vm_gemm_job dh = job(rows, c->draw, (size_t)m, &panels->scale, c->dh, (size_t)width, has_mean);
+        vm_gemm_job dh = vm_router_product(rows, c->draw, &panels->scale, c->dh, (size_t)width, has_mean);
         VM_TRY(vm_gemm(pool, &dh, 1));
     }
     for_tokens(pool, c, trunk_backward_token, c->first, c->first + rows);
     VM_TRY(linear_backward(pool, c->dh, rows, &panels->u, &w[VM_TRUNK_WEIGHT], &w[VM_TRUNK_BIAS]));
     if (!du) return VMOER_OK;
     vm_gemm_job down =
-        job(rows, c->dh, (size_t)width, &panels->trunk, du + (size_t)c->first * (size_t)dim, (size_t)dim, true);
+        vm_router_product(rows, c->dh, &panels->trunk, du + (size_t)c->first * (size_t)dim, (size_t)dim, true);
     return vm_gemm(pool, &down, 1);
 }
 
@@ -390,21 +350,21 @@ vmoer_status vm_router_backward_with(vm_router *r, vm_pool *pool, const vm_route
                                      const float *p, const float *saved, const float *dp, float kl_weight, float *du,
                                      float *dlogits) {
     call c;
-    VM_TRY(start_call(r, in, pool, r->work, &c));
-    int chunk = chunk_tokens(r) < in->n_tokens ? chunk_tokens(r) : in->n_tokens, m = r->scale_outputs;
+    VM_TRY(start_call(r, in, pool, &c));
+    int chunk = vm_at_most(in->n_tokens, vm_router_chunk(r->scale_outputs)), m = r->scale_outputs;
     size_t rows = (size_t)chunk, width = (size_t)r->config.width, n = (size_t)r->config.n_experts;
     backward_panels panels = {0};
     const vm_param *w = c.layer->params;
-    bool ok = (!r->kind->has_mean || make_weight_panel(pool, r->work, &w[VM_MEAN_WEIGHT], &panels.mean)) &&
-              (!du || make_weight_panel(pool, r->work, &w[VM_TRUNK_WEIGHT], &panels.trunk)) &&
-              (m == 0 || make_weight_panel(pool, r->work, &w[VM_SCALE_WEIGHT], &panels.scale)) &&
-              make_panel(pool, r->work, chunk, r->config.width, NULL, &panels.h) &&
-              make_panel(pool, r->work, chunk, r->config.dim, NULL, &panels.u);
-    c.h = floats(r->work, rows, width);
-    c.dh = floats(r->work, rows, width);
-    c.ddmu = floats(r->work, rows, n);
-    c.draw = m > 0 ? floats(r->work, rows, (size_t)m) : NULL;
-    if (!ok || !c.h || !c.dh || !c.ddmu || (m > 0 && !c.draw)) return vm_router_out_of_memory(in);
+    bool ok = (!r->kind->has_mean || pack_back(pool, r->work, &w[VM_MEAN_WEIGHT], &panels.mean)) &&
+              (!du || pack_back(pool, r->work, &w[VM_TRUNK_WEIGHT], &panels.trunk)) &&
+              (m == 0 || pack_back(pool, r->work, &w[VM_SCALE_WEIGHT], &panels.scale)) &&
+              vm_router_panel(pool, r->work, chunk, r->config.width, NULL, false, &panels.h) &&
+              vm_router_panel(pool, r->work, chunk, r->config.dim, NULL, false, &panels.u);
+    c.h = vm_arena_floats(r->work, rows, width, &ok);
+    c.dh = vm_arena_floats(r->work, rows, width, &ok);
+    c.ddmu = vm_arena_floats(r->work, rows, n, &ok);
+    c.draw = m > 0 ? vm_arena_floats(r->work, rows, (size_t)m, &ok) : NULL;
+    if (!ok) return vm_router_out_of_memory(in);
     c.stride = trunk_saved_floats(r);
     c.saved = saved;
     c.draws = draws;
@@ -428,12 +388,7 @@ static vmoer_status trunk_backward(vm_router *r, vm_pool *pool, const vm_route *
     return vm_router_backward_with(r, pool, in, draws, p, saved, dp, kl_weight, du, dlogits);
 }
 
-/* ---- the two networks ---- */
-
-static int trunk_slots(const vm_router_config *c) {
-    (void)c;
-    return VM_TRUNK_SLOTS;
-}
+/* ---- the networks of the trunk and of none ---- */
 
 static vm_router_tensor trunk_tensor(const vm_router_kind *kind, const vm_router_config *c, int slot) {
     static const char *const names[VM_TRUNK_SLOTS] = {"trunk.weight", "trunk.bias",   "mean.weight",
@@ -470,7 +425,7 @@ static double trunk_flops(const vm_router *r, vm_inference inference, int sample
 }
 
 const vm_router_network vm_network_trunk = {
-    .slots = trunk_slots,
+    .slots = VM_TRUNK_SLOTS,
     .tensor = trunk_tensor,
     .start = trunk_start,
     .pack = vm_trunk_pack,
@@ -478,27 +433,10 @@ const vm_router_network vm_network_trunk = {
     .saved_floats = trunk_saved_floats,
     .forward = trunk_forward,
     .backward = trunk_backward,
-    .strip_floats = vm_trunk_strip_floats,
-    .infer_strip = vm_trunk_infer_strip,
+    .infer = vm_strips_infer,
 };
 
-static int no_slots(const vm_router_config *c) {
-    (void)c;
-    return 0;
-}
-
-static vm_router_tensor no_tensor(const vm_router_kind *kind, const vm_router_config *c, int slot) {
-    (void)kind, (void)c, (void)slot;
-    return (vm_router_tensor){.rows = 0};
-}
-
-const vm_router_network vm_network_none = {
-    .slots = no_slots,
-    .tensor = no_tensor,
-    .flops = kind_flops,
-    .strip_floats = vm_trunk_strip_floats,
-    .infer_strip = vm_trunk_infer_strip,
-};
+const vm_router_network vm_network_none = {.flops = kind_flops, .infer = vm_strips_infer};
 
 /* ---- training, whatever the network ---- */
 

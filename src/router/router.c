@@ -104,10 +104,10 @@ vmoer_status vm_router_config_check(const vm_router_config *c, const vm_router_k
     VM_TRY(check_size("dim", c->dim, low, VM_ROUTER_MAX_DIM));
     VM_TRY(check_size("width", c->width, k->network == &vm_network_trunk, VM_ROUTER_MAX_WIDTH));
     VM_TRY(check_numbers(c, k));
-    float least = k->has_kl ? expf(-10.0f) : 0.0f; /* the range of L_ii (vglr.c) */
-    if (!(c->initial_scale >= least && c->initial_scale <= expf(5.0f))) {
+    float least = k->has_kl ? expf(VM_RAW_LOW) : 0.0f, most = expf(VM_RAW_HIGH);
+    if (!(c->initial_scale >= least && c->initial_scale <= most)) {
         return vm_error(VMOER_ERROR_LIMIT, "initial_scale: %g is not in %g..%g", (double)c->initial_scale,
-                        (double)least, exp(5.0));
+                        (double)least, (double)most);
     }
     bool prior_ok = k->has_kl ? c->prior_scale >= 1e-6f && c->prior_scale <= 1e6f : isfinite(c->prior_scale);
     if (!prior_ok) return vm_error(VMOER_ERROR_LIMIT, "prior_scale: %g is not in 1e-6..1e6", (double)c->prior_scale);
@@ -124,10 +124,11 @@ void vm_router_param_name(const vm_router_config *config, int layer, const vm_ro
 
 static vmoer_status make_params(vm_router *r, int layer) {
     vm_router_layer *l = &r->layers[layer];
-    l->params = vm_arena_alloc(r->memory, (size_t)r->slots + 1, sizeof *l->params);
+    int slots = r->kind->network->slots;
+    l->params = vm_arena_alloc(r->memory, (size_t)slots + 1, sizeof *l->params);
     if (!l->params) return vm_error(VMOER_ERROR_MEMORY, "router: out of memory");
-    memset(l->params, 0, (size_t)r->slots * sizeof *l->params);
-    for (int slot = 0; slot < r->slots; slot++) {
+    memset(l->params, 0, (size_t)slots * sizeof *l->params);
+    for (int slot = 0; slot < slots; slot++) {
         vm_router_tensor t = r->kind->network->tensor(r->kind, &r->config, slot);
         vm_param *p = &l->params[slot];
         if (t.rows == 0) continue;
@@ -149,7 +150,7 @@ static vmoer_status make_params(vm_router *r, int layer) {
 static vmoer_status make_layers(vm_router *r) {
     size_t n = (size_t)r->config.n_layers;
     r->layers = vm_arena_alloc(r->memory, n, sizeof *r->layers);
-    r->list = vm_arena_alloc(r->memory, n * (size_t)r->slots + 1, sizeof *r->list);
+    r->list = vm_arena_alloc(r->memory, n * (size_t)r->kind->network->slots + 1, sizeof *r->list);
     r->ones = vm_arena_alloc(r->memory, (size_t)r->config.width * VM_STRIP + 1, sizeof *r->ones);
     r->zeros = vm_arena_alloc(r->memory, (size_t)r->config.n_experts, sizeof *r->zeros);
     r->spare = vm_arena_alloc(r->memory, 1, sizeof *r->spare);
@@ -176,7 +177,6 @@ vmoer_status vm_router_create(const vm_router_config *config, vm_router **out) {
     r->config = *config;
     r->kind = kind;
     r->scale_outputs = kind->scale_outputs ? kind->scale_outputs(config) : 0;
-    r->slots = kind->network->slots(config);
     r->memory = vm_arena_create();
     r->work = vm_arena_create();
     vmoer_status status = VMOER_OK;
@@ -227,8 +227,6 @@ bool vm_router_has_layer(const vm_router *r, int layer) { return vm_router_layer
 bool vm_router_has_covariance(const vm_router *r) { return r->kind->has_covariance; }
 
 bool vm_router_has_kl(const vm_router *r) { return r->kind->has_kl; }
-
-bool vm_router_has_temperature(const vm_router *r) { return r->kind->has_temperature; }
 
 bool vm_router_chooses(const vm_router *r) { return r->kind->chooses; }
 

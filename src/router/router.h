@@ -99,7 +99,6 @@ bool vm_router_has_covariance(const vm_router *r);
 /* The logits vary in this inference, and trace says how much: by their covariance, or between several draws of the weights. */
 bool vm_router_has_trace(const vm_router *r, vm_inference inference);
 bool vm_router_has_kl(const vm_router *r);                  /* training has a regulariser, weighted by beta */
-bool vm_router_has_temperature(const vm_router *r);         /* a T(u) of its own */
 bool vm_router_chooses(const vm_router *r);                 /* draws its experts itself: gates from p, choice by scores */
 vm_inference vm_router_default_inference(const vm_router *r);
 /* Trainable tensors, in a fixed order; of kinds with a trunk "layers.<model layer>.trunk.weight" [H, D], ".trunk.bias" [1, H], ".mean.weight" [N, H],

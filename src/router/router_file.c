@@ -88,13 +88,17 @@ static vmoer_status put_metadata(vm_st_writer *w, const vm_router_config *c, con
     return vm_st_writer_metadata(w, "training", info->training);
 }
 
+static vmoer_status check_finite(const vm_param *p) {
+    for (size_t i = 0; i < vm_param_size(p); i++) {
+        if (!isfinite(p->value[i])) return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not finite", p->name, i);
+    }
+    return VMOER_OK;
+}
+
 static vmoer_status put_tensors(vm_st_writer *w, const vm_router *r) {
     for (size_t i = 0; i < r->n_params; i++) {
         const vm_param *p = r->list[i];
-        for (size_t j = 0; j < vm_param_size(p); j++) {
-            if (!isfinite(p->value[j]))
-                return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not finite", p->name, j);
-        }
+        VM_TRY(check_finite(p));
         VM_TRY(vm_st_writer_f32(w, p->name, "F32", 2, (int64_t[2]){p->rows, p->cols}, p->value));
     }
     return VMOER_OK;
@@ -218,7 +222,7 @@ static vmoer_status check_signs(const vm_st_tensor *t, const char *name) {
 static vmoer_status check_tensors(const vm_safetensors *st, const vm_router_config *c, const vm_router_kind *kind) {
     size_t expected = 0;
     for (int i = 0; i < c->n_layers; i++) {
-        for (int slot = 0; slot < kind->network->slots(c); slot++) {
+        for (int slot = 0; slot < kind->network->slots; slot++) {
             char name[128];
             vm_router_tensor want = kind->network->tensor(kind, c, slot);
             if (want.rows == 0) continue;
@@ -245,10 +249,7 @@ static vmoer_status read_tensors(const vm_safetensors *st, vm_router *r) {
     for (size_t i = 0; i < r->n_params; i++) {
         const vm_param *p = r->list[i];
         VM_TRY(vm_safetensors_read_f32(st, p->name, 2, (int64_t[2]){p->rows, p->cols}, p->value));
-        for (size_t j = 0; j < vm_param_size(p); j++) {
-            if (!isfinite(p->value[j]))
-                return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not finite", p->name, j);
-        }
+        VM_TRY(check_finite(p));
     }
     return VMOER_OK;
 }

@@ -1,9 +1,9 @@
 /* router_internal.h: what the files of this room share: the table of a kind's functions, a layer's tensors, the router itself.
  *
  * A router is put together of three things (docs/HOWTO-add-router.md):
- *   the room      router.c, router_file.c, the draws and the strips: the same for all
- *   a network     which tensors a layer has, and their way forward and back for many tokens at once: the trunk with its heads (route.c, infer.c),
- *                 none, or the model's own router weights again
+ *   the room      router.c, router_file.c, products.c, the draws (route.c) and the strips (infer.c): the same for all
+ *   a network     which tensors a layer has, and their way forward and back for many tokens at once: the trunk with its heads (route.c), none, or
+ *                 the model's own router weights again (weights.c)
  *   a kind        one file each: what the numbers mean. Of a kind with a trunk: how one token's head outputs become a draw of the logits and a KL,
  *                 and how those of a strip of 16 tokens become routing probabilities. */
 #ifndef VM_ROUTER_ROUTER_INTERNAL_H
@@ -57,7 +57,7 @@ typedef struct vm_infer_call {
     vm_inference inference;
     int samples;
     const float *table; /* SAMPLE of a Gaussian: the draws as vm_kernels.gaussian_sample wants them; else NULL */
-    bool kind;          /* the kind's infer is wanted: false for a softmax of the mean alone */
+    bool runs_kind;     /* the kind's infer is wanted: false for a softmax of the mean alone */
     vm_routing out;
 } vm_infer_call;
 
@@ -87,24 +87,21 @@ typedef struct vm_router_tensor {
 } vm_router_tensor;
 
 typedef struct vm_router_network {
-    int (*slots)(const vm_router_config *c);
+    int slots; /* a layer's; 0: no tensors */
     vm_router_tensor (*tensor)(const vm_router_kind *kind, const vm_router_config *c, int slot);
-    /* Initial values; all are 0 before. May be NULL, as `pack` may: no tensors. */
+    /* Initial values; all are 0 before. NULL: they stay 0. */
     void (*start)(vm_router *r, vm_router_layer *layer, int model_layer);
-    /* The layer's values as infer_strip wants them; memory where *out has none yet. */
-    vmoer_status (*pack)(const vm_router *r, const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out);
+    /* The layer's values as infer wants them; memory where *out has none yet. NULL: it takes them as they are. */
+    vmoer_status (*pack)(const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out);
     double (*flops)(const vm_router *r, vm_inference inference, int samples);
 
-    /* Training: as vm_router_saved_floats, _forward and _backward; the call was checked, r->work is empty. NULL: nothing to train. */
+    /* Training: as vm_router_saved_floats (NULL: 0), _forward and _backward; the call was checked, r->work is empty. NULL: nothing to train. */
     size_t (*saved_floats)(const vm_router *r);
     vmoer_status (*forward)(vm_router *r, vm_pool *pool, const vm_route *in, vm_router_layer *layer, float *p, float *scores, float *saved, float *kl);
     vmoer_status (*backward)(vm_router *r, vm_pool *pool, const vm_route *in, vm_router_layer *layer, const float *p, const float *saved, const float *dp,
                              float kl_weight, float *du, float *dlogits);
 
-    /* Inference, tokens first..first+rows-1 of the call, at most VM_STRIP: writes their rows of c->out. memory: the worker's own. */
-    size_t (*strip_floats)(const vm_infer_call *c);
-    void (*infer_strip)(const vm_infer_call *c, size_t first, int rows, float *memory);
-    /* All tokens of the call in place of strips; memory: scratch. NULL: strips. */
+    /* Inference: all tokens of the call, into c->out; memory: scratch. */
     vmoer_status (*infer)(const vm_infer_call *c, vm_pool *pool, vm_router_layer *layer, vm_arena *memory);
 } vm_router_network;
 
@@ -230,7 +227,6 @@ struct vm_router {
     vm_router_config config;
     const vm_router_kind *kind;
     int scale_outputs;       /* M; 0 without a scale head */
-    int slots;               /* a layer's */
     vm_router_layer *layers; /* [config.n_layers] */
     vm_param **list;         /* [n_params] those that there are */
     size_t n_params;
@@ -253,8 +249,6 @@ vmoer_status vm_router_find_call(const vm_router *r, const vm_route *in, vm_rout
 vmoer_status vm_router_out_of_memory(const vm_route *in);
 /* VMOER_ERROR_NUMERIC unless the first of every token's `stride` numbers is finite; p may be NULL. */
 vmoer_status vm_router_check_finite(const vm_route *in, const float *p, size_t stride, const char *what);
-/* For vm_router_network.pack: a weight and its bias (NULL: zeros) into *out. */
-vmoer_status vm_router_pack_linear(vm_arena *memory, const vm_param *weight, const vm_param *bias, vm_router_linear *out);
 /* x[rows, n] to y[n][16], lanes from `rows` on 0; and back. */
 void vm_to_lanes(const float *x, int rows, int n, float *y);
 void vm_from_lanes(const float *y, int rows, int n, float *x);
@@ -267,11 +261,35 @@ void vm_router_normals(const vm_route *in, vm_rng_purpose purpose, int t, int n,
 void vm_router_gumbels(const vm_route *in, vm_rng_purpose purpose, int t, int n, int stride, float *out);
 int vm_router_count_normals(const vm_router *r); /* of a draw */
 int vm_router_count_gumbels(const vm_router *r);
+/* What other draws are made of: the key that the step enters through, and the counter of a token's first block; the last of its four is the next's. */
+uint64_t vm_router_step_seed(const vm_route *in, vm_rng_purpose purpose);
+void vm_router_start_counter(const vm_route *in, int t, uint32_t counter[4]);
 
-/* Inference of a network without tensors, and of the trunk. */
-vmoer_status vm_trunk_pack(const vm_router *r, const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out);
-size_t vm_trunk_strip_floats(const vm_infer_call *c);
-void vm_trunk_infer_strip(const vm_infer_call *c, size_t first, int rows, float *memory);
+/* ---- scales ---- */
+
+/* A scale is exp(raw), raw a head's output held in this range; outside, the gradient by raw is 0. NaN stays NaN. */
+#define VM_RAW_LOW (-10.0f)
+#define VM_RAW_HIGH 5.0f
+static inline float vm_clamp_raw(float raw) { return raw < VM_RAW_LOW ? VM_RAW_LOW : raw > VM_RAW_HIGH ? VM_RAW_HIGH : raw; }
+static inline bool vm_raw_inside(float raw) { return raw >= VM_RAW_LOW && raw <= VM_RAW_HIGH; }
+
+/* ---- products over many tokens: products.c ---- */
+
+/* Tokens in work at once where each has `columns` floats of scratch: a function of the sizes alone, for the sums over tokens are cut there. */
+int vm_router_chunk(int columns);
+/* True where all of x[n] is finite: kernels may hide a NaN. */
+bool vm_router_all_finite(const float *x, size_t n);
+/* Panel [k, n] of src[k, n], or with `across` of src[n, k]. Memory of the arena where out has none; src NULL: that alone. False: no memory. */
+bool vm_router_panel(vm_pool *pool, vm_arena *memory, int k, int n, const float *src, bool across, vm_panel *out);
+/* c[m, ldc] = or += a[m, b->k] b. */
+vm_gemm_job vm_router_product(int m, const float *a, const vm_panel *b, float *c, size_t ldc, bool accumulate);
+/* Of outputs = inputs W^T: W's gradient += dout^T inputs; dout[tokens, W's rows], inputs a panel [tokens, W's columns]. */
+vmoer_status vm_router_weight_gradient(vm_pool *pool, const float *dout, const vm_panel *inputs, vm_param *weight);
+
+/* ---- the trunk and the network without tensors at inference: infer.c ---- */
+
+vmoer_status vm_trunk_pack(const vm_router_layer *layer, vm_arena *memory, vm_router_packed *out);
+vmoer_status vm_strips_infer(const vm_infer_call *call, vm_pool *pool, vm_router_layer *layer, vm_arena *memory);
 
 /* vm_router_forward and _backward of a trunk with given draws[T, normals + Gumbels of a draw], NULL for a kind that draws nothing. */
 vmoer_status vm_router_forward_with(vm_router *r, vm_pool *pool, const vm_route *in, const float *draws, float *p, float *scores, float *saved, float *kl);

@@ -15,7 +15,7 @@
  * of squares would cancel in f32. */
 static vmoer_status gather(const vm_router_config *c, vm_router_layer *l, uint64_t step, uint64_t total) {
     uint64_t half = total / 2, every = (total - half) / (2 * (uint64_t)c->rank);
-    size_t size = (size_t)c->n_experts * (size_t)c->dim;
+    size_t size = vm_matrix_size(c);
     const float *w = l->params[VM_WEIGHT].value;
     float *mean = l->params[VM_WEIGHT_MEAN].value, *variance = l->params[VM_WEIGHT_VARIANCE].value;
     if (every == 0)
@@ -39,17 +39,16 @@ static vmoer_status gather(const vm_router_config *c, vm_router_layer *l, uint64
 
 static void start(const vm_router_config *c, vm_router_layer *l, int layer) {
     (void)layer;
-    memcpy(l->params[VM_WEIGHT_MEAN].value, l->params[VM_WEIGHT].value,
-           (size_t)c->n_experts * (size_t)c->dim * sizeof(float));
+    memcpy(l->params[VM_WEIGHT_MEAN].value, l->params[VM_WEIGHT].value, vm_matrix_size(c) * sizeof(float));
 }
 
 static void mean(const vm_router_config *c, const vm_router_layer *l, float *w) {
-    memcpy(w, l->params[VM_WEIGHT_MEAN].value, (size_t)c->n_experts * (size_t)c->dim * sizeof *w);
+    memcpy(w, l->params[VM_WEIGHT_MEAN].value, vm_matrix_size(c) * sizeof *w);
 }
 
 static void draw(const vm_router_config *c, const vm_router_layer *l, int layer, uint64_t seed, uint64_t number,
                  float *w) {
-    size_t size = (size_t)c->n_experts * (size_t)c->dim;
+    size_t size = vm_matrix_size(c);
     const float *variance = l->params[VM_WEIGHT_VARIANCE].value, *deviation = l->params[VM_WEIGHT_DEVIATIONS].value;
     float normal[4], scale = 1.0f / sqrtf(2.0f * (float)(c->rank - 1));
     uint32_t low = (uint32_t)number, high = (uint32_t)(number >> 32);

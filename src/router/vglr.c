@@ -9,12 +9,6 @@
 #include <math.h>
 #include <string.h>
 
-/* L_ii = exp(raw_ii) with raw_ii held in [-10, 5] (L_ii in [4.5e-5, 148]); outside, the gradient is 0. NaN stays NaN.
- */
-static const float RAW_LOW = -10.0f, RAW_HIGH = 5.0f;
-
-static float clamp_raw(float raw) { return raw < RAW_LOW ? RAW_LOW : raw > RAW_HIGH ? RAW_HIGH : raw; }
-
 static int rank_of(const vm_router_config *c) {
     if (strcmp(c->kind, vm_router_kind_vglr_mf.name) == 0) return 0;
     return strcmp(c->kind, vm_router_kind_vglr_lr.name) == 0 ? c->rank : c->n_experts - 1;
@@ -45,7 +39,7 @@ static void build_scale(const float *raw, int n, int rank, float *L) {
     memcpy(L, raw, outputs(n, rank) * sizeof *L);
     for (int i = 0; i < n; i++, L++) {
         L += below(i, rank);
-        *L = expf(clamp_raw(*L));
+        *L = expf(vm_clamp_raw(*L));
     }
 }
 
@@ -72,9 +66,8 @@ static void backward(const vm_token_context *c, const vm_token *x, const float *
         int columns = below(i, rank);
         ddmu[i] = dl[i] + w * x->dmu[i];
         for (int j = 0; j < columns; j++) draw[j] = dl[i] * eps[j] + w * raw[j];
-        float r = raw[columns], d = expf(clamp_raw(r));
-        bool inside = r >= RAW_LOW && r <= RAW_HIGH;
-        draw[columns] = inside ? dl[i] * eps[i] * d + kl_weight * (d * d * precision - 1.0f) : 0.0f;
+        float r = raw[columns], d = expf(vm_clamp_raw(r));
+        draw[columns] = vm_raw_inside(r) ? dl[i] * eps[i] * d + kl_weight * (d * d * precision - 1.0f) : 0.0f;
         raw += columns + 1;
         draw += columns + 1;
     }
@@ -103,7 +96,7 @@ void vm_infer_gaussians(const vm_infer_call *c, const vm_strip *s, const vm_gaus
 static void infer(const vm_infer_call *c, const vm_strip *s) {
     const vm_router_config *config = &c->r->config;
     vm_gaussians g = {.n = config->n_experts, .rank = rank_of(config), .scale = s->raw, .mean = s->mean};
-    c->kernels->gaussian_scale(&g, RAW_LOW, RAW_HIGH, s->check, s->trace, s->projected, s->scratch);
+    c->kernels->gaussian_scale(&g, VM_RAW_LOW, VM_RAW_HIGH, s->check, s->trace, s->projected, s->scratch);
     if (c->out.trace_diagonal) sum_diagonal(&g, s->diagonal);
     vm_infer_gaussians(c, s, &g, s->scratch);
 }

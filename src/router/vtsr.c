@@ -8,10 +8,8 @@
 #include <math.h>
 
 static const float BOUND = 3.0f;
-/* s = exp(raw) with raw held in this range; outside, the gradient is 0. */
-static const float RAW_LOW = -10.0f, RAW_HIGH = 5.0f;
 
-static float deviation(float raw) { return expf(raw < RAW_LOW ? RAW_LOW : raw > RAW_HIGH ? RAW_HIGH : raw); }
+static float deviation(float raw) { return expf(vm_clamp_raw(raw)); }
 
 /* A temperature: of z = mu + s eps. */
 typedef struct temperature {
@@ -66,9 +64,9 @@ static void backward(const vm_token_context *c, const vm_token *x, const float *
         draw[0] = -(along + kl_weight) * slope;
         return;
     }
-    bool inside = x->raw[1] >= RAW_LOW && x->raw[1] <= RAW_HIGH;
     draw[0] = -along * slope + kl_weight * x->raw[0] / (tau * tau);
-    draw[1] = inside ? -along * slope * d.eps * d.s + kl_weight * (d.s * d.s / (tau * tau) - 1.0f) : 0.0f;
+    draw[1] =
+        vm_raw_inside(x->raw[1]) ? -along * slope * d.eps * d.s + kl_weight * (d.s * d.s / (tau * tau) - 1.0f) : 0.0f;
 }
 
 static void infer(const vm_infer_call *c, const vm_strip *s) {

@@ -8,21 +8,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum {
-    TASK_TOKENS = 16,
-    CHUNK_TOKENS = 1024, /* most tokens in work at once */
-    CHUNK_FLOATS = 1 << 20
-};
+enum { TASK_TOKENS = 16 };
 
 /* ---- tensors ---- */
 
 static int matrices(const vm_router_config *c, const vm_weights_kind *kind) {
     return kind->matrices ? kind->matrices(c) : 1;
-}
-
-static int slots(const vm_router_config *c) {
-    (void)c;
-    return VM_WEIGHT_SLOTS;
 }
 
 static vm_router_tensor tensor(const vm_router_kind *kind, const vm_router_config *c, int slot) {
@@ -43,7 +34,7 @@ vmoer_status vm_router_start_weights(vm_router *r, int layer, const float *w) {
     if (!l) return vm_error(VMOER_ERROR_ARGUMENT, "router: layer %d is not one of its layers", layer);
     const vm_weights_kind *kind = r->kind->weights;
     vm_param *weight = &l->params[VM_WEIGHT];
-    size_t size = (size_t)r->config.n_experts * (size_t)r->config.dim;
+    size_t size = vm_matrix_size(&r->config);
     for (size_t at = 0; at < vm_param_size(weight); at += size) memcpy(weight->value + at, w, size * sizeof *w);
     if (kind->start) kind->start(&r->config, l, layer);
     r->packed = false;
@@ -86,12 +77,6 @@ static call make_call(const vm_router *r, const vm_route *in, int count) {
         .config = &r->config, .kind = r->kind->weights, .kernels = vm_kernels_get(), .in = in, .count = count};
 }
 
-/* Tokens in work at once: a function of the sizes alone, for the sums over tokens are cut there. */
-static int chunk_tokens(int columns) {
-    int by_size = CHUNK_FLOATS / columns;
-    return by_size < TASK_TOKENS ? TASK_TOKENS : by_size < CHUNK_TOKENS ? by_size : CHUNK_TOKENS;
-}
-
 static int rows_left(const call *c, int chunk) {
     int left = c->in->n_tokens - c->first;
     return left < chunk ? left : chunk;
@@ -102,32 +87,6 @@ static size_t experts_of(const call *c) { return (size_t)c->config->n_experts; }
 
 /* The matrix that token t trains. */
 static size_t member_of(const call *c, size_t t) { return (c->in->tokens[t].item + c->in->step) % (uint64_t)c->count; }
-
-/* True where all of x[n] is finite: kernels may hide a NaN. */
-static bool all_finite(const float *x, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return false;
-    return true;
-}
-
-/* Panel of rows [k, n], or of their transpose. */
-static bool pack(vm_pool *pool, vm_arena *memory, int k, int n, const float *src, bool across, vm_panel *out) {
-    if (!out->data) out->data = vm_arena_alloc(memory, 1, vm_panel_bytes(VM_COMPUTE_F32, k, n));
-    if (out->data)
-        vm_panel_pack(pool, out, VM_COMPUTE_F32, k, n, src, across ? 1 : (size_t)n, across ? (size_t)k : 1, NULL);
-    return out->data != NULL;
-}
-
-static vm_gemm_job product(int m, const float *a, int k, const vm_panel *b, float *c, bool accumulate) {
-    return (vm_gemm_job){.m = m,
-                         .a = a,
-                         .a_m_stride = (size_t)k,
-                         .a_k_stride = 1,
-                         .b = b,
-                         .c = c,
-                         .ldc = (size_t)b->n,
-                         .accumulate = accumulate};
-}
 
 /* ---- training ---- */
 
@@ -158,14 +117,9 @@ static void forward_rows(void *context, size_t begin, size_t end, int worker) {
         float *p = c->out->p + t * n;
         memcpy(p, l, n * sizeof *p);
         c->kernels->softmax(p, (int)n);
-        if (!all_finite(l, n)) p[0] = NAN;
+        if (!vm_router_all_finite(l, n)) p[0] = NAN;
         c->kl[t] = 0;
     }
-}
-
-static size_t saved_floats(const vm_router *r) {
-    (void)r;
-    return 0;
 }
 
 static vmoer_status forward(vm_router *r, vm_pool *pool, const vm_route *in, vm_router_layer *l, float *p,
@@ -173,9 +127,9 @@ static vmoer_status forward(vm_router *r, vm_pool *pool, const vm_route *in, vm_
     (void)scores, (void)saved;
     const vm_param *w = &l->params[VM_WEIGHT];
     call c = make_call(r, in, matrices(&r->config, r->kind->weights));
-    int chunk = vm_at_most(in->n_tokens, chunk_tokens(w->rows));
+    int chunk = vm_at_most(in->n_tokens, vm_router_chunk(w->rows));
     vm_panel panel = {0};
-    bool ok = pack(pool, r->work, w->cols, w->rows, w->value, true, &panel);
+    bool ok = vm_router_panel(pool, r->work, w->cols, w->rows, w->value, true, &panel);
     c.l = vm_arena_floats(r->work, (size_t)chunk, (size_t)w->rows, &ok);
     c.x = c.kind->mask ? vm_arena_floats(r->work, (size_t)chunk, dim_of(&c), &ok) : NULL;
     if (!ok) return vm_router_out_of_memory(in);
@@ -183,7 +137,7 @@ static vmoer_status forward(vm_router *r, vm_pool *pool, const vm_route *in, vm_
     c.kl = kl;
     for (; c.first < in->n_tokens; c.first += chunk) {
         int rows = rows_left(&c, chunk);
-        vm_gemm_job logits = product(rows, seen(pool, &c, rows), w->cols, &panel, c.l, false);
+        vm_gemm_job logits = vm_router_product(rows, seen(pool, &c, rows), &panel, c.l, (size_t)w->rows, false);
         VM_TRY(vm_gemm(pool, &logits, 1));
         vm_pool_run_range(pool, (size_t)rows, TASK_TOKENS, forward_rows, &c);
     }
@@ -221,15 +175,14 @@ static vmoer_status backward(vm_router *r, vm_pool *pool, const vm_route *in, vm
     (void)saved, (void)kl_weight;
     vm_param *w = &l->params[VM_WEIGHT];
     call c = make_call(r, in, matrices(&r->config, r->kind->weights));
-    int chunk = vm_at_most(in->n_tokens, chunk_tokens(w->rows));
+    int chunk = vm_at_most(in->n_tokens, vm_router_chunk(w->rows));
     size_t rows = (size_t)chunk;
-    bool ok = true;
     vm_panel back = {0}, x = {0};
+    bool ok = vm_router_panel(pool, r->work, chunk, w->cols, NULL, false, &x) &&
+              (!du || vm_router_panel(pool, r->work, w->rows, w->cols, w->value, false, &back));
     c.l = vm_arena_floats(r->work, rows, (size_t)w->rows, &ok);
     c.x = c.kind->mask ? vm_arena_floats(r->work, rows, dim_of(&c), &ok) : NULL;
-    x.data = vm_arena_alloc(r->work, 1, vm_panel_bytes(VM_COMPUTE_F32, chunk, w->cols));
-    if (!ok || !x.data || (du && !pack(pool, r->work, w->rows, w->cols, w->value, false, &back)))
-        return vm_router_out_of_memory(in);
+    if (!ok) return vm_router_out_of_memory(in);
     c.p_in = p;
     c.dp = dp;
     c.du = du;
@@ -237,19 +190,11 @@ static vmoer_status backward(vm_router *r, vm_pool *pool, const vm_route *in, vm
     for (; c.first < in->n_tokens; c.first += chunk) {
         int now = rows_left(&c, chunk);
         vm_pool_run_range(pool, (size_t)now, TASK_TOKENS, backward_rows, &c);
-        pack(pool, NULL, now, w->cols, seen(pool, &c, now), false, &x);
-        vm_gemm_job weight = {.m = w->rows,
-                              .a = c.l,
-                              .a_m_stride = 1,
-                              .a_k_stride = (size_t)w->rows,
-                              .b = &x,
-                              .c = w->grad,
-                              .ldc = (size_t)w->cols,
-                              .accumulate = true};
-        VM_TRY(vm_gemm(pool, &weight, 1));
+        vm_router_panel(pool, NULL, now, w->cols, seen(pool, &c, now), false, &x);
+        VM_TRY(vm_router_weight_gradient(pool, c.l, &x, w));
         if (!du) continue;
         float *to = c.kind->mask ? c.x : du + (size_t)c.first * dim_of(&c);
-        vm_gemm_job input = product(now, c.l, w->rows, &back, to, !c.kind->mask);
+        vm_gemm_job input = vm_router_product(now, c.l, &back, to, dim_of(&c), !c.kind->mask);
         VM_TRY(vm_gemm(pool, &input, 1));
         if (c.kind->mask) vm_pool_run_range(pool, (size_t)now, TASK_TOKENS, unmask_rows, &c);
     }
@@ -294,7 +239,7 @@ static void draw_matrix(void *context, int task, int worker) {
     const draw_job *j = context;
     const vm_router_config *c = &j->r->config;
     const vm_weights_kind *kind = j->r->kind->weights;
-    size_t size = (size_t)c->n_experts * (size_t)c->dim;
+    size_t size = vm_matrix_size(c);
     float *w = j->w + (size_t)task * size;
     if (kind->draw && j->table->inference != VM_INFERENCE_MEAN)
         kind->draw(c, j->layer, j->number, j->table->seed, j->table->first + (uint64_t)task, w);
@@ -312,7 +257,7 @@ static bool fill_table(const vm_router *r, vm_pool *pool, const vm_router_layer 
     draw_job j = {r, l, t, layer, w};
     if (ok) {
         vm_pool_run(pool, t->count, draw_matrix, &j);
-        pack(pool, NULL, dim, rows, w, true, &t->panel);
+        vm_router_panel(pool, NULL, dim, rows, w, true, &t->panel);
     }
     vm_free(w);
     return ok;
@@ -364,7 +309,7 @@ static void infer_rows(void *context, size_t begin, size_t end, int worker) {
     for (size_t row = begin; row < end; row++) {
         size_t t = row + (size_t)c->first;
         float *l = c->l + row * count * n, *p = c->out->p + t * n, trace, projected;
-        bool finite = all_finite(l, count * n);
+        bool finite = vm_router_all_finite(l, count * n);
         spread(l, count, n, p, &trace, &projected);
         for (size_t s = 0; s < count; s++) c->kernels->softmax(l + s * n, (int)n);
         memcpy(p, l, n * sizeof *p);
@@ -384,14 +329,14 @@ static vmoer_status infer(const vm_infer_call *i, vm_pool *pool, vm_router_layer
     if (!table) return vm_router_out_of_memory(in);
     call c = make_call(i->r, in, table->count);
     c.out = &i->out;
-    int columns = table->panel.n, chunk = vm_at_most(in->n_tokens, chunk_tokens(columns));
+    int columns = table->panel.n, chunk = vm_at_most(in->n_tokens, vm_router_chunk(columns));
     bool ok = true;
     c.l = vm_arena_floats(memory, (size_t)chunk, (size_t)columns, &ok);
     vmoer_status status = ok ? VMOER_OK : vm_router_out_of_memory(in);
     for (; status == VMOER_OK && c.first < in->n_tokens; c.first += chunk) {
         int rows = rows_left(&c, chunk);
         vm_gemm_job logits =
-            product(rows, in->u + (size_t)c.first * dim_of(&c), i->r->config.dim, &table->panel, c.l, false);
+            vm_router_product(rows, in->u + (size_t)c.first * dim_of(&c), &table->panel, c.l, (size_t)columns, false);
         status = vm_gemm(pool, &logits, 1);
         if (status == VMOER_OK) vm_pool_run_range(pool, (size_t)rows, TASK_TOKENS, infer_rows, &c);
     }
@@ -404,10 +349,9 @@ static double flops(const vm_router *r, vm_inference inference, int samples) {
     return 2.0 * r->config.dim * r->config.n_experts * count_of(r, inference);
 }
 
-const vm_router_network vm_network_weights = {.slots = slots,
+const vm_router_network vm_network_weights = {.slots = VM_WEIGHT_SLOTS,
                                               .tensor = tensor,
                                               .flops = flops,
-                                              .saved_floats = saved_floats,
                                               .forward = forward,
                                               .backward = backward,
                                               .infer = infer};

@@ -8,6 +8,9 @@
 /* The tensors of a layer, "layers.<model layer>." + weight | mean | variance | deviations. Only swag has more than the first, which is what is trained. */
 enum { VM_WEIGHT, VM_WEIGHT_MEAN, VM_WEIGHT_VARIANCE, VM_WEIGHT_DEVIATIONS, VM_WEIGHT_SLOTS };
 
+/* Floats of one matrix. */
+static inline size_t vm_matrix_size(const vm_router_config *c) { return (size_t)c->n_experts * (size_t)c->dim; }
+
 /* What vm_router_kind.weights points to; each entry may be NULL. Matrices that are more than one stand one below the other: [M N, D]. */
 typedef struct vm_weights_kind {
     int (*matrices)(const vm_router_config *c); /* M of VM_WEIGHT: the token of item i at step s trains matrix (i + s) mod M. NULL: 1 */

@@ -291,7 +291,7 @@ static void test_gradients(void **state) {
         run_backward(&q);
         doubles d = make_doubles(&q);
         const vm_router_layer *layer = vm_router_layer_find(r, LAYER);
-        for (int which = 0; which < r->slots; which++) {
+        for (int which = 0; which < VM_TRUNK_SLOTS; which++) {
             for (size_t i = 0; i < d.size[which]; i++) {
                 assert_close(layer->params[which].grad[i], slope(&d, &q, &d.value[which][i]), 2e-5,
                              layer->params[which].name, i);
@@ -559,7 +559,7 @@ static void test_threads_change_nothing(void **state) {
         assert_same(a.kl, b.kl, 131);
         assert_same(a.du, b.du, 131 * 40);
         assert_same(a.dlogits, b.dlogits, 131 * 24);
-        for (int which = 0; which < one->slots; which++) {
+        for (int which = 0; which < VM_TRUNK_SLOTS; which++) {
             assert_same(one->layers[1].params[which].grad, many->layers[1].params[which].grad,
                         (int)vm_param_size(&one->layers[1].params[which]));
         }
@@ -714,7 +714,7 @@ static void test_what_a_router_says_of_itself(void **state) {
     vm_router *r = make_router(&config);
     assert_true(vm_router_has_layer(r, 2) && vm_router_has_layer(r, LAYER));
     assert_false(vm_router_has_layer(r, 0) || vm_router_has_layer(r, 3) || vm_router_has_layer(r, 6));
-    assert_true(vm_router_has_covariance(r) && vm_router_has_kl(r) && !vm_router_has_temperature(r));
+    assert_true(vm_router_has_covariance(r) && vm_router_has_kl(r) && !r->kind->has_temperature);
     vm_param_list list = vm_router_params(r);
     assert_int_equal(list.count, 12);
     const char *const names[6] = {"trunk.weight", "trunk.bias",   "mean.weight",
