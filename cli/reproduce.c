@@ -18,6 +18,10 @@ static const option options[] = {
      offsetof(reproduce_options, p.output_path), NULL, 1},
     {"plan", 0, OPTION_FLAG, NULL, "only say what would be done, how long it takes and how much memory",
      offsetof(reproduce_options, p.plan), NULL, 0},
+    {"shard", 0, OPTION_TEXT, "I/N",
+     "only the seeds I, I + N ...: N processes or machines may share the folder; a run without it then puts the "
+     "results together",
+     offsetof(reproduce_options, p.shard), NULL, 0},
     {"quick", 0, OPTION_FLAG, NULL,
      "a smoke run: a few steps, items and passes, no search for numbers, the first task alone, one seed; its figures "
      "mean nothing",

@@ -17,7 +17,7 @@ done
 
 run+=(reproduce -q -m "$here/golden/tiny-moe.gguf" --data data --quick --seeds 2 --nll_routers map,vglr-fc --output_path)
 # The files that must be equal: all but times, estimates and what a killed writer leaves.
-list() { (cd "$1" && find . -type f ! -name timings.json ! -name plan.json ! -name '*.tmp' ! -name '*.html' | sort); }
+list() { (cd "$1" && find . -type f ! -name 'timings*.json' ! -name plan.json ! -name '*.tmp' ! -name '*.html' | sort); }
 
 "${run[@]}" whole >whole.md
 RANDOM=${SEED:-5}
@@ -44,4 +44,12 @@ cmp whole.md killed.md
 # A third time there is nothing to do, and nothing changes.
 "${run[@]}" killed >killed.md
 cmp whole/results.json killed/results.json
+# Two shards beside each other, then the whole: the same again.
+"${run[@]}" shards --shard 0/2 >/dev/null & first=$!
+"${run[@]}" shards --shard 1/2 >/dev/null
+wait $first
+[ ! -f shards/results.json ] || { echo "a shard wrote results.json"; exit 1; }
+"${run[@]}" shards >shards.md
+cmp whole/results.json shards/results.json
+cmp whole.md shards.md
 echo "$n files equal after $kill kills"

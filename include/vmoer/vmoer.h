@@ -314,6 +314,8 @@ typedef struct vmoer_reproduce_params {
     int bootstrap;           /* resamples for the 95% intervals */
     int quick;               /* a smoke run: few steps, few items; says nothing about any method */
     int plan;                /* only the plan: plan.json and out_json hold it */
+    const char *shard;       /* "I/N": only the stages of the seeds I, I + N ...: N calls, on as many machines, may share a folder; one without it (NULL)
+                              * puts the results together. out_json: the plan */
     vmoer_compute compute;
     int threads;
     double memory_gib;       /* as in vmoer_train_params */

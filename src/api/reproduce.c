@@ -13,7 +13,7 @@
 vmoer_reproduce_params vmoer_reproduce_params_default(void) {
     return (vmoer_reproduce_params){.tasks = "openbookqa,arc_easy,arc_challenge",
                                     .routers = "all",
-                                    .nll_routers = "map,temperature,residual,vglr-fc,vtsr",
+                                    .nll_routers = "map,temperature,residual,vglr-fc,vglr-fc-passes",
                                     .passes = 10,
                                     .ood_sample = 500,
                                     .bootstrap = 1000,
@@ -26,12 +26,14 @@ static vmoer_status save(const vm_experiment *x, const char *name, const json_t 
     return vm_json_save(path, value);
 }
 
-/* Seconds of each stage, kept over interruptions; those of a stage that was interrupted are those of its last part. */
+/* Seconds of each stage, kept over interruptions; those of a stage that was interrupted are those of its last part. A
+ * shard has a file of its own: it is read, added to and written again. */
 static vmoer_status add_timing(const vm_experiment *x, const char *stage, double seconds) {
-    char path[4096];
+    char path[4096], name[64] = "timings.json";
+    if (x->shards > 1) snprintf(name, sizeof name, "timings-%d-of-%d.json", x->shard, x->shards);
     json_t *timings = NULL;
     struct rusage usage;
-    VM_TRY(vm_path_join(path, sizeof path, x->p->output_path, "timings.json"));
+    VM_TRY(vm_path_join(path, sizeof path, x->p->output_path, name));
     if (vm_file_exists(path)) VM_TRY(vm_json_load(path, &timings));
     json_int_t peak = json_integer_value(json_object_get(timings, "peak_memory_bytes"));
     json_t *all = json_object_get(timings, "seconds");
@@ -51,6 +53,7 @@ static vmoer_status run_stages(const vm_experiment *x) {
     for (size_t i = 0; i < x->n_stages; i++) {
         const vm_stage *s = &x->stages[i];
         double start = vm_api_seconds();
+        if (s->seed % x->shards != x->shard) continue;
         if (!s->done) vm_log(x->hooks, "stage %zu of %zu: %s (about %.0f s)", i + 1, x->n_stages, s->path, s->seconds);
         VM_TRY_IN(vm_stage_run(x, s), "%s", s->path);
         if (!s->done) VM_TRY(add_timing(x, s->path, vm_api_seconds() - start));
@@ -70,6 +73,16 @@ static vmoer_status open_model(vm_experiment *x) {
     x->n_layers = c.n_layers;
     snprintf(x->model_name, sizeof x->model_name, "%s", c.name);
     return VMOER_OK;
+}
+
+static vmoer_status read_shard(const char *text, int *shard, int *shards) {
+    int length = 0;
+    *shard = 0, *shards = 1;
+    if (!text) return VMOER_OK;
+    bool read = sscanf(text, "%3d/%3d%n", shard, shards, &length) == 2 && text[length] == '\0';
+    return read && *shard >= 0 && *shard < *shards
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_ARGUMENT, "--shard '%.20s', must be I/N with 0 <= I < N, like 0/2", text);
 }
 
 static vmoer_status check_params(const vmoer_reproduce_params *p) {
@@ -99,13 +112,13 @@ static vmoer_status reproduce(vm_experiment *x, json_t **out) {
     VM_TRY(vm_make_dirs(x->p->output_path));
     VM_TRY(vm_experiment_plan(x, &plan));
     vmoer_status status = save(x, "plan.json", plan);
-    if (status == VMOER_OK && x->p->plan) {
+    if (status == VMOER_OK && !x->p->plan) status = run_stages(x);
+    if (status == VMOER_OK && (x->p->plan || x->shards > 1)) {
         *out = plan;
         return VMOER_OK;
     }
     json_decref(plan);
     VM_TRY(status);
-    VM_TRY(run_stages(x));
     VM_TRY(vm_experiment_results(x, out));
     char report[4096];
     status = save(x, "results.json", *out);
@@ -122,6 +135,7 @@ vmoer_status vmoer_reproduce(const vmoer_reproduce_params *p, const vmoer_hooks 
     x->p = p;
     x->hooks = hooks;
     vmoer_status status = check_params(p);
+    if (status == VMOER_OK) status = read_shard(p->shard, &x->shard, &x->shards);
     if (status == VMOER_OK) status = reproduce(x, &out);
     if (status == VMOER_OK) status = vm_api_return_json(out, out_json);
     for (int m = 0; m < VM_MAPS; m++) vm_free(x->runs[m]);

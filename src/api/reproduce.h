@@ -72,6 +72,7 @@ typedef struct vm_experiment {
     int seeds, passes, bootstrap;
     int limit, ood_sample;         /* questions of each part of a task and of each OoD set; 0: all */
     int stability_questions, layers_questions;
+    int shard, shards; /* this call runs the stages whose seed is shard modulo shards */
     vm_stage *stages;
     size_t n_stages;
 } vm_experiment;
