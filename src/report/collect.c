@@ -5,6 +5,7 @@
 #include "base/progress.h"
 #include "base/status.h"
 #include "base/utf8.h"
+#include "report/names.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -149,11 +150,20 @@ done:
     return status;
 }
 
+/* As the routers stand everywhere else. */
+static int by_router(const void *a, const void *b) {
+    const vm_report_conformal *x = a, *y = b;
+    int groups = strcmp(x->label.group, y->label.group), rank_x = vm_router_rank(x->label.name),
+        rank_y = vm_router_rank(y->label.name);
+    return groups ? groups : rank_x != rank_y ? rank_x - rank_y : strcmp(x->path, y->path);
+}
+
 vmoer_status vm_report_collect(const char *folder, const vmoer_hooks *hooks, vm_report_data *out) {
     *out = (vm_report_data){.arena = vm_arena_create(), .documents = json_array()};
     if (!out->arena || !out->documents) return vm_error(VMOER_ERROR_MEMORY, "report: out of memory");
     walk w = {.data = out, .folder = folder, .hooks = hooks};
     VM_TRY(visit(&w, folder, ".", 0));
+    if (out->n_conformals > 0) qsort(out->conformals, out->n_conformals, sizeof *out->conformals, by_router);
     if (found(out) == 0) {
         return vm_error(VMOER_ERROR_DATA, "%s: no results.json or training.json here or up to %d folders below", folder,
                         VM_REPORT_MAX_DEPTH);

@@ -90,15 +90,20 @@ static void thresholds(vm_text *t, const vm_abstaining *items, size_t n) {
     }
 }
 
+enum { MOST_LINES = 8 };
+
+/* Folded where there are many runs. */
 static void abstaining(vm_text *t, const vm_report_conformal *all, size_t n, const char *task) {
-    bool any = false;
+    bool any = false, folded = n > MOST_LINES;
     for (size_t i = 0; i < n; i++) {
         const vm_conformal_task *c = task_of(&all[i], task);
         if (!c || c->n_abstaining == 0) continue;
         if (!any)
-            vm_text_put(t,
-                        "<h4>When to abstain</h4>\n<div class=\"scroll\"><table><thead><tr><th>Run</th><th>Threshold "
-                        "chosen on these questions</th><th>Threshold from the other run</th></tr></thead>\n<tbody>\n");
+            vm_text_put(
+                t,
+                "%s\n<div class=\"scroll\"><table><thead><tr><th>Run</th><th>Threshold chosen on these questions"
+                "</th><th>Threshold from the other run</th></tr></thead>\n<tbody>\n",
+                folded ? "<details><summary>When to abstain</summary>" : "<h4>When to abstain</h4>");
         any = true;
         name_cell(t, &all[i], "");
         vm_text_put(t, "<td><ul>");
@@ -107,10 +112,8 @@ static void abstaining(vm_text *t, const vm_report_conformal *all, size_t n, con
         thresholds(t, c->shifted, c->n_shifted);
         vm_text_put(t, "</ul></td></tr>\n");
     }
-    if (any) vm_text_put(t, "</tbody></table></div>\n");
+    if (any) vm_text_put(t, "</tbody></table></div>\n%s", folded ? "</details>\n" : "");
 }
-
-enum { MOST_LINES = 8 };
 
 /* Lines of the first runs: the share of sets of each size, or risk against coverage. */
 static void figure(vm_text *t, const vm_report_conformal *all, size_t n, const char *task, int way) {

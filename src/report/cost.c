@@ -42,7 +42,8 @@ void vm_page_cost(vm_text *t, const vm_report_cost *costs, size_t n, size_t inde
     if (n == 0) return;
     vm_text_put(t,
                 "<h2 id=\"cost-%u\">Cost</h2>\n<p class=\"note\">What a router adds to the model with its own "
-                "deterministic one, for each word and in one pass. Share: of all floating-point operations of the "
+                "deterministic one, for each word: with all its passes, where it answers by several. Share: of all "
+                "floating-point operations of the "
                 "model; by formula, and as counted while it ran.</p>\n<div class=\"scroll\"><table><thead><tr><th>"
                 "Router</th><th>Layers</th><th>Parameters</th><th>Operations a word</th><th>Share, by formula&nbsp;↓"
                 "</th><th>Share, counted&nbsp;↓</th><th>Workspace&nbsp;↓</th></tr></thead>\n<tbody>\n",

@@ -90,8 +90,11 @@ static double find_chance(const steady_group *g) {
     return NAN;
 }
 
-static const char *unit_of(const vm_steady_sigma *level) {
-    return level->relative ? " of the input's root mean square" : " (absolute)";
+/* In three digits: that of the target is bisected. */
+static void put_level(vm_text *t, const vm_steady_sigma *level) {
+    double digit = level->sigma > 0 ? pow(10, floor(log10(level->sigma)) - 2) : 1;
+    vm_text_put(t, "sigma %g%s", round(level->sigma / digit) * digit,
+                level->relative ? " of the input's root mean square" : " (absolute)");
 }
 
 static void layers_figure(vm_text *t, const steady_group *g, const vm_steady_sigma *level, int fact, const char *title,
@@ -122,8 +125,9 @@ static void layers_figure(vm_text *t, const steady_group *g, const vm_steady_sig
         series[n++] = (vm_series){row_name(g->rows[i]), x, y, s->n_layers, style_of(g, i)};
     }
     if (n > 0) {
-        vm_text_put(t, "<figure><figcaption><b>%s, sigma %g%s</b>%s</figcaption>", title, level->sigma, unit_of(level),
-                    words);
+        vm_text_put(t, "<figure><figcaption><b>%s, ", title);
+        put_level(t, level);
+        vm_text_put(t, "</b>%s</figcaption>", words);
         vm_chart_lines(t, &(vm_chart){.title = title,
                                       .subject = *g->name ? vm_map_name(g->name) : NULL,
                                       .x_label = "layer",
@@ -166,9 +170,10 @@ static void levels_figure(vm_text *t, const steady_group *g, bool relative) {
         series[n++] = (vm_series){row_name(g->rows[i]), x, y, known, style_of(g, i)};
     }
     if (n > 0) {
-        vm_text_put(t, "<figure><figcaption><b>Stability by noise</b>Mean over the layers of the share of the choice "
-                       "that survives. Flatter is steadier."
-                       "</figcaption>");
+        vm_text_put(t,
+                    "<figure><figcaption><b>Stability by noise, %s</b>Mean over the layers of the share of the choice "
+                    "that survives. Flatter is steadier.</figcaption>",
+                    relative ? "relative" : "absolute");
         vm_chart_lines(t, &(vm_chart){.title = "Mean Jaccard index by level of noise",
                                       .subject = *g->name ? vm_map_name(g->name) : NULL,
                                       .x_label = relative ? "sigma, of the input's root mean square" : "sigma",
@@ -206,7 +211,8 @@ static const vm_steady_sigma *level_of_map(const steady_group *g, const vm_stead
 
 static void level_rows(vm_text *t, const steady_group *g, const vm_steady_sigma *level) {
     const vm_steady_sigma *base = level_of_map(g, level);
-    vm_text_put(t, "<tr class=\"level\"><th scope=\"rowgroup\" colspan=\"8\">sigma %g%s", level->sigma, unit_of(level));
+    vm_text_put(t, "<tr class=\"level\"><th scope=\"rowgroup\" colspan=\"8\">");
+    put_level(t, level);
     if (!isnan(level->at_jaccard)) vm_text_put(t, ", where MAP's own router falls to %g", level->at_jaccard);
     vm_text_put(t, "</th></tr>\n");
     for (size_t i = 0; i < g->n_rows; i++) {
@@ -275,7 +281,10 @@ static void alive_table(vm_text *t, const steady_group *g) {
         alive_cell(t, s->alive[VM_ALIVE_SCALE], false);
         alive_cell(t, s->alive[VM_ALIVE_OFF_DIAGONAL], false);
         bool dead = s->alive[VM_ALIVE_FLIPPED] == 0 || s->alive[VM_ALIVE_RATE] == 0;
-        vm_text_put(t, "<td>%s</td></tr>\n", dead ? "<span class=\"tag worse\">its noise decides nothing</span>" : "");
+        vm_text_put(t, "<td>%s</td></tr>\n",
+                    !dead                             ? ""
+                    : isnan(s->alive[VM_ALIVE_SCALE]) ? "every draw chooses the same" /* a control has none */
+                                                      : "<span class=\"tag worse\">its noise decides nothing</span>");
     }
     if (n > 0)
         vm_text_put(t, "</tbody></table></div>\n<p class=\"note\">A router whose noise never changes the choice of "
