@@ -23,8 +23,7 @@ static const option options[] = {
      "results together",
      offsetof(reproduce_options, p.shard), NULL, 0},
     {"quick", 0, OPTION_FLAG, NULL,
-     "a smoke run: a few steps, items and passes, no search for numbers, the first task alone, one seed; its figures "
-     "mean nothing",
+     "a smoke run: a few steps, items and passes, the first task alone, one seed; its figures mean nothing",
      offsetof(reproduce_options, p.quick), NULL, 0},
     {"settings", 0, OPTION_TEXT, "FILE", "JSON of hyper-parameters over the built-in ones (docs/FORMATS.md)",
      offsetof(reproduce_options, p.settings), NULL, 0},

@@ -90,7 +90,8 @@ static int on_progress(void *user, const char *stage, uint64_t done, uint64_t to
     (void)user;
     if (session.quiet) return stop_asked;
     double at = now();
-    if (strncmp(stage, session.stage, sizeof session.stage - 1)) {
+    int again = session.last != UINT64_MAX && done < session.last; /* the next job of the same name */
+    if (again || strncmp(stage, session.stage, sizeof session.stage - 1)) {
         if (session.drawn) fputc('\n', stderr);
         session.drawn = 0;
         snprintf(session.stage, sizeof session.stage, "%s", stage);
@@ -98,7 +99,6 @@ static int on_progress(void *user, const char *stage, uint64_t done, uint64_t to
         session.first = done;
         session.last = UINT64_MAX;
     }
-    if (done < session.first) session.first = done;
     int ends = total && done >= total && session.last != done;
     session.last = done;
     if (ends || at - session.shown >= (session.terminal ? bar_interval : line_interval)) draw(done, total, note, at);

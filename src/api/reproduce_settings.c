@@ -3,7 +3,6 @@
 #include "api/reproduce.h"
 
 #include "base/status.h"
-#include "base/utf8.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -174,22 +173,6 @@ static vmoer_status overlay(json_t *object, const char *text) {
     return failed ? vm_error(VMOER_ERROR_MEMORY, "no memory for the settings") : VMOER_OK;
 }
 
-/* What would be searched for is what its kind starts from. */
-static vmoer_status overlay_number(const char *name, json_t *router) {
-    static const vm_router_number searched[] = {VM_ROUTER_NOISE, VM_ROUTER_ROUTE_TEMPERATURE};
-    const char *kind = json_string_value(json_object_get(router, "kind"));
-    vm_router_config c = {0};
-    vm_copy_text(c.kind, sizeof c.kind, kind ? kind : name);
-    vm_router_config_complete(&c);
-    for (size_t i = 0; i < sizeof searched / sizeof *searched; i++) {
-        const char *key = vm_router_number_name(searched[i]);
-        double start = vm_router_get_number(&c, searched[i]);
-        if (start != 0 && !json_object_get(router, key) && json_object_set_new(router, key, json_real(start)) != 0)
-            return vm_error(VMOER_ERROR_MEMORY, "no memory for the settings");
-    }
-    return VMOER_OK;
-}
-
 static vmoer_status resolve(vm_experiment *x) {
     const vmoer_reproduce_params *p = x->p;
     VM_TRY(vm_json_parse(built_in, strlen(built_in), "built-in settings", &x->settings));
@@ -208,7 +191,6 @@ static vmoer_status resolve(vm_experiment *x) {
         if (json_object_get(router, "steps")) VM_TRY(overlay(router, quick_router));
         if (json_object_get(router, "rank")) VM_TRY(overlay(router, quick_rank));
         if (json_object_get(router, "members")) VM_TRY(overlay(router, quick_members));
-        VM_TRY(overlay_number(name, router));
     }
     return VMOER_OK;
 }

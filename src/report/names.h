@@ -9,7 +9,8 @@ int vm_signal_rank(const char *name);
 /* "entropy over the choices" for "choice_entropy"; the name itself where it is unknown, escaped. */
 void vm_put_signal(vm_text *t, const char *name);
 
-/* Baselines and controls, then variational routers, then their rivals; the unknown last. "deterministic" and "map" are one. */
+/* By kind, or by the name that reproduce's settings give it. Baselines and controls, then variational routers, then their rivals; the unknown last.
+ * "deterministic" and "map" are one. */
 int vm_router_rank(const char *kind);
 /* Has this kind lines in figures that cannot hold all? Style of its lines; VM_STYLE_UNNAMED: none of its own. */
 enum { VM_STYLE_UNNAMED = -2 };
