@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "io/unicode.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -223,6 +224,8 @@ vmoer_status vm_api_write(const char *folder, const json_t *results, json_t *tim
     json_decref(all);
     return status;
 }
+
+json_t *vm_api_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 json_t *vm_api_interval(vm_interval i) { return json_pack("[f, f]", i.low, i.high); }
 

@@ -18,8 +18,6 @@ vmoer_conformal_params vmoer_conformal_params_default(void) {
     return (vmoer_conformal_params){.alpha = .1, .halves = 1000, .accuracy = "0.7,0.8,0.9,0.95"};
 }
 
-static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the results"); }
-
 typedef struct request {
     const vmoer_conformal_params *p;
     double levels[MOST_LEVELS]; /* of selective accuracy */
@@ -55,7 +53,7 @@ static vmoer_status score_task(const request *r, const vm_saved_run *run, const 
     double *uniform = vm_arena_alloc(r->arena, n, sizeof *uniform);
     for (int s = 0; s < SCORES; s++) {
         out->score[s] = vm_arena_alloc(r->arena, n, VM_MAX_CHOICES * sizeof *out->score[s]);
-        if (!uniform || !out->score[s]) return no_memory();
+        if (!uniform || !out->score[s]) return vm_api_no_memory();
     }
     for (size_t i = 0; i < n; i++) { /* by the question: the same whatever other questions stand beside it */
         uint32_t counter[4] = {(uint32_t)hashes[i], (uint32_t)(hashes[i] >> 32), 0, 0}, words[4];
@@ -71,16 +69,13 @@ static vmoer_status score_task(const request *r, const vm_saved_run *run, const 
 static vmoer_status quantile_of(const request *r, const scored *s, int kind, double *out) {
     size_t n = s->d.n;
     double *right = vm_arena_alloc(r->arena, n, sizeof *right);
-    if (!right) return no_memory();
+    if (!right) return vm_api_no_memory();
     for (size_t i = 0; i < n; i++) right[i] = s->score[kind][i * (size_t)s->d.stride + (size_t)s->d.label[i]];
     *out = vm_conformal_quantile(right, n, r->p->alpha);
     return VMOER_OK;
 }
 
 /* ---- as JSON ---- */
-
-/* null where it is none: an infinite quantile, a threshold that does not exist. */
-static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 static json_t *sets_to_json(const vm_predictions *d, const vm_sets *sets) {
     int most = 0;
@@ -98,8 +93,8 @@ static json_t *law_to_json(size_t n, size_t m, double alpha) {
 }
 
 static json_t *abstention_to_json(double level, const vm_abstention *a) {
-    return json_pack("{s:f, s:o, s:f, s:o}", "accuracy", level, "confidence", number(a->confidence), "coverage",
-                     a->coverage, "selective_accuracy", number(a->accuracy));
+    return json_pack("{s:f, s:o, s:f, s:o}", "accuracy", level, "confidence", vm_api_number(a->confidence), "coverage",
+                     a->coverage, "selective_accuracy", vm_api_number(a->accuracy));
 }
 
 static vmoer_status halves_to_json(const request *r, const scored *s, json_t **out) {
@@ -113,7 +108,7 @@ static vmoer_status halves_to_json(const request *r, const scored *s, json_t **o
         json_object_set_new(sets, "inside", json_real(h.inside));
         json_object_set_new(*out, score_names[kind], sets);
     }
-    return *out ? VMOER_OK : no_memory();
+    return *out ? VMOER_OK : vm_api_no_memory();
 }
 
 /* The calibration run's task of the same name, else its only one. */
@@ -143,7 +138,7 @@ static vmoer_status shift_to_json(const request *r, const char *task, const scor
         VM_TRY(quantile_of(r, &calibration, kind, &q));
         vm_sets sets = vm_conformal_sets(&test->d, test->score[kind], q);
         json_t *value = sets_to_json(&test->d, &sets);
-        json_object_set_new(value, "quantile", number(q));
+        json_object_set_new(value, "quantile", vm_api_number(q));
         json_object_set_new(value, "inside",
                             json_boolean(sets.coverage >= expected.low && sets.coverage <= expected.high));
         json_object_set_new(*out, score_names[kind], value);
@@ -154,13 +149,13 @@ static vmoer_status shift_to_json(const request *r, const char *task, const scor
         if (isfinite(there.confidence)) VM_TRY(vm_abstention_apply(&test->d, there.confidence, &here));
         json_array_append_new(abstention, abstention_to_json(r->levels[l], &here));
     }
-    return *out ? VMOER_OK : no_memory();
+    return *out ? VMOER_OK : vm_api_no_memory();
 }
 
 /* At most CURVE_POINTS of [coverage, risk], the last at coverage 1. */
 static vmoer_status curve_to_json(const request *r, const vm_predictions *d, json_t **out, double *aurc) {
     double *risk = vm_arena_alloc(r->arena, d->n, sizeof *risk);
-    if (!risk) return no_memory();
+    if (!risk) return vm_api_no_memory();
     VM_TRY(vm_risk_coverage(d, risk, aurc));
     size_t points = d->n < CURVE_POINTS ? d->n : CURVE_POINTS;
     *out = json_array();
@@ -190,7 +185,7 @@ static vmoer_status conform(const request *r, const char *task, json_t *result) 
     for (int kind = 0; kind < SCORES; kind++) {
         double q;
         VM_TRY(quantile_of(r, &s, kind, &q));
-        json_object_set_new(value, score_names[kind], number(q));
+        json_object_set_new(value, score_names[kind], vm_api_number(q));
     }
     json_object_set_new(result, "abstention", value = json_array());
     for (int l = 0; l < r->n_levels; l++) {
@@ -217,13 +212,13 @@ static vmoer_status conform_all(request *r, json_t **all) {
     *all = json_pack("{s:s, s:s, s:O, s:{s:f, s:I, s:i, s:o}, s:{}}", "vmoer", vmoer_version(), "kind", "conformal",
                      "label", json_object_get(r->run.results, "label"), "config", "alpha", p->alpha, "seed",
                      (json_int_t)p->seed, "halves", p->halves, "accuracy", accuracy, "results");
-    if (!*all) return no_memory();
+    if (!*all) return vm_api_no_memory();
     json_t *results = json_object_get(*all, "results");
     json_object_foreach(r->run.tasks, task, list) {
         json_t *result = json_object();
         vm_arena_reset(r->arena);
         vmoer_status status = conform(r, task, result);
-        if (json_object_set_new(results, task, result) != 0 && status == VMOER_OK) status = no_memory();
+        if (json_object_set_new(results, task, result) != 0 && status == VMOER_OK) status = vm_api_no_memory();
         VM_TRY(status);
     }
     return vm_api_save_results(p->output_path, *all);
@@ -238,7 +233,7 @@ vmoer_status vmoer_conformal(const vmoer_conformal_params *p, const vmoer_hooks 
         return vm_error(VMOER_ERROR_ARGUMENT, "alpha %g, must be above 0 and below 1", p->alpha);
     if (p->halves < 1) return vm_error(VMOER_ERROR_ARGUMENT, "halves %d, must be at least 1", p->halves);
     VM_TRY(read_levels(p->accuracy, &r));
-    if (!(r.arena = vm_arena_create())) return no_memory();
+    if (!(r.arena = vm_arena_create())) return vm_api_no_memory();
     vmoer_status status = conform_all(&r, &all);
     vm_saved_run_close(&r.run);
     vm_saved_run_close(&r.calibration);

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/status.h"
 #include "eval/metrics.h"
 #include "infer/session.h"
 #include "train/trainer.h"
@@ -33,7 +34,9 @@ enum { VM_API_PASS_TOKENS = 1024 };
 /* samples.jsonl of an eval run as {task: [sample, ...]}, each in the order of the file. whole: as in vm_json_lines. */
 vmoer_status vm_api_samples(const char *path, size_t *whole, json_t **tasks);
 double vm_api_parameters(const vm_gguf *g); /* elements of all tensors */
-json_t *vm_api_interval(vm_interval i); /* [low, high] */
+static inline vmoer_status vm_api_no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the results"); }
+json_t *vm_api_number(double x);                     /* null where it is none: infinite, or not a number */
+json_t *vm_api_interval(vm_interval i);              /* [low, high] */
 json_t *vm_api_reliability(const vm_predictions *d); /* a list of the bins of its reliability diagram */
 
 /* What a run's results.json begins with: who made it, of which kind, model, adapter, router and config (taken over). NULL: no memory, or a name is not

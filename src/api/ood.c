@@ -14,8 +14,6 @@ enum { ROC_POINTS = 101 };
 
 vmoer_ood_params vmoer_ood_params_default(void) { return (vmoer_ood_params){.bootstrap = 1000}; }
 
-static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the results"); }
-
 /* The items of one task. */
 typedef struct side {
     json_t *list; /* [n] samples */
@@ -50,7 +48,7 @@ static vmoer_status open_side(const vm_saved_run *run, const char *task, vm_aren
     *out = (side){.list = json_object_get(run->tasks, task)};
     size_t n = out->n = json_array_size(out->list);
     double *values = vm_arena_alloc(arena, 4 * n, sizeof *values);
-    if (!values) return no_memory();
+    if (!values) return vm_api_no_memory();
     out->value = values, out->rest = values + n;
     VM_TRY(vm_saved_hashes(run, task, arena, &out->hash));
     if (!take(out, "length", values + 2 * n)) return VMOER_OK;
@@ -73,7 +71,7 @@ static vmoer_status score(const request *r, const double *id, size_t n_id, const
     *out = json_pack("{s:f, s:f, s:f, s:{s:o, s:o, s:o}}", "auroc", o.auroc, "aupr", o.aupr, "fpr95", o.fpr95, "ci95",
                      "auroc", vm_api_interval(ci.auroc), "aupr", vm_api_interval(ci.aupr), "fpr95",
                      vm_api_interval(ci.fpr95));
-    return *out ? VMOER_OK : no_memory();
+    return *out ? VMOER_OK : vm_api_no_memory();
 }
 
 /* Which items of the two sides are compared at equal lengths. */
@@ -84,7 +82,7 @@ typedef struct matching {
 static vmoer_status match(const request *r, const side *ood, matching *out) {
     size_t most = r->id.n < ood->n ? r->id.n : ood->n;
     *out = (matching){.id = vm_arena_alloc(r->set, most, 2 * sizeof *out->id)};
-    if (!out->id) return no_memory();
+    if (!out->id) return vm_api_no_memory();
     out->ood = out->id + most;
     if (!r->id.length || !ood->length) return VMOER_OK;
     vm_lengths a = {r->id.n, r->id.length, r->id.hash}, b = {ood->n, ood->length, ood->hash};
@@ -166,7 +164,7 @@ static vmoer_status score_set(const request *r, const vm_saved_run *run, const c
     }
     json_decref(names);
     set = json_pack("{s:I, s:I, s:o}", "n", (json_int_t)ood.n, "n_matched", (json_int_t)m.n, "signals", signals);
-    if (json_object_set_new(results, task, set) != 0 && status == VMOER_OK) status = no_memory();
+    if (json_object_set_new(results, task, set) != 0 && status == VMOER_OK) status = vm_api_no_memory();
     return status;
 }
 
@@ -191,7 +189,7 @@ static vmoer_status add_distance(const request *r, const vm_saved_run *run, cons
     VM_TRY(vm_saved_runs_same(&r->fit_run, run));
     VM_TRY(read_hidden(run, task, r->distance.dim, r->set, &rows, &dim));
     double *distance = vm_arena_alloc(r->set, n, sizeof *distance);
-    if (!distance) return no_memory();
+    if (!distance) return vm_api_no_memory();
     VM_TRY(vm_distance_of(&r->distance, rows, n, distance));
     for (size_t i = 0; i < n; i++) {
         if (!isfinite(distance[i]))
@@ -239,12 +237,10 @@ static vmoer_status fit(request *r, json_t **out) {
     *out = json_pack("{s:O, s:s, s:O*, s:I, s:i, s:f}", "run", json_object_get(r->fit_run.results, "label"), "task",
                      task, "split", json_object_get(json_object_get(r->fit_run.results, "config"), "split"), "n",
                      (json_int_t)n, "dim", dim, "shrinkage", r->distance.shrinkage);
-    return *out ? VMOER_OK : no_memory();
+    return *out ? VMOER_OK : vm_api_no_memory();
 }
 
 /* ---- what is known of the ID items alone ---- */
-
-static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 /* Of each signal: how it goes with the length and with wrong answers, and its line in the log of the length. */
 static vmoer_status describe_id(const request *r, json_t **out) {
@@ -252,7 +248,7 @@ static vmoer_status describe_id(const request *r, json_t **out) {
     const side *id = &r->id;
     VM_TRY(vm_saved_predictions(&r->run, r->id_task, r->arena, &d));
     double *wrong = vm_arena_alloc(r->arena, d.n, sizeof *wrong);
-    if (!wrong) return no_memory();
+    if (!wrong) return vm_api_no_memory();
     for (size_t i = 0; i < d.n; i++) {
         const double *p = d.p + i * (size_t)d.stride;
         int best = 0;
@@ -276,9 +272,9 @@ static vmoer_status describe_id(const request *r, json_t **out) {
         vm_line line = {NAN, NAN};
         if (id->length) line = vm_line_fit(id->log_length, id->value, id->n);
         json_object_set_new(all, name,
-                            json_pack("{s:o, s:o, s:o, s:o}", "spearman_length", number(by_length), "spearman_wrong",
-                                      number(by_wrong), "slope", number(line.slope), "intercept",
-                                      number(line.intercept)));
+                            json_pack("{s:o, s:o, s:o, s:o}", "spearman_length", vm_api_number(by_length),
+                                      "spearman_wrong", vm_api_number(by_wrong), "slope", vm_api_number(line.slope),
+                                      "intercept", vm_api_number(line.intercept)));
     }
     json_decref(names);
     return status;
@@ -339,7 +335,7 @@ static vmoer_status compare(request *r, json_t **all) {
                      "signals", signals, "config", "bootstrap", p->bootstrap, "fit", fitted, "signals", r->names,
                      "results");
     VM_TRY(status);
-    if (!*all) return no_memory();
+    if (!*all) return vm_api_no_memory();
     VM_TRY(score_runs(r, json_object_get(*all, "results")));
     return vm_api_save_results(p->output_path, *all);
 }
@@ -352,7 +348,7 @@ vmoer_status vmoer_ood(const vmoer_ood_params *p, const vmoer_hooks *hooks, char
             "say the in-distribution run (--id_run DIR) and at least one other (vmoer ood --id_run DIR DIR)");
     request r = {.p = p, .arena = vm_arena_create(), .set = vm_arena_create()};
     json_t *all = NULL;
-    vmoer_status status = r.arena && r.set ? compare(&r, &all) : no_memory();
+    vmoer_status status = r.arena && r.set ? compare(&r, &all) : vm_api_no_memory();
     vm_saved_run_close(&r.run);
     vm_saved_run_close(&r.fit_run);
     vm_distance_free(&r.distance);

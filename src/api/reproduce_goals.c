@@ -10,8 +10,6 @@
 enum { LEVELS = 5 }; /* of a stability stage: .01 and .1, each relative and absolute, then the target's */
 enum { LEVEL_ABSOLUTE = 1, LEVEL_TARGET = 4 };
 
-static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the results"); }
-
 /* ---- stability ---- */
 
 /* The stability results of one contestant, a seed each. */
@@ -27,7 +25,7 @@ static void seeds_clear(seeds_of *s) {
 
 static vmoer_status seeds_read(const vm_experiment *x, vm_map_kind map, int router, seeds_of *s) {
     *s = (seeds_of){.n = x->seeds, .run = vm_calloc((size_t)x->seeds, sizeof *s->run)};
-    if (!s->run) return no_memory();
+    if (!s->run) return vm_api_no_memory();
     for (int i = 0; i < x->seeds; i++) VM_TRY(vm_stage_results(x, VM_STAGE_STABILITY, map, i, router, &s->run[i]));
     return VMOER_OK;
 }
@@ -87,7 +85,7 @@ static vmoer_status add_level(const vm_experiment *x, const seeds_of *s, vm_map_
                         json_object_get(json_object_get(json_object_get(s->run[0], "results"), "sigma_at"), "jaccard"));
     int failed = json_object_update(entry, own);
     json_decref(own);
-    return !failed && json_array_append_new(out, entry) == 0 ? VMOER_OK : no_memory();
+    return !failed && json_array_append_new(out, entry) == 0 ? VMOER_OK : vm_api_no_memory();
 }
 
 vmoer_status vm_experiment_stability(const vm_experiment *x, json_t **out) {
@@ -102,7 +100,7 @@ vmoer_status vm_experiment_stability(const vm_experiment *x, json_t **out) {
             seeds_clear(&s);
             VM_TRY(status);
         }
-    return *out ? VMOER_OK : no_memory();
+    return *out ? VMOER_OK : vm_api_no_memory();
 }
 
 /* Is the router alive? What a seed does not say (null) nobody says. */
@@ -118,13 +116,13 @@ static vmoer_status add_alive(const vm_experiment *x, const seeds_of *s, vm_map_
             sum += json_is_number(value) ? json_number_value(value) : NAN;
         }
         any = any || isfinite(sum);
-        json_object_set_new(entry, keys[k], isfinite(sum) ? json_real(sum / s->n) : json_null());
+        json_object_set_new(entry, keys[k], vm_api_number(sum / s->n));
     }
     if (!any) { /* no router in any layer */
         json_decref(entry);
         return VMOER_OK;
     }
-    return json_array_append_new(out, entry) == 0 ? VMOER_OK : no_memory();
+    return json_array_append_new(out, entry) == 0 ? VMOER_OK : vm_api_no_memory();
 }
 
 vmoer_status vm_experiment_alive(const vm_experiment *x, json_t **out) {
@@ -138,7 +136,7 @@ vmoer_status vm_experiment_alive(const vm_experiment *x, json_t **out) {
             seeds_clear(&s);
             VM_TRY(status);
         }
-    return *out ? VMOER_OK : no_memory();
+    return *out ? VMOER_OK : vm_api_no_memory();
 }
 
 /* ---- goals ---- */
@@ -159,7 +157,7 @@ static vmoer_status add_goal(const vm_outcome *o, vm_map_kind map, int router, c
                               vm_map_kind_name(map), "router", o->x->routers[router].name, "value", value, "ci95",
                               values ? vm_api_interval(vm_interval_of(values, o->seeds.count)) : json_null(), "holds",
                               holds < 0 ? json_null() : json_boolean(holds));
-    return entry && json_array_append_new(out, entry) == 0 ? VMOER_OK : no_memory();
+    return entry && json_array_append_new(out, entry) == 0 ? VMOER_OK : vm_api_no_memory();
 }
 
 /* Relative to the published MAP, sample by sample. */
@@ -277,7 +275,7 @@ vmoer_status vm_outcome_goals(const vm_outcome *o, const json_t *cost, json_t **
     int base = router_index(x, "map");
     double *values = vm_malloc(o->seeds.count, sizeof *values);
     *out = json_array();
-    vmoer_status status = values && *out ? VMOER_OK : no_memory();
+    vmoer_status status = values && *out ? VMOER_OK : vm_api_no_memory();
     for (size_t i = 0; i < sizeof rows / sizeof *rows && status == VMOER_OK; i++) {
         int r = router_index(x, rows[i].router);
         if (r < 0 || base < 0 || !x->runs[rows[i].map][r] || !x->runs[VM_MAP_PUBLISHED][base]) continue;

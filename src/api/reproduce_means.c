@@ -72,8 +72,7 @@ vmoer_status vm_experiment_conformal(const vm_experiment *x, json_t **out) {
         json_t **runs, *entry;
         if (!x->runs[VM_MAP_PUBLISHED][r]) continue;
         runs = vm_calloc((size_t)x->seeds, sizeof *runs);
-        vmoer_status status =
-            runs ? conformal_entry(x, r, runs, &entry) : vm_error(VMOER_ERROR_MEMORY, "no memory for the results");
+        vmoer_status status = runs ? conformal_entry(x, r, runs, &entry) : vm_api_no_memory();
         for (int i = 0; i < x->seeds && runs; i++) json_decref(runs[i]);
         vm_free(runs);
         VM_TRY(status);

@@ -10,8 +10,6 @@
 
 enum { SETS_STREAM = 100 }; /* of the bootstrap samples: the first set's, apart from those of seeds and ID items */
 
-static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the results"); }
-
 /* The samples of one contestant on one MAP, a seed each. */
 typedef struct samples {
     json_t **id, **ood; /* [seeds] {task: [sample, ...]} */
@@ -36,7 +34,7 @@ static vmoer_status read_samples(const vm_experiment *x, vm_map_kind map, int ro
     *s = (samples){.seeds = x->seeds,
                    .id = vm_calloc((size_t)x->seeds, sizeof *s->id),
                    .ood = vm_calloc((size_t)x->seeds, sizeof *s->ood)};
-    if (!s->id || !s->ood) return no_memory();
+    if (!s->id || !s->ood) return vm_api_no_memory();
     for (int i = 0; i < x->seeds; i++) {
         VM_TRY(read_folder(x, VM_STAGE_ID, map, i, router, &s->id[i]));
         VM_TRY(read_folder(x, VM_STAGE_OOD_RUN, map, i, router, &s->ood[i]));
@@ -63,14 +61,14 @@ static vmoer_status detect(const vm_outcome *o, const samples *in, int set, cons
     const vm_experiment *x = o->x;
     size_t S = (size_t)in->seeds, count = items->count;
     double **tables = vm_calloc(S, sizeof *tables);
-    vmoer_status status = tables ? VMOER_OK : no_memory();
+    vmoer_status status = tables ? VMOER_OK : vm_api_no_memory();
     *value = (vm_ood){0};
     for (size_t s = 0; s < S && status == VMOER_OK && *whole; s++) {
         vm_ood one;
         double *id = values_of(json_object_get(in->id[s], x->tasks[0].name), signal, whole),
                *ood = values_of(json_object_get(in->ood[s], x->sets[set].name), signal, whole);
         tables[s] = vm_malloc(count * VM_OODS, sizeof **tables);
-        status = id && ood && tables[s] ? VMOER_OK : no_memory();
+        status = id && ood && tables[s] ? VMOER_OK : vm_api_no_memory();
         if (status == VMOER_OK && *whole) {
             status = vm_ood_resampled(id, &o->items, ood, items, &one, tables[s]);
             value->auroc += one.auroc / (double)S, value->aupr += one.aupr / (double)S,
@@ -93,7 +91,7 @@ static vmoer_status add_entry(const vm_outcome *o, vm_map_kind map, int router, 
                               vm_figure_json(value->auroc, draws, B, VM_OODS, 0), "aupr",
                               vm_figure_json(value->aupr, draws, B, VM_OODS, 1), "fpr95",
                               vm_figure_json(value->fpr95, draws, B, VM_OODS, 2));
-    return entry && json_array_append_new(out, entry) == 0 ? VMOER_OK : no_memory();
+    return entry && json_array_append_new(out, entry) == 0 ? VMOER_OK : vm_api_no_memory();
 }
 
 static vmoer_status keep_detection(vm_outcome *o, vm_map_kind map, int router, const char *signal, double value,
@@ -103,7 +101,7 @@ static vmoer_status keep_detection(vm_outcome *o, vm_map_kind map, int router, c
     snprintf(d.signal, sizeof d.signal, "%s", signal);
     if (!d.draws || !vm_grow((void **)&o->detections, &o->capacity, o->n_detections + 1, sizeof d)) {
         vm_free(d.draws);
-        return no_memory();
+        return vm_api_no_memory();
     }
     for (size_t r = 0; r < B; r++) d.draws[r] = draws[r * VM_OODS];
     o->detections[o->n_detections++] = d;
@@ -118,7 +116,7 @@ static vmoer_status detect_signal(vm_outcome *o, const samples *in, vm_map_kind 
     double *draws = vm_malloc(B * VM_OODS, sizeof *draws), *mean = vm_calloc(B * VM_OODS, sizeof *mean);
     vm_ood value, over = {0};
     bool whole = true;
-    vmoer_status status = draws && mean ? VMOER_OK : no_memory();
+    vmoer_status status = draws && mean ? VMOER_OK : vm_api_no_memory();
     for (int set = 0; set < x->n_sets && status == VMOER_OK; set++) {
         vm_resamples items;
         size_t n = json_array_size(json_object_get(in->ood[0], x->sets[set].name));
@@ -157,5 +155,5 @@ vmoer_status vm_outcome_ood(vm_outcome *o, json_t **out) {
             samples_clear(&in);
             VM_TRY(status);
         }
-    return *out ? VMOER_OK : no_memory();
+    return *out ? VMOER_OK : vm_api_no_memory();
 }

@@ -18,12 +18,10 @@ static const struct {
                 {"brier", offsetof(vm_metrics, brier) / sizeof(double)}};
 enum { MEASURES = sizeof measures / sizeof *measures, VERSUS_MEASURES = 3 };
 
-static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no memory for the results"); }
-
 static vmoer_status interval(const double *a, const double *b, size_t count, size_t width, size_t column,
                              vm_interval *out) {
     double *values = vm_malloc(count, sizeof *values);
-    if (!values) return no_memory();
+    if (!values) return vm_api_no_memory();
     for (size_t r = 0; r < count; r++) values[r] = a[r * width + column] - (b ? b[r * width + column] : 0);
     *out = vm_interval_of(values, count);
     vm_free(values);
@@ -72,7 +70,7 @@ static vmoer_status take_items(const json_t *list, int seeds, int s, answers *a)
                        .p = vm_calloc(all, VM_MAX_CHOICES * sizeof *a->p),
                        .k = vm_calloc(all, sizeof *a->k),
                        .label = vm_calloc(all, sizeof *a->label)};
-        if (!a->runs || !a->p || !a->k || !a->label) return no_memory();
+        if (!a->runs || !a->p || !a->k || !a->label) return vm_api_no_memory();
         a->all = (vm_predictions){.n = all, .stride = VM_MAX_CHOICES, .p = a->p, .k = a->k, .label = a->label};
     }
     if (n != a->n) return vm_error(VMOER_ERROR_MISMATCH, "seed %d: %zu items, others have %zu", s, n, a->n);
@@ -112,12 +110,12 @@ static vmoer_status stand(const vm_outcome *o, const vm_resamples *items, const 
     size_t count = items->count, S = o->seeds.n;
     double **tables = vm_calloc(S, sizeof *tables), mean[VM_METRICS] = {0};
     out->draws = vm_malloc(count * VM_METRICS, sizeof *out->draws);
-    vmoer_status status = tables && out->draws ? VMOER_OK : no_memory();
+    vmoer_status status = tables && out->draws ? VMOER_OK : vm_api_no_memory();
     for (size_t s = 0; s < S && status == VMOER_OK; s++) {
         vm_metrics m;
         double row[VM_METRICS];
         tables[s] = vm_malloc(count * VM_METRICS, sizeof **tables);
-        status = tables[s] ? vm_metrics_resampled(&a->runs[s], items, &m, tables[s]) : no_memory();
+        status = tables[s] ? vm_metrics_resampled(&a->runs[s], items, &m, tables[s]) : vm_api_no_memory();
         if (status != VMOER_OK) break;
         memcpy(row, &m, sizeof row);
         for (size_t k = 0; k < VM_METRICS; k++) mean[k] += row[k] / (double)S;
@@ -163,7 +161,7 @@ static vmoer_status versus(const vm_experiment *x, const vm_standing *all, int r
             VM_TRY(differences_of(&all[router], &all[r], count, &differences));
             json_object_set_new(object, against[i], differences);
         }
-    return json_object_set_new(entry, "versus", object) == 0 ? VMOER_OK : no_memory();
+    return json_object_set_new(entry, "versus", object) == 0 ? VMOER_OK : vm_api_no_memory();
 }
 
 static vmoer_status calibration_entry(const vm_outcome *o, int task, vm_map_kind map, int router, const answers *a,
@@ -179,7 +177,7 @@ static vmoer_status calibration_entry(const vm_outcome *o, int task, vm_map_kind
                             vm_figure_json(column_of(&s->value, measures[k].column), s->draws, o->seeds.count,
                                            VM_METRICS, measures[k].column));
     *out = entry;
-    return entry ? VMOER_OK : no_memory();
+    return entry ? VMOER_OK : vm_api_no_memory();
 }
 
 /* One task on one MAP: every router's figures first, then the differences between them. */
@@ -196,7 +194,7 @@ static vmoer_status calibrate_map(const vm_outcome *o, const vm_resamples *items
         if (status == VMOER_OK) status = calibration_entry(o, task, map, r, &a, &all[r], &entry);
         answers_clear(&a);
         VM_TRY(status);
-        if (json_array_append_new(out, entry) != 0) return no_memory();
+        if (json_array_append_new(out, entry) != 0) return vm_api_no_memory();
     }
     for (int r = 0; r < x->n_routers; r++)
         if (all[r].draws) VM_TRY(versus(x, all, r, items->count, json_array_get(out, first++)));
@@ -216,7 +214,7 @@ static vmoer_status calibration(vm_outcome *o, json_t *out) {
         vmoer_status status = vm_resamples_create(x->tasks[task].n, (size_t)x->bootstrap, 0, ITEMS_STREAM, &items);
         for (int map = 0; map < VM_MAPS && status == VMOER_OK; map++) {
             vm_standing *all = vm_calloc((size_t)x->n_routers, sizeof *all);
-            status = all ? calibrate_map(o, &items, task, (vm_map_kind)map, all, out) : no_memory();
+            status = all ? calibrate_map(o, &items, task, (vm_map_kind)map, all, out) : vm_api_no_memory();
             if (task == 0)
                 o->standings[map] = all;
             else
@@ -237,10 +235,9 @@ static vmoer_status maps(const vm_experiment *x, json_t *out) {
     for (int task = 0; task < x->n_tasks; task++)
         for (int s = 0; s < x->seeds; s++)
             for (int map = 0; map < VM_MAPS; map++) {
-                vm_stage stage = {.kind = VM_STAGE_MAP, .task = task, .seed = s};
                 char folder[4096], path[4096], shown[512];
                 json_t *record;
-                VM_TRY(vm_stage_folder(x, stage.kind, task, VM_MAP_PUBLISHED, s, 0, folder));
+                VM_TRY(vm_stage_folder(x, VM_STAGE_MAP, task, VM_MAP_PUBLISHED, s, 0, folder));
                 VM_TRY(vm_path_join(path, sizeof path, folder,
                                     map == VM_MAP_NLL ? "best/training.json" : "training.json"));
                 VM_TRY(vm_json_load(path, &record));
@@ -250,7 +247,7 @@ static vmoer_status maps(const vm_experiment *x, json_t *out) {
                                           vm_map_kind_name((vm_map_kind)map), "path", shown, "history",
                                           json_object_get(record, "history"));
                 json_decref(record);
-                if (!entry || json_array_append_new(out, entry) != 0) return no_memory();
+                if (!entry || json_array_append_new(out, entry) != 0) return vm_api_no_memory();
             }
     return VMOER_OK;
 }
@@ -283,7 +280,7 @@ static vmoer_status gather(vm_outcome *o, json_t **results) {
                          x->fingerprint, "config", vm_experiment_config(x), "skipped", skipped_names(x), "maps",
                          map_list, "calibration", calibrations, "ood", ood, "stability", stability, "alive", alive,
                          "cost", cost, "conformal", conformal, "goals", goals);
-    if (status == VMOER_OK && !*results) status = no_memory();
+    if (status == VMOER_OK && !*results) status = vm_api_no_memory();
     if (status != VMOER_OK) json_decref(*results);
     return status;
 }

@@ -491,12 +491,12 @@ static vmoer_status check_done(const char *path, const char *folder, const json_
     VM_TRY(vm_json_load(path, &then));
     vmoer_status status = VMOER_OK;
     if (!json_equal(now, then)) {
-        const char *differs = "something";
-        json_object_foreach((json_t *)(uintptr_t)now, key, value) {
-            if (json_equal(value, json_object_get(then, key))) continue;
-            differs = key;
-            break;
-        }
+        const json_t *const sides[] = {now, then}; /* a key may stand in one of them alone */
+        const char *differs = NULL;
+        for (int k = 0; k < 2; k++)
+            json_object_foreach((json_t *)(uintptr_t)sides[k], key,
+                                value) if (!differs && !json_equal(value, json_object_get(sides[1 - k], key))) differs =
+                key;
         status =
             vm_error(VMOER_ERROR_MISMATCH,
                      "%s: a stage that was made with another \"%s\"; delete the folder or choose another --output_path",

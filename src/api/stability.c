@@ -73,8 +73,6 @@ static vmoer_status measure(measurement *m) {
 
 /* ---- the result ---- */
 
-static json_t *real_or_null(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
 /* What is known of a layer at level i; or of several, as means. */
 typedef struct row {
     double isolated, shared, propagated, load_entropy, between;
@@ -96,7 +94,7 @@ static json_t *row_to_json(const row *r, double chance) {
     if (r->layers == 0) return json_null();
     double n = r->layers, isolated = r->isolated / n;
     return json_pack("{s:f, s:f, s:o, s:f, s:f, s:f}", "isolated", isolated, "isolated_shared", r->shared / n,
-                     "isolated_chance_corrected", real_or_null(vm_jaccard_corrected(isolated, chance)), "propagated",
+                     "isolated_chance_corrected", vm_api_number(vm_jaccard_corrected(isolated, chance)), "propagated",
                      r->propagated / n, "load_entropy", r->load_entropy / n, "between_tokens", r->between / n);
 }
 
@@ -132,8 +130,8 @@ static json_t *alive_to_json(const measurement *m) {
         off_diagonal += f->off_diagonal[l];
     }
     return json_pack("{s:f, s:f, s:o, s:o}", "flipped_layers", flipped / r->n_layers, "flip_rate", rate / r->n_layers,
-                     "scale_variation", real_or_null(variation / r->n_layers), "off_diagonal",
-                     real_or_null(off_diagonal / r->n_layers));
+                     "scale_variation", vm_api_number(variation / r->n_layers), "off_diagonal",
+                     vm_api_number(off_diagonal / r->n_layers));
 }
 
 static json_t *config_of(const measurement *m) {
@@ -156,7 +154,7 @@ static vmoer_status result_of(const measurement *m, json_t **out) {
     for (int i = 0; i < m->n_levels; i++) json_array_append_new(levels, level_to_json(m, i, chance));
     json_t *results =
         json_pack("{s:o, s:f, s:o, s:o}", "sigmas", levels, "chance", chance, "alive", alive_to_json(m), "sigma_at",
-                  m->p->target > 0 ? json_pack("{s:f, s:o}", "jaccard", m->p->target, "sigma", real_or_null(m->sigma))
+                  m->p->target > 0 ? json_pack("{s:f, s:o}", "jaccard", m->p->target, "sigma", vm_api_number(m->sigma))
                                    : json_null());
     if (head && results && json_object_set_new(head, "results", results) == 0 &&
         json_object_set_new(head, "label", json_string(vm_api_label(m->p->label, m->session))) == 0) {
