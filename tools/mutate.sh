@@ -25,6 +25,7 @@ mutant swag-rate-falls-on src/train/trainer.c 'r->step < r->hold ? r->step : r->
 mutant gathered-not-kept src/train/checkpoint.c 'N_PARTS : VALUE + 1' 'N_PARTS : VALUE'
 mutant dropout-unscaled src/router/dropout.c '0.0f : scale * x[i]' '0.0f : x[i]'
 mutant member-of-the-question-alone src/router/weights.c 'item + c->in->step' 'item + 0 * c->in->step'
+mutant draws-of-earlier-weights src/router/infer.c 'vm_weight_table_free(atomic_exchange(&r->layers[i].weights, NULL));' '(void)0;'
 mutant draw-of-another-column src/kernels/strips.inc 'vec_load(e + strip_row(j < below ? j : i))' 'vec_load(e + strip_row(j))'
 mutant covariance-beyond-the-rank src/kernels/strips.inc 'j <= k && j <= i && j < rank; j++' 'j <= k && j <= i && j < n; j++'
 mutant flips-uncounted src/api/quick.c '*flips += answer != q->answer[i];' '*flips += 0;'

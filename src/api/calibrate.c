@@ -180,7 +180,6 @@ static vmoer_status prepare(calibration *c, const vmoer_hooks *hooks) {
     if (!auto_layers) return VMOER_OK;
     VM_TRY(choose_layers(c, hooks, &config));
     vm_router_free(c->router);
-    c->router = NULL;
     return vm_router_create(&config, &c->router);
 }
 

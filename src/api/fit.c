@@ -70,7 +70,6 @@ vmoer_status vm_api_fit_number(const vm_train_job *job, double given, const vmoe
     for (*best = 0; json_number_value(json_object_get(json_array_get(trials, *best), f.name)) != value;) ++*best;
     *f.number = (float)value;
     vm_router_free(*router);
-    *router = NULL;
     return vm_router_create(&f.config, router);
 }
 

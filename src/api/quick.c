@@ -117,7 +117,6 @@ vmoer_status vm_api_fit_quick(const vm_train_job *job, const vmoer_hooks *hooks,
     if (status == VMOER_OK) {
         q.config.noise = (float)json_number_value(json_object_get(json_array_get(trials, *best), "noise"));
         vm_router_free(*router);
-        *router = NULL;
         status = vm_router_create(&q.config, router);
     }
     vm_free(q.part.prompts);

@@ -190,6 +190,33 @@ static vmoer_status disturb(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, i
     return VMOER_OK;
 }
 
+/* p, and the scores where the router chooses, of a variational router. */
+static vmoer_status run_router(const vm_ffn *f, vm_pool *pool, vm_arena *keep, int n_tokens, const float *seen,
+                               const vm_ffn_route *route, vm_ffn_acts *a) {
+    size_t T = (size_t)n_tokens;
+    vm_route in = router_call(route, n_tokens, seen, a);
+    bool ok = true;
+    if (vm_router_chooses(route->router)) a->scores = vm_arena_floats(keep, T, (size_t)f->n_experts, &ok);
+    if (route->training) {
+        a->saved = vm_arena_floats(keep, T, vm_router_saved_floats(route->router), &ok);
+        a->kl = vm_arena_floats(keep, T, 1, &ok);
+        if (!ok) return no_memory();
+        return vm_router_forward(route->router, pool, &in, a->p, a->scores, a->saved, a->kl);
+    }
+    if (route->signals) {
+        a->trace = vm_arena_floats(keep, T, 1, &ok);
+        a->trace_projected = vm_arena_floats(keep, T, 1, &ok);
+        a->temperature = vm_arena_floats(keep, T, 1, &ok);
+    }
+    if (!ok) return no_memory();
+    const vm_routing out = {.p = a->p,
+                            .scores = a->scores,
+                            .trace = a->trace,
+                            .trace_projected = a->trace_projected,
+                            .temperature = a->temperature};
+    return vm_router_infer(route->router, pool, &in, route->inference, route->samples, &out);
+}
+
 vmoer_status vm_ffn_choose(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
                            const float *u, const vm_ffn_route *route, vm_ffn_acts *a) {
     size_t T = (size_t)n_tokens, N = (size_t)f->n_experts;
@@ -207,38 +234,16 @@ vmoer_status vm_ffn_choose(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_ar
     VM_TRY(vm_linear_forward(pool, scratch, &call, 1));
 
     rows_job j = {.f = f, .acts = a, .route = route};
-    if (!route->router) {
+    if (route->router)
+        VM_TRY(run_router(f, pool, keep, n_tokens, seen, route, a));
+    else
         vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, softmax_rows, &j);
-    } else {
-        vm_route in = router_call(route, n_tokens, seen, a);
-        if (vm_router_chooses(route->router)) a->scores = vm_arena_floats(keep, T, N, &ok);
-        if (route->training) {
-            a->saved = vm_arena_floats(keep, T, vm_router_saved_floats(route->router), &ok);
-            a->kl = vm_arena_floats(keep, T, 1, &ok);
-            if (!ok) return no_memory();
-            VM_TRY(vm_router_forward(route->router, pool, &in, a->p, a->scores, a->saved, a->kl));
-        } else {
-            if (route->signals) {
-                a->trace = vm_arena_floats(keep, T, 1, &ok);
-                a->trace_projected = vm_arena_floats(keep, T, 1, &ok);
-                a->temperature = vm_arena_floats(keep, T, 1, &ok);
-            }
-            if (!ok) return no_memory();
-            vm_routing out = {.p = a->p,
-                              .scores = a->scores,
-                              .trace = a->trace,
-                              .trace_projected = a->trace_projected,
-                              .temperature = a->temperature};
-            VM_TRY(vm_router_infer(route->router, pool, &in, route->inference, route->samples, &out));
-        }
-    }
-    float *norms = NULL;
     if (route->routing == VM_ROUTING_ORACLE) {
-        norms = vm_arena_floats(scratch, T, N, &ok);
+        float *norms = vm_arena_floats(scratch, T, N, &ok);
         if (!ok) return no_memory();
         VM_TRY(output_norms(f, pool, scratch, n_tokens, u, norms));
+        j.outputs = norms;
     }
-    j.outputs = norms;
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, choose_rows, &j);
     return VMOER_OK;
 }

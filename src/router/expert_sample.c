@@ -33,7 +33,7 @@ const vm_router_kind vm_router_kind_expert_sample = {
     .chooses = true,
     .inference = VM_INFERENCE_PASSES,
     .max_experts = VM_ROUTER_MAX_EXPERTS,
-    .numbers = {[VM_ROUTER_KEEP] = {.low = 1, .high = VM_ROUTER_MAX_EXPERTS, .start = 1}, /* calibrate: K / 2 */
+    .numbers = {[VM_ROUTER_KEEP_EXPERTS] = {.low = 1, .high = VM_ROUTER_MAX_EXPERTS, .start = 1}, /* calibrate: K / 2 */
                 [VM_ROUTER_ROUTE_TEMPERATURE] = {.low = 1e-6, .high = 1e6, .start = 1}},
     .infer = infer,
 };

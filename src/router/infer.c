@@ -43,7 +43,10 @@ static vmoer_status pack_layer(const vm_router *r, const vm_router_layer *layer,
 }
 
 vmoer_status vm_router_pack(vm_router *r) {
-    for (int i = 0; i < r->config.n_layers; i++) VM_TRY(pack_layer(r, &r->layers[i], r->memory, &r->layers[i].packed));
+    for (int i = 0; i < r->config.n_layers; i++) {
+        vm_weight_table_free(atomic_exchange(&r->layers[i].weights, NULL));
+        VM_TRY(pack_layer(r, &r->layers[i], r->memory, &r->layers[i].packed));
+    }
     r->packed = true;
     return VMOER_OK;
 }

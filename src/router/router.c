@@ -23,7 +23,7 @@ const vm_router_kind *vm_router_kind_find(const char *name) {
 const vm_router_number_info vm_router_number_infos[VM_ROUTER_NUMBERS] = {
     [VM_ROUTER_RANK] = {"rank", true, offsetof(vm_router_config, rank)},
     [VM_ROUTER_MEMBERS] = {"members", true, offsetof(vm_router_config, members)},
-    [VM_ROUTER_KEEP] = {"keep_experts", true, offsetof(vm_router_config, keep_experts)},
+    [VM_ROUTER_KEEP_EXPERTS] = {"keep_experts", true, offsetof(vm_router_config, keep_experts)},
     [VM_ROUTER_ROUTE_TEMPERATURE] = {"route_temperature", false, offsetof(vm_router_config, route_temperature)},
     [VM_ROUTER_NOISE] = {"noise", false, offsetof(vm_router_config, noise)},
 };

@@ -54,7 +54,7 @@ typedef struct vm_router_config {
 typedef enum vm_router_number {
     VM_ROUTER_RANK,
     VM_ROUTER_MEMBERS,
-    VM_ROUTER_KEEP,
+    VM_ROUTER_KEEP_EXPERTS,
     VM_ROUTER_ROUTE_TEMPERATURE,
     VM_ROUTER_NOISE,
     VM_ROUTER_NUMBERS
@@ -90,10 +90,10 @@ typedef struct vm_routing {
     float *trace_diagonal;   /* [T] the diagonal's part of tr Sigma, sum_i L_ii^2; 0 without covariance */
 } vm_routing;
 
-vmoer_status vm_router_create(const vm_router_config *config, vm_router **out);
+vmoer_status vm_router_create(const vm_router_config *config, vm_router **out); /* *out is NULL where it fails */
 void vm_router_free(vm_router *r);
 const vm_router_config *vm_router_get_config(const vm_router *r);
-void vm_router_set_temperature(vm_router *r, double temperature);
+void vm_router_set_temperature(vm_router *r, double temperature); /* of the choices: config.temperature; not a T(u) */
 bool vm_router_has_layer(const vm_router *r, int layer);
 bool vm_router_has_covariance(const vm_router *r);
 /* The logits vary in this inference, and trace says how much: by their covariance, or between several draws of the weights. */
@@ -105,7 +105,7 @@ vm_inference vm_router_default_inference(const vm_router *r);
  * ".mean.bias", ".scale.weight" [M, H], ".scale.bias", without the heads that the kind lacks. Owned by the router; the array too. From this call on
  * the values may change, so vm_router_infer packs them in every call; a router whose params nobody asked for packs them once. */
 vm_param_list vm_router_params(vm_router *r);
-/* Packs every layer for inference with values that no longer change: what ends that. */
+/* Packs every layer for inference with values that no longer change: what ends that. Nothing is kept that was made of earlier values. */
 vmoer_status vm_router_pack(vm_router *r);
 
 /* ---- kinds that route by weights of their own ---- */
@@ -137,8 +137,8 @@ vmoer_status vm_router_backward(vm_router *r, vm_pool *pool, const vm_route *in,
  *   TILTED  the solution of p = softmax(m + 1/2 diag S - S p): E softmax(l) exact to second order in S, no sampling noise; far nearer
  *           to it than CLOSED (figures in docs/METHOD.md)
  *   PASSES  softmax of one draw, a function of (seed, step, token, layer)
- * What chooses its experts is PASSES in all of them; what has no randomness is MEAN; what has weights in place of a covariance takes SAMPLE for
- * CLOSED and TILTED. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
+ * Without a covariance a kind whose default is PASSES or MEAN, drawing or without randomness, is that in all of them; what has weights of its own takes
+ * SAMPLE for CLOSED and TILTED. VMOER_ERROR_NUMERIC when a token's logits or signals are not finite. */
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples, const vm_routing *out);
 
 /* Floating-point operations that a token of a Bayesian layer adds, by its products alone, a multiply-add counting two (src/kernels/count.h counts the

@@ -435,6 +435,11 @@ static void test_new_values(void **state) {
         OK(vm_router_pack(r));
         infer(r, &q.route, VM_INFERENCE_SAMPLE, before);
         assert_memory_equal(before, after, sizeof before);
+        fill(w, MATRIX, 1, 78);
+        OK(vm_router_start_weights(r, LAYER, w));
+        OK(vm_router_pack(r)); /* at once, with nobody asking in between */
+        infer(r, &q.route, VM_INFERENCE_SAMPLE, after);
+        assert_memory_not_equal(before, after, sizeof before);
         vm_router_free(r);
     }
 }
