@@ -224,6 +224,12 @@ typedef struct vm_goal {
     vm_figure value;    /* a share where the goal speaks of per cent */
     int holds; /* -1: not measured */
 } vm_goal;
+/* Answer sets of a router, means over the seeds. NAN: not measured. */
+enum { VM_SETS_HALVES, VM_SETS_SHIFT, VM_SETS_PARTS };
+typedef struct vm_set_means {
+    const char *map, *router;
+    double alpha, coverage[VM_SETS_PARTS][VM_SETS_WAYS], size[VM_SETS_PARTS][VM_SETS_WAYS];
+} vm_set_means;
 /* The different words of one kind, in the order of the page. */
 typedef struct vm_names {
     const char **items; /* [n] */
@@ -237,8 +243,9 @@ typedef struct vm_report_experiment {
     vm_auroc *aurocs;            /* sorted: vm_auroc_find */
     vm_report_steady *steady;
     vm_report_cost *costs;
+    vm_set_means *set_means;
     vm_goal *goals;
-    size_t n_maps, n_calibration, n_aurocs, n_steady, n_costs, n_goals, n_skipped;
+    size_t n_maps, n_calibration, n_aurocs, n_steady, n_costs, n_set_means, n_goals, n_skipped;
     vm_names tasks, kinds, routers, sets, signals; /* kinds: of MAPs */
 } vm_report_experiment;
 

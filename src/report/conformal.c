@@ -177,3 +177,52 @@ void vm_page_conformal(vm_text *t, const vm_report_conformal *all, size_t n) {
         }
     }
 }
+
+/* ---- of an experiment ---- */
+
+static bool has_shift(const vm_report_experiment *x) {
+    bool any = false;
+    for (size_t i = 0; i < x->n_set_means; i++) any = any || !isnan(x->set_means[i].coverage[VM_SETS_SHIFT][0]);
+    return any;
+}
+
+static void mean_cells(vm_text *t, const vm_set_means *m, int part) {
+    for (int way = 0; way < VM_SETS_WAYS; way++) {
+        const char *first = way == 0 ? " class=\"first\"" : "";
+        double coverage = m->coverage[part][way], size = m->size[part][way];
+        if (isnan(coverage) || isnan(size))
+            vm_text_put(t, "<td%s>–</td><td>–</td>", first);
+        else
+            vm_text_put(t, "<td%s>%n1%%</td><td><b>%n2</b></td>", first, 100 * coverage, size);
+    }
+}
+
+void vm_page_set_means(vm_text *t, const vm_report_experiment *x, size_t index) {
+    if (x->n_set_means == 0) return;
+    int parts = has_shift(x) ? VM_SETS_PARTS : VM_SETS_SHIFT;
+    vm_text_put(
+        t,
+        "<h2 id=\"sets-%u\">Answer sets</h2>\n<p class=\"note\">In place of one answer a set of choices, as small "
+        "as may be, that holds the right one with a probability of %n0%% (conformal prediction). LAC: the smallest "
+        "sets; APS: adaptive ones. Means over the seeds.</p>\n<div class=\"scroll\"><table><thead><tr><th "
+        "rowspan=\"2\">Router</th><th class=\"first\" colspan=\"4\">Halves of the same questions</th>%s</tr>\n<tr>",
+        index, 100 * (1 - x->set_means[0].alpha),
+        parts > 1 ? "<th class=\"first\" colspan=\"4\">From held-out questions to these</th>" : "");
+    for (int part = 0; part < parts; part++)
+        vm_text_put(t, "<th class=\"first\">LAC covers</th><th>choices&nbsp;↓</th><th>APS covers</th><th>choices&nbsp;↓"
+                       "</th>");
+    vm_text_put(t, "</tr></thead>\n<tbody>\n");
+    for (size_t r = 0; r < x->routers.n; r++)
+        for (size_t i = 0; i < x->n_set_means; i++) {
+            const vm_set_means *m = &x->set_means[i];
+            if (strcmp(m->router, x->routers.items[r]) != 0) continue;
+            vm_page_router(t, m->router, false);
+            for (int part = 0; part < parts; part++) mean_cells(t, m, part);
+            vm_text_put(t, "</tr>\n");
+        }
+    vm_text_put(
+        t,
+        "</tbody></table></div>\n<p class=\"note\">Between halves of the same questions the sets cover what was "
+        "wanted whatever the model is: what a better model buys is smaller sets.%s</p>\n",
+        parts > 1 ? " From questions of another kind nothing guarantees the coverage." : "");
+}

@@ -146,5 +146,6 @@ void vm_page_experiment(vm_text *t, const vm_report_data *data, size_t index) {
     vm_page_steady(t, x->steady, x->n_steady, index + 1);
     vm_page_aurocs(t, data, x, index);
     vm_page_cost(t, x->costs, x->n_costs, index + 1);
+    vm_page_set_means(t, x, index);
     vm_page_maps(t, x, index);
 }

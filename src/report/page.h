@@ -14,6 +14,7 @@ void vm_page_experiment_summary(vm_text *t, const vm_report_experiment *x);
 void vm_page_experiment(vm_text *t, const vm_report_data *data, size_t index);
 void vm_page_calibration(vm_text *t, const vm_report_experiment *x);          /* calibration.c: routers by task, MAPs side by side */
 void vm_page_aurocs(vm_text *t, const vm_report_data *data, const vm_report_experiment *x, size_t index); /* aurocs.c: by signal and set */
+void vm_page_set_means(vm_text *t, const vm_report_experiment *x, size_t index); /* conformal.c: answer sets */
 void vm_page_maps(vm_text *t, const vm_report_experiment *x, size_t index);   /* training.c: over-fitting */
 /* Of an experiment (index > 0, its place + 1) or of single runs (index 0): */
 void vm_page_steady(vm_text *t, const vm_report_steady *all, size_t n, size_t index); /* steady.c: choices under noise; alive? */

@@ -91,6 +91,21 @@ static vmoer_status read_goal(const vm_reader *r, const json_t *entry, const cha
     return VMOER_OK;
 }
 
+static vmoer_status read_set_means(const vm_reader *r, const json_t *entry, const char *where, void *item) {
+    static const char *const PARTS[VM_SETS_PARTS] = {"halves", "shift"}, *const WAYS[VM_SETS_WAYS] = {"lac", "aps"};
+    vm_set_means *out = item;
+    VM_TRY(vm_need_string(r, entry, where, "map", &out->map));
+    VM_TRY(vm_need_string(r, entry, where, "router", &out->router));
+    VM_TRY(vm_need_number(r, entry, where, "alpha", &out->alpha));
+    for (int part = 0; part < VM_SETS_PARTS; part++)
+        for (int way = 0; way < VM_SETS_WAYS; way++) {
+            const json_t *sets = json_object_get(json_object_get(entry, PARTS[part]), WAYS[way]);
+            VM_TRY(vm_may_number(r, sets, where, "coverage", &out->coverage[part][way]));
+            VM_TRY(vm_may_number(r, sets, where, "size", &out->size[part][way]));
+        }
+    return VMOER_OK;
+}
+
 /* ---- stability: an entry a router and sigma becomes one of a router ---- */
 
 typedef struct steady_entry {
@@ -325,6 +340,8 @@ vmoer_status vm_read_experiment(const vm_reader *r, const json_t *root, const ch
     VM_TRY(vm_may_list(r, root, "ood", sizeof *x.aurocs, read_auroc, (void **)&x.aurocs, &x.n_aurocs));
     VM_TRY(read_stability(r, root, &x));
     VM_TRY(vm_may_list(r, root, "cost", sizeof *x.costs, vm_read_cost_entry, (void **)&x.costs, &x.n_costs));
+    VM_TRY(
+        vm_may_list(r, root, "conformal", sizeof *x.set_means, read_set_means, (void **)&x.set_means, &x.n_set_means));
     VM_TRY(vm_may_list(r, root, "goals", sizeof *x.goals, read_goal, (void **)&x.goals, &x.n_goals));
     VM_TRY(read_skipped(r, root, &x));
     VM_TRY(list_names(r, &x));

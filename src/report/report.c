@@ -27,6 +27,7 @@ static void experiment_links(vm_text *t, const vm_report_experiment *x, size_t i
     link_to(t, "stability", index + 1, "Stability", x->n_steady > 0);
     link_to(t, "aurocs", index, "Strange questions", x->n_aurocs > 0);
     link_to(t, "cost", index + 1, "Cost", x->n_costs > 0);
+    link_to(t, "sets", index, "Answer sets", x->n_set_means > 0);
     link_to(t, "maps", index, "MAPs", x->n_maps > 0);
 }
 
@@ -43,6 +44,7 @@ static void run_links(vm_text *t, const vm_report_data *data, const vm_groups *g
     }
     link_to(t, "stability", 0, "Stability", data->n_steady > 0);
     link_to(t, "cost", 0, "Cost", data->n_costs > 0);
+    if (data->n_conformals > 0) vm_text_put(t, "<a href=\"#sets\">Answer sets</a>");
     if (data->n_trainings > 0) vm_text_put(t, "<a href=\"#training\">Training</a>");
     vm_text_put(t, "<a href=\"#configuration\">Configuration</a>");
 }
@@ -58,7 +60,6 @@ static void put_header(vm_text *t, const vm_report_data *data, const vm_groups *
     vm_text_put(t, ". Accuracy, honesty of the confidence, and what happens on strange questions.</p>\n<nav><a "
                    "href=\"#summary\">In short</a>");
     for (size_t i = 0; i < data->n_experiments; i++) experiment_links(t, &data->experiments[i], i);
-    if (data->n_conformals > 0) vm_text_put(t, "<a href=\"#sets\">Answer sets</a>");
     if (data->n_experiments > 0)
         vm_text_put(t, "<a href=\"#runs\">Single runs</a>");
     else
@@ -78,7 +79,7 @@ static vmoer_status put_runs(vm_text *t, const vm_report_data *data, const vm_gr
     }
     vm_page_steady(t, data->steady, data->n_steady, 0);
     vm_page_cost(t, data->costs, data->n_costs, 0);
-    if (!folded) vm_page_conformal(t, data->conformals, data->n_conformals);
+    vm_page_conformal(t, data->conformals, data->n_conformals);
     vm_page_training(t, data);
     return vm_page_configuration(t, data);
 }
@@ -95,7 +96,6 @@ static vmoer_status put_page(vm_text *t, const vm_report_data *data, const vm_gr
     put_header(t, data, groups, title);
     vm_page_summary(t, data, groups);
     for (size_t i = 0; i < data->n_experiments; i++) vm_page_experiment(t, data, i);
-    if (folded) vm_page_conformal(t, data->conformals, data->n_conformals);
     if (folded)
         vm_text_put(t,
                     "<h2 id=\"runs\">Single runs</h2>\n<details class=\"appendix\"><summary>Every run by itself: %u "

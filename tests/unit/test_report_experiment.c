@@ -130,13 +130,20 @@ static json_t *make_experiment(void) {
                                 "flops_token", 1e5 * (double)i, "flops_share", .001 * (double)i * (all ? 3 : 1),
                                 "flops_counted_share", .0011 * (double)i, "workspace_bytes", (int)(i * 65536)));
     }
+    json_t *sets = json_array();
+    for (size_t i = 0; i < N_ROUTERS; i++)
+        json_array_append_new(sets, json_pack("{ss ss sf s{s{sf sf} s{sf sf}} s{s{sf sf}}}", "map", MAPS[0], "router",
+                                              ROUTERS[N_ROUTERS - 1 - i], "alpha", .1, "halves", "lac", "coverage",
+                                              .901, "size", 2.5, "aps", "coverage", .902, "size", 2.75, "shift", "lac",
+                                              "coverage", .85, "size", 2.25));
     return json_pack(
-        "{ss ss ss s{si ss} so so so so so so s[{ss ss sf s[ff] sb ss} {ss ss sf s[ff] sb ss} {ss ss sn sn sn ss}]}",
+        "{ss ss ss s{si ss} so so so so so so so s[{ss ss sf s[ff] sb ss} {ss ss sf s[ff] sb ss} {ss ss sn sn sn ss}]}",
         "vmoer", "0.1.0", "kind", "reproduce", "model", "smollm2-moe", "config", "seeds", 3, "split", "test", "maps",
-        maps, "calibration", calibration, "ood", ood, "stability", stability, "cost", cost, "alive", alive, "goals",
-        "name", "ECE of VGLR-FC against MAP", "goal", "-94% or at the floor", "value", -.38, "ci95", -.6, -.1, "holds",
-        0, "router", "vglr-fc", "name", "Accuracy kept", "goal", "not lower", "value", .01, "ci95", -.01, .03, "holds",
-        1, "router", "vglr-fc", "name", "Mean AUROC", "goal", "+12%", "value", "ci95", "holds", "router", "vtsr");
+        maps, "calibration", calibration, "ood", ood, "stability", stability, "cost", cost, "alive", alive, "conformal",
+        sets, "goals", "name", "ECE of VGLR-FC against MAP", "goal", "-94% or at the floor", "value", -.38, "ci95", -.6,
+        -.1, "holds", 0, "router", "vglr-fc", "name", "Accuracy kept", "goal", "not lower", "value", .01, "ci95", -.01,
+        .03, "holds", 1, "router", "vglr-fc", "name", "Mean AUROC", "goal", "+12%", "value", "ci95", "holds", "router",
+        "vtsr");
 }
 
 static json_t *make_stability(const char *label, const char *router, double kept) {
@@ -244,6 +251,10 @@ static void an_experiment_leads(void **state) {
     assert_int_equal(count(page, "its noise decides nothing"), 1);
     assert_int_equal(count(page, "every draw chooses the same"), 2);
     assert_non_null(strstr(page, "≤ length"));
+    assert_int_equal(count(page,
+                           "<td class=\"first\">90.1%</td><td><b>2.50</b></td><td>90.2%</td><td><b>2.75</b></td><td "
+                           "class=\"first\">85.0%</td><td><b>2.25</b></td><td>–</td><td>–</td></tr>"),
+                     N_ROUTERS);
     /* The single runs are folded, after everything else. */
     const char *runs = strstr(page, "<h2 id=\"runs\">");
     assert_true(runs > strstr(page, "<h2 id=\"maps-0\">") && strstr(page, "routers/vglr-fc") > runs);
@@ -388,6 +399,7 @@ static void hostile_files_are_named(void **state) {
         {"stability", "layers", json_integer(3), "layers: an array expected"},
         {"stability", "layers", json_pack("[i]", 3), "layers[0]: an object expected"},
         {"cost", "n_layers", json_real(.5), "cost[2].n_layers: a count expected"},
+        {"conformal", "alpha", json_null(), "conformal[2].alpha: a number expected"},
         {"alive", "flip_rate", json_string(""), "alive[2].flip_rate: a number expected"},
         {"goals", "goal", json_integer(3), "goals[2].goal: a string expected"},
         {"goals", "router", json_integer(1), "goals[2].router: a string expected"},
@@ -401,7 +413,7 @@ static void hostile_files_are_named(void **state) {
         refuse(VMOER_ERROR_FORMAT, "/results.json: ", bad[i].words);
     }
     /* Lists. */
-    const char *const lists[] = {"maps", "calibration", "ood", "stability", "cost", "alive", "goals"};
+    const char *const lists[] = {"maps", "calibration", "ood", "stability", "cost", "alive", "conformal", "goals"};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         char words[64];
         json_t *whole = json_deep_copy(good);
