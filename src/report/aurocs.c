@@ -134,15 +134,7 @@ static void roc_figure(vm_text *t, const vm_report_data *data, const vm_report_e
         "<figure><figcaption><b>%t</b>ROC of the entropy over the choices, one seed. Above the diagonal is better "
         "than guessing.</figcaption>",
         set);
-    vm_chart_lines(t, &(vm_chart){.title = "ROC curves",
-                                  .subject = set,
-                                  .x_label = "familiar ones flagged by mistake",
-                                  .y_label = "strange ones caught",
-                                  .x_high = 1,
-                                  .y_high = 1,
-                                  .diagonal = true,
-                                  .series = series,
-                                  .n_series = n});
+    vm_page_rocs(t, set, series, n);
     vm_text_put(t, "</figure>\n");
 }
 

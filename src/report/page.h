@@ -42,6 +42,8 @@ void vm_page_difference(vm_text *t, const vm_figure *difference, bool percent);
 void vm_page_reliability_note(vm_text *t);
 /* Opens a grid of n figures: two columns where three would leave one alone in its row. Ends with "</div>". */
 void vm_page_figures(vm_text *t, size_t n);
+/* The picture of n ROC curves. */
+void vm_page_rocs(vm_text *t, const char *subject, const vm_series *series, size_t n);
 /* A table cell: AUROC, its interval, what it says; `more`: AUPR and FPR95 too. NULL: a dash. */
 void vm_page_auroc(vm_text *t, const vm_report_signal *s, bool more);
 

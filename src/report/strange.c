@@ -49,6 +49,18 @@ static void signal_table(vm_text *t, const vm_group *group, const vm_strange_set
     vm_text_put(t, "</tbody></table></div>\n");
 }
 
+void vm_page_rocs(vm_text *t, const char *subject, const vm_series *series, size_t n) {
+    vm_chart_lines(t, &(vm_chart){.title = "ROC curves",
+                                  .subject = subject,
+                                  .x_label = "familiar ones flagged by mistake",
+                                  .y_label = "strange ones caught",
+                                  .x_high = 1,
+                                  .y_high = 1,
+                                  .diagonal = true,
+                                  .series = series,
+                                  .n_series = n});
+}
+
 /* The same signal has the same line in every figure; those of the last word are in the table only. */
 static void roc_figure(vm_text *t, const char *run, const vm_report_set *set) {
     static const struct {
@@ -70,15 +82,7 @@ static void roc_figure(vm_text *t, const char *run, const vm_report_set *set) {
     vm_text_put(t,
                 "<figure><figcaption><b>%t</b>ROC against %t. Above the diagonal is better than guessing.</figcaption>",
                 run, set->name);
-    vm_chart_lines(t, &(vm_chart){.title = "ROC curves",
-                                  .subject = run,
-                                  .x_label = "familiar ones flagged by mistake",
-                                  .y_label = "strange ones caught",
-                                  .x_high = 1,
-                                  .y_high = 1,
-                                  .diagonal = true,
-                                  .series = series,
-                                  .n_series = n});
+    vm_page_rocs(t, run, series, n);
     vm_text_put(t, "</figure>\n");
 }
 

@@ -51,6 +51,13 @@ static inline vm_model *load_model(const char *name, vm_model_options options) {
     return m;
 }
 
+/* Moves every parameter by so much noise: a router that says something. */
+static inline void stir_router(vm_router *r, float noise, vm_rng *rng) {
+    vm_param_list list = vm_router_params(r);
+    for (size_t i = 0; i < list.count; i++)
+        for (size_t k = 0; k < vm_param_size(list.items[i]); k++) list.items[i]->value[k] += noise * vm_rng_normal(rng);
+}
+
 static const char *const tiny_models[] = {"tiny-llama", "tiny-moe", "tiny-moe-neutral", "tiny-moe-noshared"};
 enum { TINY_MODELS = sizeof tiny_models / sizeof *tiny_models };
 

@@ -29,11 +29,8 @@ static vm_router *make_router(const char *kind, float noise) {
     vm_router *r;
     snprintf(config.kind, sizeof config.kind, "%s", kind);
     OK(vm_router_create(&config, &r));
-    vm_param_list list = vm_router_params(r);
     vm_rng rng = vm_rng_start(17, VM_RNG_INIT, 0);
-    for (size_t i = 0; i < list.count; i++)
-        for (size_t k = 0; k < vm_param_size(list.items[i]); k++)
-            list.items[i]->value[k] += noise * vm_rng_normal(&rng);
+    stir_router(r, noise, &rng);
     return r;
 }
 

@@ -39,9 +39,7 @@ static bench open_bench(const char *kind, vm_compute compute, int threads, int l
     OK(vm_pass_create(b.m, b.pool, &b.pass));
     OK(vm_router_create(&config, &b.router));
     vm_rng rng = vm_rng_start(17, VM_RNG_INIT, 0);
-    vm_param_list list = vm_router_params(b.router);
-    for (size_t i = 0; i < list.count; i++)
-        for (size_t k = 0; k < vm_param_size(list.items[i]); k++) list.items[i]->value[k] += 0.2f * vm_rng_normal(&rng);
+    stir_router(b.router, 0.2f, &rng);
     b.arena = vm_arena_create();
     for (int q = 0; q < QUESTIONS; q++) {
         b.prompts[q] = random_prompt(&rng, VOCAB, q, 7);
