@@ -2,6 +2,7 @@
  * of, best of N, one CSV line each. Packing of A is inside the time (it happens in every call), packing of B is not
  * (weights are packed once; the pack_* lines give its rate). bench_kernels [isa or shape ...]   all of this CPU's by
  * default; BENCH_SECONDS: time a line may take (0.2) */
+#include "base/dtype.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/threads.h"
@@ -228,6 +229,38 @@ static bool bench_rows(const vm_kernels *table) {
     return done;
 }
 
+/* ---- stored types ---- */
+
+enum { STORED = 1 << 16 }; /* elements: in cache, as the loader finds them a part of a row later */
+typedef struct stored_run {
+    uint32_t type;
+    uint8_t *bytes;
+    float *values; /* [STORED] */
+} stored_run;
+
+static void run_dequantize(void *context) {
+    stored_run *r = context;
+    vm_dequantize(r->type, r->bytes, STORED, r->values);
+    sink += r->values[0];
+}
+
+static bool bench_types(void) {
+    stored_run r = {.bytes = vm_malloc(STORED, sizeof(float)), .values = vm_malloc(STORED, sizeof(float))};
+    bool done = r.bytes && r.values;
+    for (size_t i = 0; done && i < STORED * sizeof(float); i++) r.bytes[i] = (uint8_t)(i * 2654435761u >> 24);
+    clock_used = CLOCK_THREAD_CPUTIME_ID;
+    for (const char *before = "# to f32, one thread, GB/s of f32 written:"; done && r.type < 64; r.type++)
+        if (vm_dequantize(r.type, NULL, 0, NULL)) {
+            printf("%s %s %.1f", before, vm_dtype_name(r.type),
+                   STORED * sizeof(float) / 1e9 / best(run_dequantize, &r));
+            before = ",";
+        }
+    printf("\n");
+    vm_free(r.bytes);
+    vm_free(r.values);
+    return done;
+}
+
 /* Is `name` named, or nothing of its kind? */
 static bool wanted(const char *name, bool is_shape, int argc, char **argv) {
     bool any = false;
@@ -249,7 +282,7 @@ int main(int argc, char **argv) {
     int n_tables = vm_kernels_all(tables, 8);
     printf("isa,type,shape,m,n,k,gflops_1,of_peak_1,gflops_%d,of_peak_%d,speedup\n", vm_pool_threads(pools[1]),
            vm_pool_threads(pools[1]));
-    bool done = true;
+    bool done = bench_types();
     for (int t = 0; t < n_tables; t++) {
         if (!wanted(tables[t]->name, false, argc, argv)) continue;
         vm_kernels_force(tables[t]);

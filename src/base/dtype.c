@@ -1,27 +1,50 @@
-/* dtype.c: the types of ggml: sizes of all of them, conversions of those this library computes with.
- *
- * Blocks of 32 elements: Q8_0 = f16 d, 32 x int8 q, value q*d; Q4_0 = f16 d, 16 bytes, value (q-8)*d; Q4_1 = f16 d,
- * f16 m, 16 bytes, value q*d + m. A byte of nibbles holds element i low and element i + 16 high. All arithmetic is
- * a plain f32 product and sum, each rounded once, so that the bits are those of ggml's reference. */
-#include "base/dtype.h"
+/* dtype.c: the types of ggml: sizes of all of them, conversions of those this library computes with (the quantised
+ * blocks: dtype_blocks.c). */
+#include "base/dtype_internal.h"
 
 #include <math.h>
 
 typedef struct type_info {
     const char *name; /* NULL: an id that was never given out or was taken back */
     uint16_t elements, bytes;
+    vm_block_reader *read; /* NULL: a plain type, or known by size only */
 } type_info;
 
 static const type_info types[] = {
-    [0] = {"F32", 1, 4},         [1] = {"F16", 1, 2},         [2] = {"Q4_0", 32, 18},      [3] = {"Q4_1", 32, 20},
-    [6] = {"Q5_0", 32, 22},      [7] = {"Q5_1", 32, 24},      [8] = {"Q8_0", 32, 34},      [9] = {"Q8_1", 32, 36},
-    [10] = {"Q2_K", 256, 84},    [11] = {"Q3_K", 256, 110},   [12] = {"Q4_K", 256, 144},   [13] = {"Q5_K", 256, 176},
-    [14] = {"Q6_K", 256, 210},   [15] = {"Q8_K", 256, 292},   [16] = {"IQ2_XXS", 256, 66}, [17] = {"IQ2_XS", 256, 74},
-    [18] = {"IQ3_XXS", 256, 98}, [19] = {"IQ1_S", 256, 50},   [20] = {"IQ4_NL", 32, 18},   [21] = {"IQ3_S", 256, 110},
-    [22] = {"IQ2_S", 256, 82},   [23] = {"IQ4_XS", 256, 136}, [24] = {"I8", 1, 1},         [25] = {"I16", 1, 2},
-    [26] = {"I32", 1, 4},        [27] = {"I64", 1, 8},        [28] = {"F64", 1, 8},        [29] = {"IQ1_M", 256, 56},
-    [30] = {"BF16", 1, 2},       [34] = {"TQ1_0", 256, 54},   [35] = {"TQ2_0", 256, 66},   [39] = {"MXFP4", 32, 17},
-    [40] = {"NVFP4", 64, 36},    [41] = {"Q1_0", 128, 18},
+    [0] = {"F32", 1, 4, NULL},
+    [1] = {"F16", 1, 2, NULL},
+    [2] = {"Q4_0", 32, 18, vm_read_q4_0},
+    [3] = {"Q4_1", 32, 20, vm_read_q4_1},
+    [6] = {"Q5_0", 32, 22, vm_read_q5_0},
+    [7] = {"Q5_1", 32, 24, vm_read_q5_1},
+    [8] = {"Q8_0", 32, 34, vm_read_q8_0},
+    [9] = {"Q8_1", 32, 36, NULL},
+    [10] = {"Q2_K", 256, 84, vm_read_q2_k},
+    [11] = {"Q3_K", 256, 110, vm_read_q3_k},
+    [12] = {"Q4_K", 256, 144, vm_read_q4_k},
+    [13] = {"Q5_K", 256, 176, vm_read_q5_k},
+    [14] = {"Q6_K", 256, 210, vm_read_q6_k},
+    [15] = {"Q8_K", 256, 292, NULL},
+    [16] = {"IQ2_XXS", 256, 66, NULL},
+    [17] = {"IQ2_XS", 256, 74, NULL},
+    [18] = {"IQ3_XXS", 256, 98, NULL},
+    [19] = {"IQ1_S", 256, 50, NULL},
+    [20] = {"IQ4_NL", 32, 18, vm_read_iq4_nl},
+    [21] = {"IQ3_S", 256, 110, NULL},
+    [22] = {"IQ2_S", 256, 82, NULL},
+    [23] = {"IQ4_XS", 256, 136, vm_read_iq4_xs},
+    [24] = {"I8", 1, 1, NULL},
+    [25] = {"I16", 1, 2, NULL},
+    [26] = {"I32", 1, 4, NULL},
+    [27] = {"I64", 1, 8, NULL},
+    [28] = {"F64", 1, 8, NULL},
+    [29] = {"IQ1_M", 256, 56, NULL},
+    [30] = {"BF16", 1, 2, NULL},
+    [34] = {"TQ1_0", 256, 54, NULL},
+    [35] = {"TQ2_0", 256, 66, NULL},
+    [39] = {"MXFP4", 32, 17, vm_read_mxfp4},
+    [40] = {"NVFP4", 64, 36, NULL},
+    [41] = {"Q1_0", 128, 18, NULL},
 };
 
 static const type_info *find_type(uint32_t type) {
@@ -53,14 +76,15 @@ static uint32_t to_bits(float f) {
     return bits;
 }
 
-/* As the F16C instructions do it: a signalling NaN becomes quiet, the rest of its payload stays. */
+/* As the F16C instructions do it: a signalling NaN becomes quiet, the rest of its payload stays. All cases are
+ * computed and one is taken by its mask, so that rows become vectors. */
 float vm_f16_to_f32(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16;
-    uint32_t exponent = (h >> 10) & 0x1f, mantissa = h & 0x3ff;
-    if (exponent == 0x1f) return from_bits(sign | 0x7f800000u | mantissa << 13 | (mantissa ? 0x400000u : 0));
-    if (exponent) return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
-    float magnitude = (float)mantissa * 0x1p-24f; /* subnormal or zero: exact in f32 */
-    return from_bits(sign | to_bits(magnitude));
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, magnitude = (uint32_t)(h & 0x7fff) << 13;
+    uint32_t small = to_bits((float)(h & 0x3ff) * 0x1p-24f); /* subnormal or zero: exact in f32 */
+    uint32_t is_small = 0u - (magnitude < 0x00800000u), is_special = 0u - (magnitude >= 0x0f800000u);
+    uint32_t quiet = (0u - (magnitude > 0x0f800000u)) & 0x400000u;
+    uint32_t larger = (magnitude + (112u << 23)) | (is_special & 0x7f800000u) | quiet;
+    return from_bits(sign | (small & is_small) | (larger & ~is_small));
 }
 
 uint16_t vm_f32_to_f16(float f) {
@@ -84,28 +108,6 @@ static uint16_t load_u16(const uint8_t *p) {
     return v;
 }
 
-static void dequantize_q8_0(const uint8_t *block, float *dst) {
-    float d = vm_f16_to_f32(load_u16(block));
-    for (int i = 0; i < 32; i++) dst[i] = (float)(int8_t)block[2 + i] * d;
-}
-
-static void dequantize_q4_0(const uint8_t *block, float *dst) {
-    float d = vm_f16_to_f32(load_u16(block));
-    for (int i = 0; i < 16; i++) {
-        dst[i] = (float)((block[2 + i] & 15) - 8) * d;
-        dst[i + 16] = (float)((block[2 + i] >> 4) - 8) * d;
-    }
-}
-
-static void dequantize_q4_1(const uint8_t *block, float *dst) {
-    float d = vm_f16_to_f32(load_u16(block)), m = vm_f16_to_f32(load_u16(block + 2));
-    for (int i = 0; i < 16; i++) {
-        float low = (float)(block[4 + i] & 15) * d, high = (float)(block[4 + i] >> 4) * d;
-        dst[i] = low + m;
-        dst[i + 16] = high + m;
-    }
-}
-
 bool vm_dequantize(uint32_t type, const void *src, size_t n, float *dst) {
     const type_info *info = find_type(type);
     if (!info || n % info->elements != 0) return false;
@@ -120,17 +122,10 @@ bool vm_dequantize(uint32_t type, const void *src, size_t n, float *dst) {
     case VM_BF16:
         for (size_t i = 0; i < n; i++) dst[i] = vm_bf16_to_f32(load_u16(p + 2 * i));
         return true;
-    case VM_Q8_0:
-        for (size_t i = 0; i < n; i += 32, p += 34) dequantize_q8_0(p, dst + i);
-        return true;
-    case VM_Q4_0:
-        for (size_t i = 0; i < n; i += 32, p += 18) dequantize_q4_0(p, dst + i);
-        return true;
-    case VM_Q4_1:
-        for (size_t i = 0; i < n; i += 32, p += 20) dequantize_q4_1(p, dst + i);
-        return true;
     default:
-        return false;
+        if (!info->read) return false;
+        for (size_t i = 0; i < n; i += info->elements, p += info->bytes) info->read(p, dst + i);
+        return true;
     }
 }
 

@@ -1,5 +1,6 @@
 /* test_dtype.c: conversions of element types against their definitions and against the reference's file. */
 #include "base/dtype.h"
+#include "base/file.h"
 #include "base/memory.h"
 #include "io/gguf.h"
 
@@ -76,7 +77,7 @@ static void blocks_and_names(void **state) {
     assert_true(vm_dtype_block(VM_Q4_1, &elements, &bytes));
     assert_int_equal(elements, 32);
     assert_int_equal(bytes, 20);
-    assert_true(vm_dtype_block(12, &elements, &bytes)); /* Q4_K: known by size only */
+    assert_true(vm_dtype_block(VM_Q4_K, &elements, &bytes));
     assert_int_equal(elements, 256);
     assert_int_equal(bytes, 144);
     static const uint32_t absent[] = {4, 5, 31, 32, 33, 36, 37, 38, 42, 1000, UINT32_MAX};
@@ -87,14 +88,19 @@ static void blocks_and_names(void **state) {
     assert_string_equal(vm_dtype_name(VM_BF16), "BF16");
 }
 
+static vm_gguf *open_golden(const char *name) {
+    const char *tests = getenv("VMOER_TESTS");
+    char path[4096];
+    snprintf(path, sizeof path, "%s/golden/%s", tests ? tests : VMOER_TESTS_DIR, name);
+    vm_gguf *g;
+    assert_int_equal(vm_gguf_open(path, &g), VMOER_OK);
+    return g;
+}
+
 /* Every type in the file of tools/make_io_golden.py: the bits of the reference's values. */
 static void dequantizes_as_the_reference(void **state) {
     (void)state;
-    const char *tests = getenv("VMOER_TESTS");
-    char path[4096];
-    snprintf(path, sizeof path, "%s/golden/io-types.gguf", tests ? tests : VMOER_TESTS_DIR);
-    vm_gguf *g;
-    assert_int_equal(vm_gguf_open(path, &g), VMOER_OK);
+    vm_gguf *g = open_golden("io-types.gguf");
     static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char expected_name[32];
@@ -121,12 +127,121 @@ static void dequantizes_as_the_reference(void **state) {
     vm_gguf_free(g);
 }
 
+enum { BLOCKS = 4096 };
+
+/* The rule of tools/golden_blocks.py. */
+static void random_blocks(uint8_t *out, size_t block) {
+    static const uint16_t special[8] = {0x0000, 0x8000, 0x0001, 0x83ff, 0x7c00, 0xfc00, 0x7e00, 0x7c01};
+    for (size_t i = 0; i < BLOCKS * block; i++) {
+        uint64_t z = (i / 8 + 1) * 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        out[i] = (uint8_t)((z ^ z >> 31) >> i % 8 * 8);
+    }
+    for (size_t b = 0; b < BLOCKS; b++)
+        for (size_t i = 0; b % 64 < 8 && i < block; i++) out[b * block + i] = (uint8_t)(special[b % 64] >> i % 2 * 8);
+}
+
+static void one_nan(float *values, size_t n) {
+    static const uint32_t quiet = 0x7fc00000;
+    for (size_t i = 0; i < n; i++)
+        if (isnan(values[i])) memcpy(&values[i], &quiet, 4);
+}
+
+/* Every quantised type: one row value by value, and thousands of blocks by the hash of their values. Scales that are
+ * subnormal, infinite or no number are among them. */
+static void blocks_mean_what_the_reference_says(void **state) {
+    (void)state;
+    vm_gguf *g = open_golden("blocks.gguf");
+    static const uint32_t types[] = {VM_Q4_0, VM_Q4_1, VM_Q5_0, VM_Q5_1,   VM_Q8_0,   VM_Q2_K, VM_Q3_K,
+                                     VM_Q4_K, VM_Q5_K, VM_Q6_K, VM_IQ4_NL, VM_IQ4_XS, VM_MXFP4};
+    uint8_t *blocks = vm_malloc(BLOCKS, 256);
+    float *values = vm_malloc(BLOCKS, 256 * sizeof *values);
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        char name[64], hex[65];
+        size_t elements, bytes, length;
+        const char *expected_hash;
+        const vm_gguf_tensor *t = vm_gguf_find_tensor(g, vm_dtype_name(types[i]));
+        assert_non_null(t);
+        assert_int_equal(t->type, types[i]);
+        snprintf(name, sizeof name, "%s.expected", t->name);
+        const vm_gguf_tensor *expected = vm_gguf_find_tensor(g, name);
+        assert_non_null(expected);
+        assert_int_equal(expected->size, 256 * sizeof *values);
+        assert_true(vm_dequantize(types[i], t->data, 256, values));
+        one_nan(values, 256);
+        for (int k = 0; k < 256; k++) {
+            float e;
+            memcpy(&e, expected->data + k * sizeof e, sizeof e);
+            if (bits_of(values[k]) != bits_of(e)) fail_msg("%s: element %d is %g, not %g", t->name, k, values[k], e);
+        }
+        assert_true(vm_dtype_block(types[i], &elements, &bytes));
+        random_blocks(blocks, bytes);
+        assert_true(vm_dequantize(types[i], blocks, BLOCKS * elements, values));
+        one_nan(values, BLOCKS * elements);
+        vm_sha256(values, BLOCKS * elements * sizeof *values, hex);
+        snprintf(name, sizeof name, "sha256.%s", t->name);
+        assert_int_equal(vm_gguf_get_string(g, name, &expected_hash, &length), VMOER_OK);
+        assert_int_equal(length, 64);
+        if (memcmp(hex, expected_hash, 64) != 0) fail_msg("%s: blocks of other values", t->name);
+    }
+    vm_free(blocks);
+    vm_free(values);
+    vm_gguf_free(g);
+}
+
+/* As one block after the other, from anywhere in memory. */
+static void rows_are_their_blocks(void **state) {
+    (void)state;
+    uint8_t *blocks = vm_malloc(BLOCKS, 256), *apart = vm_malloc(1, 257);
+    float *values = vm_malloc(BLOCKS, 256 * sizeof *values), alone[256];
+    for (uint32_t type = 0; type < 42; type++) {
+        size_t elements, bytes;
+        if (!vm_dequantize(type, NULL, 0, NULL)) continue;
+        assert_true(vm_dtype_block(type, &elements, &bytes));
+        random_blocks(blocks, bytes);
+        assert_true(vm_dequantize(type, blocks, BLOCKS * elements, values));
+        for (size_t b = 0; b < BLOCKS; b++) {
+            memcpy(apart + 1, blocks + b * bytes, bytes);
+            assert_true(vm_dequantize(type, apart + 1, elements, alone));
+            one_nan(alone, elements);
+            one_nan(values + b * elements, elements);
+            assert_memory_equal(alone, values + b * elements, elements * sizeof *alone);
+        }
+    }
+    vm_free(blocks);
+    vm_free(apart);
+    vm_free(values);
+}
+
+/* What messages say can be read is what can be read. */
+static void the_list_of_types_is_whole(void **state) {
+    (void)state;
+    char list[256] = VM_DTYPES;
+    int listed = 0, readable = 0;
+    for (uint32_t type = 0; type < 64; type++) readable += vm_dequantize(type, NULL, 0, NULL);
+    for (char *name = strtok(list, ", "); name; name = strtok(NULL, ", ")) {
+        if (strcmp(name, "to") == 0) { /* Q2_K to Q6_K: the three between them */
+            listed += 3;
+            for (uint32_t type = VM_Q2_K; type <= VM_Q6_K; type++) assert_true(vm_dequantize(type, NULL, 0, NULL));
+            continue;
+        }
+        listed++;
+        bool found = false;
+        for (uint32_t type = 0; type < 64; type++)
+            found |= strcmp(vm_dtype_name(type), name) == 0 && vm_dequantize(type, NULL, 0, NULL);
+        if (!found) fail_msg("%s cannot be read", name);
+    }
+    assert_int_equal(listed, readable);
+}
+
 static void refuses_what_it_cannot_convert(void **state) {
     (void)state;
     uint8_t block[144] = {0};
     float values[256];
     assert_false(vm_dequantize(VM_Q8_0, block, 31, values));
-    assert_false(vm_dequantize(12, block, 256, values));
+    assert_false(vm_dequantize(VM_Q4_K, block, 32, values));
+    assert_false(vm_dequantize(9, block, 32, values)); /* Q8_1: known by size only */
     assert_false(vm_dequantize(99, block, 32, values));
     assert_false(vm_quantize(VM_Q4_1, values, 32, block));
     assert_true(vm_dequantize(VM_F32, NULL, 0, NULL));
@@ -150,6 +265,9 @@ int main(void) {
         cmocka_unit_test(bf16_rounds_to_nearest_even),
         cmocka_unit_test(blocks_and_names),
         cmocka_unit_test(dequantizes_as_the_reference),
+        cmocka_unit_test(blocks_mean_what_the_reference_says),
+        cmocka_unit_test(rows_are_their_blocks),
+        cmocka_unit_test(the_list_of_types_is_whole),
         cmocka_unit_test(refuses_what_it_cannot_convert),
         cmocka_unit_test(q8_0_survives_values_that_are_no_numbers),
     };
