@@ -1,6 +1,6 @@
 /* fuzz_tokenizer.c: a vocabulary nobody vouches for, and any text under it. The input is a GGUF, then 0xff, then the
- * text; without a GGUF the text is encoded under a small vocabulary made here. Encoding valid UTF-8 must work, its ids
- * must be in range, and decode to the text where the vocabulary has every byte. */
+ * text; without a GGUF the text is encoded under a small vocabulary made here, with every pre-tokenizer. Encoding valid
+ * UTF-8 must work, its ids must be in range, and decode to the text where the vocabulary has every byte. */
 #include "base/memory.h"
 #include "io/tokenizer.h"
 #include "io/unicode.h"
@@ -55,8 +55,9 @@ static void put_string(buffer *b, const char *key, const char *value) {
     put_text(b, value);
 }
 
-static vm_tokenizer *small_tokenizer(void) {
+static vm_tokenizer *small_tokenizer(const char *pre) {
     static buffer b;
+    b.size = 0;
     static const char *const made[] = {"aa", "aaaa", "Ġa", "ab", "aba", "<x>", "<x>y"}; /* Ġ is the space */
     static const char *const merges[] = {"a a", "aa aa", "Ġ a", "a b", "ab a"};
     put(&b, "GGUF", 4);
@@ -64,7 +65,7 @@ static vm_tokenizer *small_tokenizer(void) {
     put_u64(&b, 0);
     put_u64(&b, 5);
     put_string(&b, "tokenizer.ggml.model", "gpt2");
-    put_string(&b, "tokenizer.ggml.pre", "smollm");
+    put_string(&b, "tokenizer.ggml.pre", pre);
     put_array(&b, "tokenizer.ggml.tokens", VM_GGUF_STRING, 256 + 7);
     for (int byte = 0, next = 256; byte < 256; byte++) {
         bool itself = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
@@ -87,10 +88,13 @@ static vm_tokenizer *small_tokenizer(void) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static vm_tokenizer *small;
-    if (!small) small = small_tokenizer();
+    static const char *const kinds[] = {"gpt-2",  "smollm",       "qwen2",      "llama-bpe",
+                                        "gpt-4o", "deepseek-llm", "deepseek-v3"};
+    enum { N_KINDS = sizeof kinds / sizeof *kinds };
+    static vm_tokenizer *small[N_KINDS];
+    for (int i = 0; i < N_KINDS && !small[i]; i++) small[i] = small_tokenizer(kinds[i]);
     if (size < 4 || memcmp(data, "GGUF", 4) != 0) {
-        try_text(small, (const char *)data, size, true);
+        for (int i = 0; i < N_KINDS; i++) try_text(small[i], (const char *)data, size, true);
         return 0;
     }
     const uint8_t *cut = memrchr(data, 0xff, size);

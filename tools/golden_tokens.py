@@ -2,11 +2,16 @@
 """The tokenizer against its oracle, Hugging Face `tokenizers`, rebuilt from the same GGUF metadata.
 
   golden_tokens.py golden MODEL.gguf OUT   writes OUT/tokens_*.txt and the tiny vocabularies OUT/vocab_*.gguf
+  golden_tokens.py pieces OUT              writes OUT/pieces.txt: how the other pre-tokenizers cut texts
+  golden_tokens.py kinds TOKENIZE_STREAM COUNT [PRE...]
+                                           compares ids under a made-up vocabulary for each pre-tokenizer: every code
+                                           point alone and beside others, and COUNT random strings
   golden_tokens.py check MODEL.gguf TOKENIZE_STREAM DATA
                                            compares the ids of every text in DATA, every code point alone and beside
                                            others, and random strings; TOKENIZE_STREAM is tools/tokenize_stream.c built
 
-A line of tokens_*.txt: parse_special (0 or 1), the text in hexadecimal ("-" if empty), the ids."""
+A line of tokens_*.txt: parse_special (0 or 1), the text in hexadecimal ("-" if empty), the ids.
+A line of pieces.txt: tokenizer.ggml.pre, the text in hexadecimal, the lengths of its pieces in bytes."""
 import csv
 import glob
 import json
@@ -17,18 +22,56 @@ import sys
 import tempfile
 
 import gguf
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 NORMAL, CONTROL, USER = 1, 3, 4
 
+# ---- the pre-tokenizers, as the models' tokenizer.json has them, by their name in tokenizer.ggml.pre ----
+# The cased letters of deepseek-ai/deepseek-llm-7b-base; code points written out, for some are not their own NFC.
+CASED = (
+    r"A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386"
+    r"\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf"
+    r"\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d"
+    r"\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113"
+    r"\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee"
+    r"\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a"
+    r"\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
+).encode().decode("unicode_escape")
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+CL100K = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + CONTRACTIONS + "?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + CONTRACTIONS + "?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+V3 = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+split = lambda pattern: pre_tokenizers.Split(Regex(pattern), "isolated")
+digits = lambda: pre_tokenizers.Digits(individual_digits=True)
+LLM = ["[\r\n]", rf"\s?[{CASED}]+", "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", r"\s+$", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"]
+STAGES = {
+    "gpt2": [],
+    "smollm": [digits()],  # HuggingFaceTB/SmolLM2-135M
+    "qwen2": [split(CL100K % "")],  # Qwen/Qwen2-7B, whose normalizer NFC is left out: a GGUF does not name it
+    "llama-bpe": [split(CL100K % "{1,3}")],  # meta-llama/Meta-Llama-3-8B
+    "gpt-4o": [split(O200K)],  # openai/gpt-oss-20b
+    "deepseek-llm": [*map(split, LLM), digits()],
+    "deepseek-v3": [*map(split, [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", V3])],  # deepseek-ai/DeepSeek-V3
+}
+
+
+def pre_tokenizer(pre):
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt2", "smollm"))
+    return pre_tokenizers.Sequence([*STAGES[pre], byte_level])
+
+
 
 def build(tokens, types, merges, pre):
-    tok = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, [tuple(m.split(" ")) for m in merges]))
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if pre == "gpt2":
-        tok.pre_tokenizer = byte_level
-    else:
-        tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    vocabulary = {t: i for i, t in enumerate(tokens)}
+    tok = Tokenizer(models.BPE(vocabulary, [tuple(m.split(" ")) for m in merges], ignore_merges=pre == "llama-bpe"))
+    tok.pre_tokenizer = pre_tokenizer(pre)
     tok.decoder = decoders.ByteLevel()
     tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, y in zip(tokens, types) if y == CONTROL])
     tok.add_tokens([AddedToken(t, special=False, normalized=False) for t, y in zip(tokens, types) if y == USER])
@@ -132,6 +175,37 @@ def golden(model, out):
         write_lines(f"{out}/tokens_{pre}.txt", from_gguf(f"{out}/vocab_{pre}.gguf"), texts)
 
 
+# ---- pieces ----
+EDGES = """
+A'ſ we'LL'S 'RE've'D 'll' 'Lx x'sſ ''re' \'t\'
+ABCdefGHI XMLHttpRequest iPhone ABCªDEF ªAB Aª ªª ʰABC aʰB ǅab Aǅ \u0301ABC \u0301 x\u0301Y \u0301\u0301Z .ABC'd !\u0301a字Ab
+1234567 a1234b ¼½¾⅐ ①②③④ ٣٤٥٦ 12\u0301 1.234 \U00011de0\U00011de1
+!a "b (c) _d_ -e #F ~g ^h `i` =J ?é !é .привет _\u0301x @字 a!b c?!d ♥x x♥ $€₤ +- a_b/c\\d
+日本・語 ア゠イ カ゛ ー\u3040あ 漢字kanji 仮名カナ字 \u3097\u3099 一龥龦䷿ 가나힣\ud7b0 abc日本123語 、。「」 \uff21\uff22\uff01\uff5e\uff5f “a” ‘b’ ‗‟†
+"""
+
+
+def edge_texts():
+    texts = []
+    for line in EDGES.strip("\n").split("\n"):
+        line = line.encode("utf-8", "surrogatepass").decode("utf-8")
+        texts += [line, *line.split(" ")]
+    texts += [a + b for a in ["x", "!", "é", "字", "1", "\x01", ""]
+              for b in ["\n", "\n\n y", " \n  y", "  \n", "\r\n\r\nz", "/\n/a", " /\n\n//", "\u3000\u3000y", " \u2003字", "\t ", "   é", "\x0b\x85 ", " \x01\x02a", "\x01 !"]]
+    random.seed(20261122)
+    texts += ["".join(mixed_char() for _ in range(random.randint(2, 24))) for _ in range(80)]
+    return list(dict.fromkeys(filter(None, texts)))
+
+
+def pieces(out):
+    with open(f"{out}/pieces.txt", "w") as f:
+        for pre in list(STAGES)[2:]:
+            cut = pre_tokenizer(pre)
+            for text in edge_texts():
+                lengths = [str(len(piece)) for piece, _ in cut.pre_tokenize_str(text)]  # a character a byte
+                f.write(" ".join([pre, text.encode().hex(), *lengths]) + "\n")
+
+
 # ---- comparison ----
 def strings(value):
     if isinstance(value, str):
@@ -187,16 +261,16 @@ def ours(stream, model, texts, special):
         at += 4 + (0 if n == 0xFFFFFFFF else 4 * n)
 
 
-def check(model, stream, data):
-    tok = from_gguf(model)
+def compare_all(tok, stream, model, sources, specials):
+    """How many texts have other ids than the oracle's."""
     bad = 0
-    for name, texts in (("nasty", nasty()), ("data", data_texts(data)), ("code points", code_points()), ("random", random_texts(300000))):
+    for name, texts in sources:
         n = chars = 0
         chunk = []
 
         def compare():
             nonlocal bad
-            for special in (0, 1):
+            for special in specials:
                 for text, want, got in zip(chunk, encode(tok, chunk, special), ours(stream, model, chunk, special)):
                     if want != got:
                         bad += 1
@@ -210,13 +284,45 @@ def check(model, stream, data):
                 compare()
                 chunk.clear()
         compare()
-        print(f"{name}: {n} texts, {chars} characters, each with special tokens parsed and not; different so far: {bad}", flush=True)
+        print(f"{name}: {n} texts, {chars} characters, different so far: {bad}", flush=True)
+    return bad
+
+
+def check(model, stream, data):
+    texts = [("nasty", nasty()), ("data", data_texts(data)), ("code points", code_points()), ("random", random_texts(300000))]
+    return compare_all(from_gguf(model), stream, model, texts, (0, 1))
+
+
+def kinds(stream, count, chosen):
+    """The vocabulary's merges were learned without a pre-tokenizer: they would go across any cut that is missing."""
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    random.seed(3)
+    texts = nasty() + edge_texts() + ["".join(mixed_char() for _ in range(12)) for _ in range(20000)]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=16000, initial_alphabet=alphabet, show_progress=False))
+    state = json.loads(tok.to_str())["model"]
+    tokens = sorted(state["vocab"], key=state["vocab"].get)
+    merges = [" ".join(m) for m in state["merges"]]
+    words = {"".join(p for p, _ in tok.pre_tokenizer.pre_tokenize_str(t)) for t in " hello the 123 \u65e5\u672c abc ABC \U0001f600".split(" ") + nasty()[:200] if t}
+    tokens += sorted(words - set(tokens))  # no merge makes these
+    bad = 0
+    for pre in chosen or STAGES:
+        print(pre)
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as f:
+            write_vocabulary(f.name, tokens, [NORMAL] * len(tokens), merges, pre)
+            sources = [("texts", nasty() + edge_texts()), ("code points", code_points()), ("random", random_texts(count))]
+            bad += compare_all(from_gguf(f.name), stream, f.name, sources, (0,))
     return bad
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 4 and sys.argv[1] == "golden":
         golden(sys.argv[2], sys.argv[3])
+    elif len(sys.argv) == 3 and sys.argv[1] == "pieces":
+        pieces(sys.argv[2])
+    elif len(sys.argv) >= 4 and sys.argv[1] == "kinds":
+        sys.exit(kinds(sys.argv[2], int(sys.argv[3]), sys.argv[4:]) != 0)
     elif len(sys.argv) == 5 and sys.argv[1] == "check":
         sys.exit(check(*sys.argv[2:]) != 0)
     else:

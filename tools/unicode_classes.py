@@ -1,59 +1,70 @@
 #!/usr/bin/env python3
 """Writes src/io/unicode_classes.h: how the pre-tokenizers see every code point.
 
-The classes are asked from the tokenizers library itself, one code point at a time, because no two Unicode libraries
-carry the same version of the tables: a model's ids must not depend on which one a machine happens to have.
+The classes are asked from the tokenizers library itself, because no two Unicode libraries carry the same version of
+the tables: a model's ids must not depend on which one a machine happens to have.
 Usage: unicode_classes.py > src/io/unicode_classes.h"""
 import itertools
 
 import tokenizers
-from tokenizers.pre_tokenizers import ByteLevel, Digits
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Digits, Split
 
-OTHER, LETTER, NUMBER, SPACE, NUMERIC = range(5)
-byte_level = ByteLevel(add_prefix_space=False, use_regex=True)
+OTHER, NUMERIC = 0, 9  # vm_unicode_class
+PATTERNS = {1: r"[\p{Lu}\p{Lt}]", 2: r"\p{Ll}", 3: r"[\p{Lm}\p{Lo}]", 4: r"\p{M}", 5: r"\p{N}", 6: r"\s", 7: r"\p{P}", 8: r"\p{S}"}
+SURROGATES = range(0xD800, 0xE000)
+
+codes = [c for c in range(0x110000) if c not in SURROGATES]
+text = "".join(map(chr, codes))
+kinds = [OTHER] * 0x110000
+
+
+def matched(pre_tokenizer):
+    """Places of text that pre_tokenizer removes."""
+    at = 0
+    for _, (start, end) in pre_tokenizer.pre_tokenize_str(text):
+        yield from range(at, start)
+        at = end
+    yield from range(at, len(text))
+
+
+for kind, pattern in PATTERNS.items():
+    for i in matched(Split(Regex(pattern), "removed")):
+        assert kinds[codes[i]] == OTHER, hex(codes[i])  # no two classes share a character
+        kinds[codes[i]] = kind
 digits = Digits(individual_digits=True)
-
-
-def joins(text):
-    return len(byte_level.pre_tokenize_str(text)) == 1
-
-
-def classify(code):
-    if 0xD800 <= code < 0xE000:
-        return OTHER
-    c = chr(code)
-    if joins("a" + c):
-        kind = LETTER
-    elif joins("1" + c):
-        kind = NUMBER
-    elif joins("!" + c):
-        kind = OTHER
-    else:
-        kind = SPACE
-    if (len(digits.pre_tokenize_str("a" + c)) == 2) != (kind == NUMBER):
-        assert kind == OTHER, hex(code)  # the two tables differ only by newly assigned numerals
-        kind = NUMERIC
-    return kind
-
+for code in codes:
+    if (len(digits.pre_tokenize_str("a" + chr(code))) == 2) != (kinds[code] == 5):
+        assert kinds[code] == OTHER, hex(code)  # the two tables differ only by newly assigned numerals
+        kinds[code] = NUMERIC
 
 starts, code = [], 0
-for kind, run in itertools.groupby(classify(c) for c in range(0x110000)):
-    starts.append(code << 3 | kind)
+for kind, run in itertools.groupby(kinds):
+    starts.append(code << 4 | kind)
     code += len(list(run))
-print(f"""/* unicode_classes.h: made by tools/unicode_classes.py from tokenizers {tokenizers.__version__}; do not edit.
- * Runs of code points of one class, ascending: first code point << 3 | vm_unicode_class. */
+
+
+def table(declaration, items):
+    print(f"static const {declaration}[{len(items)}] = {{")
+    line = "   "
+    for item in items:
+        item = f" {item},"
+        if len(line) + len(item) > 118:
+            print(line)
+            line = "   "
+        line += item
+    print(line + "\n};")
+
+
+print(f"""/* unicode_classes.h: made by tools/unicode_classes.py from tokenizers {tokenizers.__version__}; do not edit. */
 #ifndef VM_IO_UNICODE_CLASSES_H
 #define VM_IO_UNICODE_CLASSES_H
 
 #include <stdint.h>
 
 /* clang-format off */
-static const uint32_t class_runs[{len(starts)}] = {{""")
-line = "   "
-for s in starts:
-    item = f" 0x{s:x},"
-    if len(line) + len(item) > 118:
-        print(line)
-        line = "   "
-    line += item
-print(line + "\n};\n\n#endif")
+/* vm_unicode_class of ASCII. */""")
+table("uint8_t ascii_classes", kinds[:128])
+print("/* Runs of code points of one class, ascending: first code point << 4 | vm_unicode_class. */")
+table("uint32_t class_runs", [f"0x{s:x}" for s in starts])
+print("\n#endif")

@@ -77,7 +77,7 @@ static void take_text(const char *text, char *word, uint64_t *words, size_t *cou
         bool valid = vm_utf8_next(text, length, &at, &code);
         if (!valid) at++;
         vm_unicode_class kind = valid ? vm_unicode_classify(code) : VM_UNICODE_OTHER;
-        if (kind == VM_UNICODE_LETTER || kind == VM_UNICODE_NUMBER) {
+        if (vm_unicode_is_letter(kind) || kind == VM_UNICODE_NUMBER) {
             memcpy(word + n, text + from, at - from);
             if (code >= 'A' && code <= 'Z') word[n] = (char)(code + 'a' - 'A');
             n += at - from;

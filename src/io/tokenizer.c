@@ -22,6 +22,11 @@ enum {
 
 enum token_type { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_LAST = 6 };
 
+typedef struct id_table {
+    int32_t *ids; /* [capacity], -1: empty */
+    size_t capacity;
+} id_table;
+
 struct vm_tokenizer {
     vm_pretokenizer pretokenizer;
     size_t size;
@@ -32,6 +37,7 @@ struct vm_tokenizer {
     uint8_t *type;        /* [size]: enum token_type */
     int32_t byte_id[256]; /* -1: the vocabulary lacks this byte; such bytes vanish, as in Hugging Face's tokenizers */
     vm_merges merges;
+    id_table table;   /* of the stored texts */
     int32_t *special; /* [n_special]: control and user-defined tokens, by their text's bytes */
     size_t n_special;
     bool starts_special[256];
@@ -47,43 +53,41 @@ void vm_ids_free(vm_ids *ids) {
 /* ---- GPT-2's printable stand-ins for bytes ---- */
 enum { STAND_INS = 0x144 };
 
-static bool stands_for_itself(int byte) {
-    return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+/* The others follow each other from U+0100. */
+static int stand_in(int byte) {
+    if (byte < 0x21) return 0x100 + byte;
+    if (byte >= 0x7f && byte <= 0xa0) return 0x121 + byte - 0x7f;
+    return byte == 0xad ? 0x143 : byte;
 }
 
 /* byte_of[code]: the byte that a character below STAND_INS stands for, -1 if none. */
 static void fill_stand_ins(int byte_of[STAND_INS]) {
     for (int i = 0; i < STAND_INS; i++) byte_of[i] = -1;
-    for (int byte = 0, next = 256; byte < 256; byte++) byte_of[stands_for_itself(byte) ? byte : next++] = byte;
+    for (int byte = 0; byte < 256; byte++) byte_of[stand_in(byte)] = byte;
 }
 
 /* ---- texts of tokens to ids, while loading ---- */
-typedef struct id_table {
-    const vm_tokenizer *tokenizer;
-    int32_t *ids; /* [capacity], -1: empty */
-    size_t capacity;
-} id_table;
-
 static const char *stored(const vm_tokenizer *t, int32_t id, size_t *length) {
     *length = t->piece_at[id + 1] - t->piece_at[id] - 1;
     return t->pieces + t->piece_at[id];
 }
 
 /* The place of a text in the table: its id, or -1 where it would go. */
-static int32_t *find_text(const id_table *table, const char *text, size_t length) {
+static int32_t *find_text(const vm_tokenizer *t, const char *text, size_t length) {
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
     for (size_t i = 0; i < length; i++) h = (h ^ (uint8_t)text[i]) * 0x100000001b3u;
-    size_t i = (size_t)(h ^ h >> 32) & (table->capacity - 1);
-    for (; table->ids[i] >= 0; i = (i + 1) & (table->capacity - 1)) {
+    size_t i = (size_t)(h ^ h >> 32) & (t->table.capacity - 1);
+    for (; t->table.ids[i] >= 0; i = (i + 1) & (t->table.capacity - 1)) {
         size_t other_length;
-        const char *other = stored(table->tokenizer, table->ids[i], &other_length);
+        const char *other = stored(t, t->table.ids[i], &other_length);
         if (other_length == length && memcmp(other, text, length) == 0) break;
     }
-    return &table->ids[i];
+    return &t->table.ids[i];
 }
 
-static vmoer_status fill_table(id_table *table, const vm_tokenizer *t) {
-    *table = (id_table){t, NULL, 16};
+static vmoer_status fill_table(vm_tokenizer *t) {
+    id_table *table = &t->table;
+    table->capacity = 16;
     while (table->capacity < 2 * t->size) table->capacity *= 2;
     table->ids = vm_malloc(table->capacity, sizeof *table->ids);
     if (!table->ids) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
@@ -91,7 +95,7 @@ static vmoer_status fill_table(id_table *table, const vm_tokenizer *t) {
     for (size_t id = 0; id < t->size; id++) {
         size_t length;
         const char *text = stored(t, (int32_t)id, &length);
-        int32_t *place = find_text(table, text, length);
+        int32_t *place = find_text(t, text, length);
         if (*place >= 0)
             return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": tokens %d and %zu have the same text", *place, id);
         *place = (int32_t)id;
@@ -190,7 +194,7 @@ static void decode_pieces(vm_tokenizer *t) {
     t->bytes_at[t->size] = end;
 }
 
-static vmoer_status load_merges(vm_tokenizer *t, const vm_gguf *g, const id_table *table) {
+static vmoer_status load_merges(vm_tokenizer *t, const vm_gguf *g) {
     size_t count;
     VM_TRY(want_array(g, KEY_MERGES, VM_GGUF_STRING, &count));
     VM_TRY(vm_merges_init(&t->merges, count));
@@ -216,8 +220,8 @@ static vmoer_status load_merges(vm_tokenizer *t, const vm_gguf *g, const id_tabl
         joined = grown;
         memcpy(joined, text, left);
         memcpy(joined + left, space + 1, right);
-        int32_t a = *find_text(table, text, left), b = *find_text(table, space + 1, right);
-        int32_t made = *find_text(table, joined, left + right);
+        int32_t a = *find_text(t, text, left), b = *find_text(t, space + 1, right);
+        int32_t made = *find_text(t, joined, left + right);
         if (a < 0 || b < 0 || made < 0) {
             status = vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu: its %s is not in the vocabulary", rank,
                               a < 0   ? "left part"
@@ -291,28 +295,22 @@ static vmoer_status check_kind(vm_tokenizer *t, const vm_gguf *g) {
                         "tokenizer.ggml.model is \"%.*s\"; only \"gpt2\" (byte-level BPE) is known",
                         (int)(length < 64 ? length : 64), name);
     VM_TRY(vm_gguf_get_string(g, "tokenizer.ggml.pre", &name, &length));
-    if (!vm_pretokenizer_find(name, length, &t->pretokenizer))
-        return vm_error(VMOER_ERROR_UNSUPPORTED,
-                        "tokenizer.ggml.pre is \"%.*s\"; known are gpt2, gpt-2, default, smollm, refact, starcoder",
-                        (int)(length < 64 ? length : 64), name);
-    return VMOER_OK;
+    return vm_pretokenizer_find(name, length, &t->pretokenizer);
 }
 
 vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out) {
     vm_tokenizer *t = vm_calloc(1, sizeof *t);
     if (!t) return vm_error(VMOER_ERROR_MEMORY, "no memory for a tokenizer");
-    id_table table = {0};
     vmoer_status status;
     VM_GOTO(check_kind(t, g));
     VM_GOTO(load_pieces(t, g));
     VM_GOTO(load_types(t, g));
     decode_pieces(t);
-    VM_GOTO(fill_table(&table, t));
-    VM_GOTO(load_merges(t, g, &table));
+    VM_GOTO(fill_table(t));
+    VM_GOTO(load_merges(t, g));
     VM_GOTO(collect_special(t));
     VM_GOTO(load_ids(t, g));
 done:
-    vm_free(table.ids);
     if (status != VMOER_OK) {
         vm_tokenizer_free(t);
         return vm_error_in(status, "%s", vm_gguf_path(g));
@@ -328,6 +326,7 @@ void vm_tokenizer_free(vm_tokenizer *t) {
     vm_free(t->bytes);
     vm_free(t->bytes_at);
     vm_free(t->type);
+    vm_free(t->table.ids);
     vm_merges_free(&t->merges);
     vm_free(t->special);
     vm_free(t);
@@ -373,18 +372,48 @@ static int32_t match_special(const vm_tokenizer *t, const char *text, size_t len
     return found;
 }
 
-static vmoer_status encode_plain(const vm_tokenizer *t, vm_bpe *bpe, const char *text, size_t length, vm_ids *out) {
-    for (size_t start = 0, end; start < length; start = end) {
-        end = vm_pretokenize_next(t->pretokenizer, text, length, start);
-        VM_TRY(vm_bpe_begin(bpe, end - start));
-        for (size_t i = start; i < end; i++) {
-            int32_t id = t->byte_id[(uint8_t)text[i]];
-            if (id >= 0) vm_bpe_push(bpe, id);
+/* What one call reuses for all its pieces. */
+typedef struct encoder {
+    vm_bpe bpe;
+    char *word; /* a piece in stand-ins */
+    size_t word_capacity;
+} encoder;
+
+/* The id of the token whose stored text is the piece's; -1: none. Special tokens are found by match_special alone. */
+static vmoer_status find_whole(const vm_tokenizer *t, encoder *e, const char *text, size_t length, int32_t *id) {
+    void *grown = e->word;
+    size_t n = 0;
+    if (!vm_grow(&grown, &e->word_capacity, 2 * length, 1))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory to tokenize a piece of %zu bytes", length);
+    e->word = grown;
+    for (size_t i = 0; i < length; i++) {
+        int code = stand_in((uint8_t)text[i]);
+        if (code >= 0x80) e->word[n++] = (char)(0xc0 | code >> 6);
+        e->word[n++] = (char)(code >= 0x80 ? 0x80 | (code & 0x3f) : code);
+    }
+    *id = *find_text(t, e->word, n);
+    if (*id >= 0 && is_added(t, *id)) *id = -1;
+    return VMOER_OK;
+}
+
+static vmoer_status encode_plain(const vm_tokenizer *t, encoder *e, const char *text, size_t length, vm_ids *out) {
+    vm_pieces pieces;
+    vm_pieces_begin(&pieces, t->pretokenizer, text, length);
+    for (size_t start, end; vm_pieces_next(&pieces, &start, &end);) {
+        int32_t id = -1;
+        if (t->pretokenizer == VM_PRETOKENIZER_LLAMA3) VM_TRY(find_whole(t, e, text + start, end - start, &id));
+        if (id >= 0) {
+            VM_TRY(append(out, id));
+            continue;
         }
-        vm_bpe_merge(bpe, &t->merges);
+        VM_TRY(vm_bpe_begin(&e->bpe, end - start));
+        for (size_t i = start; i < end; i++) {
+            id = t->byte_id[(uint8_t)text[i]];
+            if (id >= 0) vm_bpe_push(&e->bpe, id);
+        }
+        vm_bpe_merge(&e->bpe, &t->merges);
         size_t at = 0;
-        int32_t id;
-        while (vm_bpe_next(bpe, &at, &id)) VM_TRY(append(out, id));
+        while (vm_bpe_next(&e->bpe, &at, &id)) VM_TRY(append(out, id));
     }
     return VMOER_OK;
 }
@@ -394,7 +423,7 @@ vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t
     if (length > MAX_TEXT) return vm_error(VMOER_ERROR_LIMIT, "a text of %zu bytes, at most %d", length, MAX_TEXT);
     size_t bad;
     if (!vm_utf8_valid(text, length, &bad)) return vm_error(VMOER_ERROR_DATA, "the text is not UTF-8 at byte %zu", bad);
-    vm_bpe bpe = {0};
+    encoder e = {0};
     vmoer_status status = VMOER_OK;
     size_t start = 0, at = 0;
     while (at < length) {
@@ -404,14 +433,15 @@ vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t
             at++;
             continue;
         }
-        VM_GOTO(encode_plain(t, &bpe, text + start, at - start, out));
+        VM_GOTO(encode_plain(t, &e, text + start, at - start, out));
         VM_GOTO(append(out, id));
         at += t->piece_at[id + 1] - t->piece_at[id] - 1;
         start = at;
     }
-    VM_GOTO(encode_plain(t, &bpe, text + start, length - start, out));
+    VM_GOTO(encode_plain(t, &e, text + start, length - start, out));
 done:
-    vm_bpe_free(&bpe);
+    vm_bpe_free(&e.bpe);
+    vm_free(e.word);
     return status;
 }
 

@@ -1,6 +1,7 @@
-/* tokenizer.h: text <-> ids. GPT-2 byte-level BPE with the pre-tokenizers gpt2 and smollm, and special tokens, from a
- * GGUF's metadata. Ids equal Hugging Face `tokenizers`' for every text, valid UTF-8 or not (invalid bytes are
- * refused with their offset). BPE merges with a heap: time n log n in a word's length. Thread-safe after creation. */
+/* tokenizer.h: text <-> ids. GPT-2 byte-level BPE with the pre-tokenizers of pretokenize.h, and special tokens, from a GGUF's
+ * metadata. Ids equal Hugging Face `tokenizers`' for every text (invalid UTF-8 is refused with its offset); a normalizer, which
+ * a GGUF does not name, is not applied: NFC for Qwen and OLMoE. BPE merges with a heap: time n log n in a word's length.
+ * Thread-safe after creation. */
 #ifndef VM_IO_TOKENIZER_H
 #define VM_IO_TOKENIZER_H
 

@@ -4,15 +4,16 @@
 #include "io/unicode_classes.h"
 
 vm_unicode_class vm_unicode_classify(uint32_t code) {
+    if (code < sizeof ascii_classes) return (vm_unicode_class)ascii_classes[code];
     size_t low = 0, high = sizeof class_runs / sizeof *class_runs;
     while (high - low > 1) { /* class_runs[low] starts at or before code */
         size_t middle = low + (high - low) / 2;
-        if (class_runs[middle] >> 3 <= code)
+        if (class_runs[middle] >> 4 <= code)
             low = middle;
         else
             high = middle;
     }
-    return (vm_unicode_class)(class_runs[low] & 7);
+    return (vm_unicode_class)(class_runs[low] & 15);
 }
 
 bool vm_utf8_next(const char *text, size_t length, size_t *at, uint32_t *code) {

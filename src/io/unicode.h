@@ -10,12 +10,19 @@
 
 typedef enum vm_unicode_class {
     VM_UNICODE_OTHER = 0,
-    VM_UNICODE_LETTER, /* \p{L} */
-    VM_UNICODE_NUMBER, /* \p{N} */
-    VM_UNICODE_SPACE,  /* \s, the property White_Space */
-    VM_UNICODE_NUMERIC /* OTHER to the pattern's older tables, yet isolated as a digit by the newer ones */
+    VM_UNICODE_UPPER,       /* \p{Lu}, \p{Lt} */
+    VM_UNICODE_LOWER,       /* \p{Ll} */
+    VM_UNICODE_CASELESS,    /* \p{Lm}, \p{Lo} */
+    VM_UNICODE_MARK,        /* \p{M} */
+    VM_UNICODE_NUMBER,      /* \p{N} */
+    VM_UNICODE_SPACE,       /* \s, the property White_Space */
+    VM_UNICODE_PUNCTUATION, /* \p{P} */
+    VM_UNICODE_SYMBOL,      /* \p{S} */
+    VM_UNICODE_NUMERIC      /* OTHER to the patterns' older tables, yet isolated as a digit by the newer ones */
 } vm_unicode_class;
 vm_unicode_class vm_unicode_classify(uint32_t code);
+/* \p{L} */
+static inline bool vm_unicode_is_letter(vm_unicode_class kind) { return kind >= VM_UNICODE_UPPER && kind <= VM_UNICODE_CASELESS; }
 
 /* Decodes the character at text[*at], *at < length, and moves *at past it. False: not UTF-8 there (overlong forms,
  * surrogates and values above U+10FFFF included); *at stays. */

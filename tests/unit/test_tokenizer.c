@@ -204,31 +204,122 @@ static void test_long_piece(void **state) {
     vm_tokenizer_free(t);
 }
 
+static vm_pretokenizer find_pretokenizer(const char *name) {
+    vm_pretokenizer kind;
+    if (vm_pretokenizer_find(name, strlen(name), &kind) != VMOER_OK) fail_msg("%s", vm_error_text());
+    return kind;
+}
+
 static void test_pretokenizer(void **state) {
     (void)state;
     static const struct {
-        vm_pretokenizer kind;
-        const char *text, *pieces; /* cut marks: | */
+        const char *name, *text, *pieces; /* cut marks: | */
     } cases[] = {
-        {VM_PRETOKENIZER_GPT2, "it's  12 we'LL", "it|'s| | 12| we|'|LL"},
-        {VM_PRETOKENIZER_SMOLLM, "it's  12 x3y", "it|'s|  |1|2| x|3|y"},
-        {VM_PRETOKENIZER_GPT2, "a \n\nb!? \t", "a| \n|\n|b|!?| \t"},
-        {VM_PRETOKENIZER_GPT2, "'stv'vex'", "'s|tv|'ve|x|'"},
+        {"gpt-2", "it's  12 we'LL", "it|'s| | 12| we|'|LL"},
+        {"smollm", "it's  12 x3y", "it|'s|  |1|2| x|3|y"},
+        {"olmo", "a \n\nb!? \t", "a| \n|\n|b|!?| \t"},
+        {"gpt2", "'stv'vex'", "'s|tv|'ve|x|'"},
+        {"refact", "a1  2b", "a|1|  |2|b"},
+        {"starcoder", "a1  2b", "a|1|  |2|b"},
+        {"qwen2", "we'LLx 12 (a)\n\n  b", "we|'LL|x| |1|2| (|a|)\n\n| | b"},
+        {"llama-bpe", "we'LLx 1234 (a)\n\n  b", "we|'LL|x| |123|4| (|a|)\n\n| | b"},
+        {"gpt-4o", "we'LLx XMLHttp/\n/a", "we'LL|x| XMLHttp|/\n/|a"},
+        {"gpt-4o", "camelCaseABC's", "camel|Case|ABC's"},
+        {"deepseek-v3", "a_b  c 1234!\n x", "a|_b| | c| |123|4|!\n| x"},
+        {"deepseek-llm", "ab, c1\n\n d  ", "ab|,| c|1|\n|\n| d|  "},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char joined[64] = "";
-        size_t length = strlen(cases[i].text);
-        for (size_t start = 0, end; start < length; start = end) {
-            end = vm_pretokenize_next(cases[i].kind, cases[i].text, length, start);
-            assert_true(end > start && end <= length);
+        vm_pieces pieces;
+        vm_pieces_begin(&pieces, find_pretokenizer(cases[i].name), cases[i].text, strlen(cases[i].text));
+        for (size_t start, end; vm_pieces_next(&pieces, &start, &end);) {
             if (start) strcat(joined, "|");
             strncat(joined, cases[i].text + start, end - start);
         }
         assert_string_equal(joined, cases[i].pieces);
     }
+    static const char *const same[][2] = {{"llama3", "llama-bpe"},
+                                          {"llama-v3", "llama-bpe"},
+                                          {"llama4", "gpt-4o"},
+                                          {"deepseek-r1-qwen", "qwen2"},
+                                          {"default", "gpt-2"}};
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+        assert_int_equal(find_pretokenizer(same[i][0]), find_pretokenizer(same[i][1]));
     assert_int_equal(vm_unicode_classify(0x180e), VM_UNICODE_OTHER); /* where PCRE2's \s differs */
     assert_int_equal(vm_unicode_classify(0x85), VM_UNICODE_SPACE);
     assert_int_equal(vm_unicode_classify(0x10ffff), VM_UNICODE_OTHER);
+    assert_int_equal(vm_unicode_classify(0x1c5), VM_UNICODE_UPPER); /* title case */
+    assert_int_equal(vm_unicode_classify('_'), VM_UNICODE_PUNCTUATION);
+}
+
+/* Every line of pieces.txt: the same cuts as the patterns themselves make. */
+static void test_golden_pieces(void **state) {
+    (void)state;
+    char path[4096], *line = NULL;
+    golden_path(path, "pieces.txt");
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    size_t capacity = 0, lines = 0;
+    while (getline(&line, &capacity, f) > 0) {
+        char *rest, *name = strtok_r(line, " \n", &rest), *hex = strtok_r(NULL, " \n", &rest);
+        char *text = malloc(strlen(hex));
+        vm_pieces pieces;
+        vm_pieces_begin(&pieces, find_pretokenizer(name), text, from_hex(hex, text));
+        lines++;
+        for (char *length; (length = strtok_r(NULL, " \n", &rest));) {
+            size_t start, end;
+            if (!vm_pieces_next(&pieces, &start, &end) || end - start != (size_t)atoi(length))
+                fail_msg("pieces.txt line %zu (%s): the piece at byte %zu differs", lines, name, start);
+        }
+        assert_int_equal(pieces.at, pieces.length);
+        free(text);
+    }
+    free(line);
+    fclose(f);
+    assert_true(lines > 1000);
+}
+
+/* No pattern goes through a megabyte of anything more than a few times. */
+static void test_long_texts(void **state) {
+    (void)state;
+    static const char *const kinds[] = {"gpt-2",  "smollm",       "qwen2",      "llama-bpe",
+                                        "gpt-4o", "deepseek-llm", "deepseek-v3"};
+    static const char *const units[] = {"a",
+                                        "A",
+                                        "1",
+                                        " ",
+                                        "\n",
+                                        "!",
+                                        "\xe5\xad\x97",
+                                        "\xcc\x81",
+                                        "\xc2\xaa",
+                                        "\xc2\xaa"
+                                        "A",
+                                        "'",
+                                        " \n",
+                                        "A a",
+                                        "\x01",
+                                        "\x01 ",
+                                        " \xe2\x80\x83"};
+    size_t n = 1 << 20;
+    char *text = malloc(n);
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
+            size_t size = strlen(units[u]), whole = n / size * size, sum = 0;
+            for (size_t i = 0; i < whole; i++) text[i] = units[u][i % size];
+            text[whole - 1] = size == 1 ? 'x' : text[whole - 1]; /* a run that something follows */
+            vm_pieces pieces;
+            clock_t begin = clock();
+            vm_pieces_begin(&pieces, find_pretokenizer(kinds[k]), text, whole);
+            for (size_t start, end; vm_pieces_next(&pieces, &start, &end); sum += end - start) assert_true(end > start);
+            double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
+            assert_int_equal(sum, whole);
+            if (seconds > 5)
+                fail_msg("%s, \"%s\": %g s", kinds[k], units[u],
+                         seconds); /* here at most .1 s; sanitizers and valgrind are slower */
+        }
+    }
+    free(text);
 }
 
 /* ---- vocabularies made here, byte by byte ---- */
@@ -307,6 +398,39 @@ static vmoer_status load(const vocabulary *v, vm_tokenizer **out) {
 #define TEXTS(...) ((const char *const[]){__VA_ARGS__, NULL})
 #define NO_TEXTS ((const char *const[]){NULL})
 
+/* A piece that is a token: llama3 takes it as it is, the others merge. Special tokens are no words. */
+static void test_whole_words(void **state) {
+    (void)state;
+    static const char *const names[] = {"llama-bpe", "qwen2", "gpt-2"};
+    for (int i = 0; i < 3; i++) {
+        const vocabulary v = {"gpt2",
+                              names[i],
+                              TEXTS("a", "b", "\u0120", "ab", "\u0120ab", "ba"),
+                              TEXTS("a b"),
+                              (int32_t[]){1, 1, 1, 1, 1, 3},
+                              6,
+                              5,
+                              false};
+        vm_tokenizer *t;
+        assert_int_equal(load(&v, &t), VMOER_OK);
+        vm_ids ids = {0};
+        assert_int_equal(vm_tokenizer_encode(t, " ab", 3, false, &ids), VMOER_OK);
+        if (i == 0) {
+            assert_int_equal(ids.count, 1);
+            assert_int_equal(ids.ids[0], 4);
+        } else {
+            assert_int_equal(ids.count, 2);
+            assert_int_equal(ids.ids[0], 2);
+            assert_int_equal(ids.ids[1], 3);
+        }
+        ids.count = 0;
+        assert_int_equal(vm_tokenizer_encode(t, "ba", 2, false, &ids), VMOER_OK);
+        assert_int_equal(ids.count, 2);
+        vm_ids_free(&ids);
+        vm_tokenizer_free(t);
+    }
+}
+
 static void test_refused_vocabularies(void **state) {
     (void)state;
     const vocabulary good = {"gpt2", "gpt2", TEXTS("a", "b", "ab", "<s>"), TEXTS("a b"), (int32_t[]){1, 1, 1, 3}, 4,
@@ -332,7 +456,8 @@ static void test_refused_vocabularies(void **state) {
         if (!strstr(vm_error_text(), words)) fail_msg("\"%s\" does not say \"%s\"", vm_error_text(), words); \
     } while (0)
     BAD(UNSUPPORTED, "\"llama\"", model = "llama");
-    BAD(UNSUPPORTED, "\"qwen2\"", pre = "qwen2");
+    BAD(UNSUPPORTED, "tokenizer.ggml.pre is \"qwen\"; known are gpt2, ", pre = "qwen");
+    BAD(UNSUPPORTED, ", deepseek-llm, deepseek-v3", pre = "qwen2x");
     BAD(FORMAT, "merges", merges = NULL);
     BAD(FORMAT, "tokens", tokens = NO_TEXTS);
     BAD(FORMAT, "same text", tokens = TEXTS("a", "b", "a", "<s>"));
@@ -357,15 +482,12 @@ static void test_refused_vocabularies(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_tiny),
-        cmocka_unit_test(test_golden_model),
-        cmocka_unit_test(test_facts),
-        cmocka_unit_test(test_special_tokens),
-        cmocka_unit_test(test_encode_appends),
-        cmocka_unit_test(test_invalid_utf8),
-        cmocka_unit_test(test_long_piece),
-        cmocka_unit_test(test_pretokenizer),
-        cmocka_unit_test(test_refused_vocabularies),
+        cmocka_unit_test(test_golden_tiny),    cmocka_unit_test(test_golden_model),
+        cmocka_unit_test(test_facts),          cmocka_unit_test(test_special_tokens),
+        cmocka_unit_test(test_encode_appends), cmocka_unit_test(test_invalid_utf8),
+        cmocka_unit_test(test_long_piece),     cmocka_unit_test(test_pretokenizer),
+        cmocka_unit_test(test_golden_pieces),  cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_whole_words),    cmocka_unit_test(test_refused_vocabularies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
