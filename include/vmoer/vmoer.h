@@ -226,6 +226,26 @@ typedef struct vmoer_upcycle_params {
 VMOER_API vmoer_upcycle_params vmoer_upcycle_params_default(void);
 VMOER_API vmoer_status vmoer_upcycle(const vmoer_upcycle_params *params, const vmoer_hooks *hooks, char **out_json);
 
+/* Types of weights that are written; bits a weight. */
+typedef enum vmoer_weights {
+    VMOER_WEIGHTS_Q8_0, /* 8.5 */
+    VMOER_WEIGHTS_Q6_K, /* 6.6 */
+    VMOER_WEIGHTS_Q4_K, /* 4.5, closer than Q4_0 */
+    VMOER_WEIGHTS_Q4_0, /* 4.5 */
+    VMOER_WEIGHTS_BF16,
+    VMOER_WEIGHTS_F16
+} vmoer_weights;
+
+typedef struct vmoer_quantize_params {
+    const char *model;
+    vmoer_weights type;      /* of all matrices but the routers; one whose rows are no whole blocks becomes Q8_0, or F16 */
+    const char *output_path; /* the GGUF, appears whole or not at all */
+    int threads;
+} vmoer_quantize_params;
+VMOER_API vmoer_quantize_params vmoer_quantize_params_default(void);
+/* out_json: tensors and weights by type, and what was lost, root mean square relative to the weights' own. */
+VMOER_API vmoer_status vmoer_quantize(const vmoer_quantize_params *params, const vmoer_hooks *hooks, char **out_json);
+
 typedef struct vmoer_ood_params {
     const char *id_run;            /* folder of an eval run on the in-distribution task */
     const char *const *ood_runs;   /* [n_ood] folders (a run may hold several tasks: each is a set of its own) */

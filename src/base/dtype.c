@@ -1,8 +1,6 @@
 /* dtype.c: the types of ggml: sizes of all of them, conversions of those this library computes with (the quantised
- * blocks: dtype_blocks.c). */
+ * blocks: dtype_blocks.c; from f32: dtype_quantize.c). */
 #include "base/dtype_internal.h"
-
-#include <math.h>
 
 typedef struct type_info {
     const char *name; /* NULL: an id that was never given out or was taken back */
@@ -126,43 +124,5 @@ bool vm_dequantize(uint32_t type, const void *src, size_t n, float *dst) {
         if (!info->read) return false;
         for (size_t i = 0; i < n; i += info->elements, p += info->bytes) info->read(p, dst + i);
         return true;
-    }
-}
-
-/* d = max |x| / 127, q = round(x / d), halves away from zero, as ggml's reference. */
-static void quantize_q8_0(const float *src, uint8_t *block) {
-    float largest = 0;
-    for (int i = 0; i < 32; i++) largest = fmaxf(largest, fabsf(src[i]));
-    float d = largest / 127.0f;
-    float inverse = d != 0 ? 1.0f / d : 0.0f;
-    uint16_t stored = vm_f32_to_f16(d);
-    memcpy(block, &stored, 2);
-    for (int i = 0; i < 32; i++) {
-        /* With a NaN, an infinity or a subnormal d the product may leave the range: clamp before the cast. */
-        float q = roundf(src[i] * inverse);
-        block[2 + i] = (uint8_t)(int8_t)(q >= 127.0f ? 127 : q > -127.0f ? (int)q : q <= -127.0f ? -127 : 0);
-    }
-}
-
-bool vm_quantize(uint32_t type, const float *src, size_t n, void *dst) {
-    const type_info *info = find_type(type);
-    if (!info || n % info->elements != 0) return false;
-    uint8_t *p = dst;
-    switch (type) {
-    case VM_F32:
-        if (n) memcpy(dst, src, n * 4);
-        return true;
-    case VM_F16:
-    case VM_BF16:
-        for (size_t i = 0; i < n; i++) {
-            uint16_t h = type == VM_F16 ? vm_f32_to_f16(src[i]) : vm_f32_to_bf16(src[i]);
-            memcpy(p + 2 * i, &h, 2);
-        }
-        return true;
-    case VM_Q8_0:
-        for (size_t i = 0; i < n; i += 32, p += 34) quantize_q8_0(src + i, p);
-        return true;
-    default:
-        return false;
     }
 }

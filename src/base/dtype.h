@@ -57,7 +57,8 @@ static inline uint16_t vm_f32_to_bf16(float f) {
 
 /* n elements (a multiple of the block) from `type` at src to f32 at dst, and back. The same bits on every machine; of what is no number only
  * that it is none. A scale that is no number, or infinity where q is 0, gives such values: who needs finite ones looks for them.
- * vm_dequantize: the types of vm_dtype, n 0 asks (false otherwise). vm_quantize: F32, F16, BF16, Q8_0 only (false otherwise). */
+ * vm_dequantize: the types of vm_dtype, n 0 asks (false otherwise). vm_quantize: F32, F16, BF16, Q8_0, Q4_0 (as ggml's reference), Q4_K, Q6_K (a search
+ * for the least squared error); false otherwise. Values beyond what the type's scales hold are not refused here: they come back infinite. */
 bool vm_dequantize(uint32_t type, const void *src, size_t n, float *dst);
 bool vm_quantize(uint32_t type, const float *src, size_t n, void *dst);
 

@@ -64,6 +64,10 @@ vmoer_status vm_gguf_writer_string(vm_gguf_writer *w, const char *key, const cha
 /* Copies every key of g that starts with `prefix` ("" for all). */
 vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const char *prefix);
 vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne, const void *data);
+/* The same for data that is made while the file is written: saving asks for rows [row, row + rows) of ne[0] elements (all other dimensions in one), from 0
+ * rising, a few MiB at a time, into out. An error ends the saving; no file appears. */
+typedef vmoer_status vm_gguf_fill(void *context, size_t row, size_t rows, void *out);
+vmoer_status vm_gguf_writer_rows(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne, vm_gguf_fill *fill, void *context);
 vmoer_status vm_gguf_writer_save(vm_gguf_writer *w, const char *path);
 
 #endif

@@ -26,7 +26,9 @@ typedef struct pending_tensor {
     uint32_t type;
     int n_dims;
     int64_t ne[4];
-    const void *data; /* the caller's */
+    const void *data; /* the caller's; NULL: fill makes it */
+    vm_gguf_fill *fill;
+    void *context;
     size_t size;
 } pending_tensor;
 
@@ -137,8 +139,9 @@ vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const
 
 /* ---- tensors ---- */
 
-vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne,
-                                   const void *data) {
+/* t: data, or fill and its context. */
+static vmoer_status add_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne,
+                               pending_tensor t) {
     if (!vm_gguf_name_ok(name, strlen(name), MAX_NAME))
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "GGUF writer: tensor name \"%.80s\" is not 1 to %d printable ASCII characters", name,
@@ -148,7 +151,8 @@ vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t
                         n_dims, (int)VM_GGUF_MAX_DIMS);
     if (w->n_tensors == VM_GGUF_MAX_TENSORS)
         return vm_error(VMOER_ERROR_LIMIT, "GGUF writer: more than %d tensors", (int)VM_GGUF_MAX_TENSORS);
-    pending_tensor t = {.type = type, .n_dims = n_dims, .data = data};
+    t.type = type;
+    t.n_dims = n_dims;
     for (int i = 0; i < n_dims; i++) t.ne[i] = ne[i];
     VM_TRY_IN(vm_gguf_tensor_size(type, n_dims, ne, &t.size), "GGUF writer: tensor \"%s\"", name);
     t.name = vm_arena_strndup(w->arena, name, strlen(name));
@@ -156,6 +160,16 @@ vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t
         return no_memory();
     w->tensors[w->n_tensors++] = t;
     return VMOER_OK;
+}
+
+vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne,
+                                   const void *data) {
+    return add_tensor(w, name, type, n_dims, ne, (pending_tensor){.data = data});
+}
+
+vmoer_status vm_gguf_writer_rows(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne,
+                                 vm_gguf_fill *fill, void *context) {
+    return add_tensor(w, name, type, n_dims, ne, (pending_tensor){.fill = fill, .context = context});
 }
 
 static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
@@ -193,6 +207,24 @@ static vmoer_status put_padding(vm_writer *out) {
     return vm_writer_write(out, zeros, (size_t)(padded(vm_writer_offset(out)) - vm_writer_offset(out)));
 }
 
+static vmoer_status put_rows(const pending_tensor *t, vm_writer *out) {
+    enum { PIECE = 4 << 20 };
+    size_t rows = 1;
+    for (int d = 1; d < t->n_dims; d++) rows *= (size_t)t->ne[d];
+    size_t row_bytes = t->size / rows, most = row_bytes < PIECE ? PIECE / row_bytes : 1;
+    if (most > rows) most = rows;
+    void *buffer = vm_malloc(most, row_bytes);
+    if (!buffer) return no_memory();
+    vmoer_status status = VMOER_OK;
+    for (size_t row = 0; row < rows && status == VMOER_OK; row += most) {
+        size_t n = rows - row < most ? rows - row : most;
+        status = t->fill(t->context, row, n, buffer);
+        if (status == VMOER_OK) status = vm_writer_write(out, buffer, n * row_bytes);
+    }
+    vm_free(buffer);
+    return status;
+}
+
 static vmoer_status put_file(const vm_gguf_writer *w, vm_writer *out) {
     VM_TRY(vm_writer_write(out, "GGUF", 4));
     VM_TRY(put_u32(out, VM_GGUF_VERSION));
@@ -216,7 +248,8 @@ static vmoer_status put_file(const vm_gguf_writer *w, vm_writer *out) {
     }
     VM_TRY(put_padding(out));
     for (size_t i = 0; i < w->n_tensors; i++) {
-        VM_TRY(vm_writer_write(out, w->tensors[i].data, w->tensors[i].size));
+        const pending_tensor *t = &w->tensors[i];
+        VM_TRY(t->fill ? put_rows(t, out) : vm_writer_write(out, t->data, t->size));
         VM_TRY(put_padding(out));
     }
     return VMOER_OK;
