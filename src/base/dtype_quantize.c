@@ -5,6 +5,8 @@
 
 #include <math.h>
 
+#define LARGEST_F16 65504.0f
+
 static float put_f16(uint8_t *at, float value) {
     uint16_t stored = vm_f32_to_f16(value);
     memcpy(at, &stored, 2);
@@ -72,9 +74,9 @@ static void fit4(const float *x, float *scale, float *minimum) {
         high = x[i] > high ? x[i] : high;
         sx += x[i];
     }
-    *scale = 0;
+    *scale = high - low <= 15 * 63 * LARGEST_F16 && -low <= 63 * LARGEST_F16 ? 0 : INFINITY; /* more is not held */
     *minimum = -low;
-    for (int step = -6; step <= 12 && high > low; step++) {
+    for (int step = -6; step <= 12 && high > low && *scale < INFINITY; step++) {
         float inverse = (15.0f + 0.25f * (float)step) / (high - low), sqx = 0;
         int sq = 0, sqq = 0;
         uint8_t q[GROUP4];
@@ -159,6 +161,7 @@ static float fit6(const float *x) {
     float largest = 0, best = 0, scale = 0;
     for (int i = 0; i < GROUP6; i++)
         if (fabsf(x[i]) > fabsf(largest)) largest = x[i];
+    if (fabsf(largest) > 32 * 127 * LARGEST_F16) return INFINITY; /* more is not held */
     for (int step = -6; step <= 6 && largest != 0; step++) {
         float inverse = -(32.0f + 0.25f * (float)step) / largest, sqx = 0;
         int sqq = 0;
