@@ -7,8 +7,8 @@
 
 typedef struct tokenize_options {
     common_options common;
-    const char *model, *ids;
-    int parse_special;
+    const char *model, *ids, *chat;
+    int parse_special, add_generation_prompt;
 } tokenize_options;
 
 static const option options[] = {
@@ -17,6 +17,10 @@ static const option options[] = {
      offsetof(tokenize_options, parse_special), NULL, 0},
     {"ids", 0, OPTION_TEXT, "LIST", "the other way: ids with commas, printed as text", offsetof(tokenize_options, ids),
      NULL, 0},
+    {"chat", 0, OPTION_TEXT, "FILE", "a JSON list of messages ({role, content}), laid out by the model's chat template",
+     offsetof(tokenize_options, chat), NULL, 0},
+    {"add_generation_prompt", 0, OPTION_FLAG, NULL, "with --chat: the opening of an answer at the end",
+     offsetof(tokenize_options, add_generation_prompt), NULL, 0},
     COMMON_OPTIONS,
     {.name = NULL},
 };
@@ -72,6 +76,21 @@ static void print_tokens(const json_t *root, output_format output) {
     table_print(t);
 }
 
+static void print_chat(const json_t *root, output_format output) {
+    const json_t *text = json_object_get(root, "text");
+    if (output == OUTPUT_MD) {
+        fwrite(json_string_value(text), 1, json_string_length(text), stdout);
+        printf("\n\n");
+    }
+    print_tokens(root, output);
+}
+
+static int tokenize_chat(const tokenize_options *o) {
+    char *text = NULL;
+    int code = session_end(vmoer_tokenize_chat(o->model, o->chat, o->add_generation_prompt, &text));
+    return code ? code : print_result(text, o->common.output, print_chat);
+}
+
 static int detokenize(const tokenize_options *o) {
     size_t count;
     int32_t *ids = parse_ids(o->ids, &count);
@@ -96,6 +115,10 @@ static int run(const void *given, char **operands, int n_operands) {
     const tokenize_options *o = given;
     session_begin("tokenize", o->common.quiet);
     if (n_operands > 1) return session_fail(2, "one text at a time; quote it");
+    if (o->add_generation_prompt && !o->chat) return session_fail(2, "--add_generation_prompt goes with --chat");
+    if (o->chat && (o->ids || o->parse_special || n_operands))
+        return session_fail(2, "--chat goes with no text, --ids or --parse_special");
+    if (o->chat) return tokenize_chat(o);
     if (o->ids) return n_operands ? session_fail(2, "either a text or --ids") : detokenize(o);
     size_t length = n_operands ? strlen(operands[0]) : 0;
     char *input = n_operands ? NULL : read_stdin(&length), *text = NULL;
@@ -108,8 +131,10 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_tokenize = {
     .name = "tokenize",
     .summary = "text to token ids and pieces, and back",
-    .description = "Prints the ids and pieces of a text (standard input where none is given), or the text of --ids. "
-                   "Adds no token of its own.",
+    .description =
+        "Prints the ids and pieces of a text (standard input where none is given), or the text of --ids. With --chat "
+        "the text is a conversation, printed too. "
+        "Adds no token of its own.",
     .operands = "[TEXT]",
     .options = options,
     .size = sizeof(tokenize_options),

@@ -113,6 +113,10 @@ VMOER_API void vmoer_free(void *text);
 VMOER_API vmoer_status vmoer_info(const char *path, char **out_json);
 /* JSON: {"ids": [...], "pieces": [...]}. parse_special: text like <|im_start|> becomes its token. */
 VMOER_API vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json);
+/* messages_path: a JSON list of {"role", "content", ...}, laid out by the model's own chat template (GGUF key tokenizer.chat_template), with the opening of an
+ * answer where add_generation_prompt is set. JSON: {"text": "...", "ids": [...], "pieces": [...]}, special tokens parsed, those in the messages' own texts too.
+ * VMOER_ERROR_DATA: the template refuses these messages. */
+VMOER_API vmoer_status vmoer_tokenize_chat(const char *path, const char *messages_path, int add_generation_prompt, char **out_json);
 VMOER_API vmoer_status vmoer_detokenize(const char *path, const int32_t *ids, size_t count, char **out_text);
 /* Runs each prompt (token ids, flat with offsets[n+1]) and writes safetensors {"ids","offsets","logits" [n, vocabulary] f32}
  * of the last position: for comparison with other engines. */
