@@ -1,6 +1,8 @@
-/* fuzz_tokenizer.c: a vocabulary nobody vouches for, and any text under it. The input is a GGUF, then 0xff, then the
- * text; without a GGUF the text is encoded under a small vocabulary made here, with every pre-tokenizer. Encoding valid
- * UTF-8 must work, its ids must be in range, and decode to the text where the vocabulary has every byte. */
+/* fuzz_tokenizer.c: a vocabulary nobody vouches for, and any text under it. The input is a GGUF or a tokenizer.json,
+ * then 0xff, then the text; without them the text is encoded under a small vocabulary made here, with every
+ * pre-tokenizer. Encoding valid UTF-8 must work, its ids must be in range, and decode to the text where the vocabulary
+ * has every byte. */
+#include "base/json.h"
 #include "base/memory.h"
 #include "io/tokenizer.h"
 #include "io/unicode.h"
@@ -93,21 +95,25 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     enum { N_KINDS = sizeof kinds / sizeof *kinds };
     static vm_tokenizer *small[N_KINDS];
     for (int i = 0; i < N_KINDS && !small[i]; i++) small[i] = small_tokenizer(kinds[i]);
-    if (size < 4 || memcmp(data, "GGUF", 4) != 0) {
-        for (int i = 0; i < N_KINDS; i++) try_text(small[i], (const char *)data, size, true);
-        return 0;
-    }
     const uint8_t *cut = memrchr(data, 0xff, size);
-    size_t gguf_size = cut ? (size_t)(cut - data) : size;
+    size_t file_size = cut ? (size_t)(cut - data) : size;
     const char *text = cut ? (const char *)cut + 1 : "some text aaaa 12";
-    size_t length = cut ? size - gguf_size - 1 : strlen(text);
+    size_t length = cut ? size - file_size - 1 : strlen(text);
+    vm_tokenizer *t = NULL;
     vm_gguf *g;
-    vm_tokenizer *t;
-    if (vm_gguf_open_memory(data, gguf_size, "fuzz", &g) != VMOER_OK) return 0;
-    if (vm_tokenizer_from_gguf(g, &t) == VMOER_OK) {
-        try_text(t, text, length, false);
-        vm_tokenizer_free(t);
+    json_t *root;
+    if (size >= 4 && memcmp(data, "GGUF", 4) == 0) {
+        if (vm_gguf_open_memory(data, file_size, "fuzz", &g) != VMOER_OK) return 0;
+        if (vm_tokenizer_from_gguf(g, &t) != VMOER_OK) t = NULL;
+        vm_gguf_free(g);
+    } else if (size > 0 && data[0] == '{') {
+        if (vm_json_parse((const char *)data, file_size, "fuzz", &root) != VMOER_OK) return 0;
+        if (vm_tokenizer_from_json(root, &t) != VMOER_OK) t = NULL;
+        json_decref(root);
+    } else {
+        for (int i = 0; i < N_KINDS; i++) try_text(small[i], (const char *)data, size, true);
     }
-    vm_gguf_free(g);
+    if (t) try_text(t, text, length, false);
+    vm_tokenizer_free(t);
     return 0;
 }

@@ -3,6 +3,7 @@
 
   golden_tokens.py golden MODEL.gguf OUT   writes OUT/tokens_*.txt and the tiny vocabularies OUT/vocab_*.gguf
   golden_tokens.py pieces OUT              writes OUT/pieces.txt: how the other pre-tokenizers cut texts
+  golden_tokens.py json OUT                writes OUT/tokenizer.json, OUT/tokens_json.txt and OUT/pre_tokenizers.json
   golden_tokens.py kinds TOKENIZE_STREAM COUNT [PRE...]
                                            compares ids under a made-up vocabulary for each pre-tokenizer: every code
                                            point alone and beside others, and COUNT random strings
@@ -22,7 +23,7 @@ import sys
 import tempfile
 
 import gguf
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 NORMAL, CONTROL, USER = 1, 3, 4
 
@@ -206,6 +207,33 @@ def pieces(out):
                 f.write(" ".join([pre, text.encode().hex(), *lengths]) + "\n")
 
 
+def write_json(out):
+    texts = edge_texts()
+    tok = Tokenizer(models.BPE(ignore_merges=True))
+    tok.pre_tokenizer = pre_tokenizer("llama-bpe")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tok.train_from_iterator(texts * 2, trainers.BpeTrainer(vocab_size=256 + 100, initial_alphabet=alphabet, show_progress=False))
+    state = json.loads(tok.to_str())
+    words = {"".join(p for p, _ in tok.pre_tokenizer.pre_tokenize_str(t)) for t in ["camel", "iPhone", " XMLHttp"]}
+    for word in sorted(words):  # no merge makes these
+        state["model"]["vocab"].setdefault(word, len(state["model"]["vocab"]))
+    tok = Tokenizer.from_str(json.dumps(state))
+    tok.decoder = decoders.ByteLevel()
+    tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<|begin_of_text|>", "<|end_of_text|>")])
+    tok.add_tokens([AddedToken(t, normalized=False) for t in ("<tool>", "<tool>>")])
+    bos = "<|begin_of_text|>"
+    tok.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tok.token_to_id(bos))])
+    tok.save(f"{out}/tokenizer.json", pretty=False)
+    texts = texts[::3] + ["camel case iPhone XMLHttp", "a<tool>>b<|end_of_text|><tool>", "<|begin_of_text|>x"]
+    write_lines(f"{out}/tokens_json.txt", tok, texts)
+    with open(f"{out}/pre_tokenizers.json", "w") as f:
+        pres = {}
+        for pre in STAGES:
+            tok.pre_tokenizer = pre_tokenizer(pre) if STAGES[pre] else pre_tokenizers.ByteLevel(add_prefix_space=False)
+            pres[pre] = json.loads(tok.to_str())["pre_tokenizer"]
+        json.dump(pres, f, indent=1)
+
+
 # ---- comparison ----
 def strings(value):
     if isinstance(value, str):
@@ -321,6 +349,8 @@ if __name__ == "__main__":
         golden(sys.argv[2], sys.argv[3])
     elif len(sys.argv) == 3 and sys.argv[1] == "pieces":
         pieces(sys.argv[2])
+    elif len(sys.argv) == 3 and sys.argv[1] == "json":
+        write_json(sys.argv[2])
     elif len(sys.argv) >= 4 and sys.argv[1] == "kinds":
         sys.exit(kinds(sys.argv[2], int(sys.argv[3]), sys.argv[4:]) != 0)
     elif len(sys.argv) == 5 and sys.argv[1] == "check":

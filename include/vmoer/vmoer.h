@@ -111,7 +111,8 @@ VMOER_API vmoer_status vmoer_ask(vmoer_model *model, const char *question, const
 VMOER_API void vmoer_free(void *text);
 /* JSON: architecture, sizes, experts, tokenizer, routers, licence, what is missing. Reads no weights. */
 VMOER_API vmoer_status vmoer_info(const char *path, char **out_json);
-/* JSON: {"ids": [...], "pieces": [...]}. parse_special: text like <|im_start|> becomes its token. */
+/* JSON: {"ids": [...], "pieces": [...]}. parse_special: text like <|im_start|> becomes its token. path: a GGUF, or a tokenizer.json
+ * (a name that ends in .json). */
 VMOER_API vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json);
 /* messages_path: a JSON list of {"role", "content", ...}, laid out by the model's own chat template (GGUF key tokenizer.chat_template), with the opening of an
  * answer where add_generation_prompt is set. JSON: {"text": "...", "ids": [...], "pieces": [...]}, special tokens parsed, those in the messages' own texts too.

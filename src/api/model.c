@@ -148,13 +148,29 @@ vmoer_status vmoer_info(const char *path, char **out_json) {
 
 /* ---- tokens ---- */
 
-static vmoer_status open_tokenizer(const char *path, vm_gguf **g, vm_tokenizer **t) {
+static vmoer_status open_gguf_tokenizer(const char *path, vm_gguf **g, vm_tokenizer **t) {
     if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
     VM_TRY(vm_gguf_open(path, g));
     vmoer_status status = vm_tokenizer_from_gguf(*g, t);
     if (status == VMOER_OK) return VMOER_OK;
     vm_gguf_free(*g);
     return vm_error_in(status, "%s", path);
+}
+
+/* Of a GGUF, or of a tokenizer.json. */
+static vmoer_status open_tokenizer(const char *path, vm_tokenizer **t) {
+    size_t length = path ? strlen(path) : 0;
+    if (length < 5 || strcmp(path + length - 5, ".json") != 0) {
+        vm_gguf *g;
+        VM_TRY(open_gguf_tokenizer(path, &g, t));
+        vm_gguf_free(g);
+        return VMOER_OK;
+    }
+    json_t *root;
+    VM_TRY(vm_json_load(path, &root));
+    vmoer_status status = vm_tokenizer_from_json(root, t);
+    json_decref(root);
+    return status == VMOER_OK ? status : vm_error_in(status, "%s", path);
 }
 
 static vmoer_status tokens_of(const vm_tokenizer *t, const char *text, size_t length, bool parse_special,
@@ -174,14 +190,12 @@ static vmoer_status tokens_of(const vm_tokenizer *t, const char *text, size_t le
 }
 
 vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json) {
-    vm_gguf *g;
     vm_tokenizer *t;
     json_t *tokens = NULL;
-    VM_TRY(open_tokenizer(path, &g, &t));
+    VM_TRY(open_tokenizer(path, &t));
     vmoer_status status = tokens_of(t, text, length, parse_special, &tokens);
     if (status == VMOER_OK) status = vm_api_return_json(tokens, out_json);
     vm_tokenizer_free(t);
-    vm_gguf_free(g);
     return status;
 }
 
@@ -237,7 +251,7 @@ vmoer_status vmoer_tokenize_chat(const char *path, const char *messages_path, in
     json_t *variables = NULL, *tokens = NULL;
     char *text = NULL;
     size_t length = 0;
-    VM_TRY(open_tokenizer(path, &g, &t));
+    VM_TRY(open_gguf_tokenizer(path, &g, &t));
     vmoer_status status = chat_variables(t, messages_path, add_generation_prompt, &variables);
     if (status == VMOER_OK) {
         status = render_chat(g, variables, &text, &length);
@@ -256,11 +270,10 @@ vmoer_status vmoer_tokenize_chat(const char *path, const char *messages_path, in
 }
 
 vmoer_status vmoer_detokenize(const char *path, const int32_t *ids, size_t count, char **out_text) {
-    vm_gguf *g;
     vm_tokenizer *t;
     char *text;
     size_t length;
-    VM_TRY(open_tokenizer(path, &g, &t));
+    VM_TRY(open_tokenizer(path, &t));
     vmoer_status status = vm_tokenizer_decode(t, ids, count, true, &text, &length);
     if (status == VMOER_OK) {
         *out_text = malloc(length + 1); /* the caller's vmoer_free is free() */
@@ -271,7 +284,6 @@ vmoer_status vmoer_detokenize(const char *path, const int32_t *ids, size_t count
         vm_free(text);
     }
     vm_tokenizer_free(t);
-    vm_gguf_free(g);
     return status;
 }
 

@@ -1,26 +1,18 @@
-/* tokenizer.c: the vocabulary of a GGUF, special tokens, encoding and decoding. What is inside a word is bpe.c's, what
- * a word is pretokenize.c's. A vocabulary is untrusted: everything encode and decode rely on is checked at creation. */
-#include "io/tokenizer.h"
+/* tokenizer.c: a vocabulary, special tokens, encoding and decoding. What is inside a word is bpe.c's, what a word is
+ * pretokenize.c's. A vocabulary is untrusted: everything encode and decode rely on is checked when it is taken. */
+#include "io/tokenizer_internal.h"
 
 #include "base/memory.h"
 #include "base/status.h"
 #include "io/bpe.h"
-#include "io/pretokenize.h"
 #include "io/unicode.h"
 #include <stdlib.h>
 #include <string.h>
 
-#define KEY_TOKENS "tokenizer.ggml.tokens"
-#define KEY_TYPES "tokenizer.ggml.token_type"
-#define KEY_MERGES "tokenizer.ggml.merges"
-
 enum {
-    MAX_TOKENS = 1 << 24,
     MAX_SPECIAL_BYTES = 256, /* bounds the time to look for a special token at a position */
     MAX_TEXT = 1 << 30       /* a piece's indices are 32 bits wide */
 };
-
-enum token_type { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_LAST = 6 };
 
 typedef struct id_table {
     int32_t *ids; /* [capacity], -1: empty */
@@ -29,12 +21,13 @@ typedef struct id_table {
 
 struct vm_tokenizer {
     vm_pretokenizer pretokenizer;
+    bool keeps_words;
     size_t size;
     char *pieces;         /* the stored texts, NUL-terminated, one after the other */
     size_t *piece_at;     /* [size + 1]: offsets into pieces */
     char *bytes;          /* the texts' bytes */
     size_t *bytes_at;     /* [size + 1]: offsets into bytes */
-    uint8_t *type;        /* [size]: enum token_type */
+    uint8_t *type;        /* [size]: vm_token_type */
     int32_t byte_id[256]; /* -1: the vocabulary lacks this byte; such bytes vanish, as in Hugging Face's tokenizers */
     vm_merges merges;
     id_table table;   /* of the stored texts */
@@ -66,7 +59,7 @@ static void fill_stand_ins(int byte_of[STAND_INS]) {
     for (int byte = 0; byte < 256; byte++) byte_of[stand_in(byte)] = byte;
 }
 
-/* ---- texts of tokens to ids, while loading ---- */
+/* ---- texts of tokens to ids, ---- */
 static const char *stored(const vm_tokenizer *t, int32_t id, size_t *length) {
     *length = t->piece_at[id + 1] - t->piece_at[id] - 1;
     return t->pieces + t->piece_at[id];
@@ -85,7 +78,7 @@ static int32_t *find_text(const vm_tokenizer *t, const char *text, size_t length
     return &t->table.ids[i];
 }
 
-static vmoer_status fill_table(vm_tokenizer *t) {
+static vmoer_status fill_table(vm_tokenizer *t, const char *key) {
     id_table *table = &t->table;
     table->capacity = 16;
     while (table->capacity < 2 * t->size) table->capacity *= 2;
@@ -97,32 +90,21 @@ static vmoer_status fill_table(vm_tokenizer *t) {
         const char *text = stored(t, (int32_t)id, &length);
         int32_t *place = find_text(t, text, length);
         if (*place >= 0)
-            return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": tokens %d and %zu have the same text", *place, id);
+            return vm_error(VMOER_ERROR_FORMAT, "%s: tokens %d and %zu have the same text", key, *place, id);
         *place = (int32_t)id;
     }
     return VMOER_OK;
 }
 
-/* ---- loading ---- */
-static vmoer_status want_array(const vm_gguf *g, const char *key, vm_gguf_type type, size_t *count) {
-    vm_gguf_type element;
-    VM_TRY(vm_gguf_get_array(g, key, &element, count));
-    if (element != type)
-        return vm_error(VMOER_ERROR_FORMAT, "%s: element type %d where %d is needed", key, (int)element, (int)type);
-    return VMOER_OK;
-}
-
-static vmoer_status load_pieces(vm_tokenizer *t, const vm_gguf *g) {
-    VM_TRY(want_array(g, KEY_TOKENS, VM_GGUF_STRING, &t->size));
-    if (t->size == 0) return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": empty");
-    if (t->size > MAX_TOKENS)
-        return vm_error(VMOER_ERROR_LIMIT, KEY_TOKENS ": %zu tokens, at most %d", t->size, MAX_TOKENS);
-    size_t total = 0, length;
-    const char *text;
-    for (size_t id = 0; id < t->size; id++) {
-        VM_TRY(vm_gguf_array_string(g, KEY_TOKENS, id, &text, &length));
-        total += length + 1; /* cannot wrap: the strings do not overlap in the file */
-    }
+/* ---- taking a vocabulary ---- */
+static vmoer_status take_tokens(vm_tokenizer *t, const vm_vocabulary *v) {
+    const char *key = v->tokens_key;
+    if (v->size == 0) return vm_error(VMOER_ERROR_FORMAT, "%s: empty", key);
+    if (v->size > VM_MAX_TOKENS)
+        return vm_error(VMOER_ERROR_LIMIT, "%s: %zu tokens, at most %d", key, v->size, VM_MAX_TOKENS);
+    t->size = v->size;
+    size_t total = 0;
+    for (size_t id = 0; id < t->size; id++) total += v->tokens[id].length + 1; /* cannot wrap: each lies in memory */
     t->pieces = vm_malloc(total, 1);
     t->bytes = vm_malloc(total, 1);
     t->piece_at = vm_malloc(t->size + 1, sizeof *t->piece_at);
@@ -132,39 +114,24 @@ static vmoer_status load_pieces(vm_tokenizer *t, const vm_gguf *g) {
         return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
     size_t at = 0, bad;
     for (size_t id = 0; id < t->size; id++) {
-        VM_TRY(vm_gguf_array_string(g, KEY_TOKENS, id, &text, &length));
-        if (length == 0) return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": token %zu is empty", id);
-        if (memchr(text, '\0', length)) return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": token %zu contains NUL", id);
+        const char *text = v->tokens[id].text;
+        size_t length = v->tokens[id].length;
+        if (length == 0) return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu is empty", key, id);
+        if (memchr(text, '\0', length)) return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu contains NUL", key, id);
         if (!vm_utf8_valid(text, length, &bad))
-            return vm_error(VMOER_ERROR_FORMAT, KEY_TOKENS ": token %zu is not UTF-8 at byte %zu", id, bad);
+            return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu is not UTF-8 at byte %zu", key, id, bad);
         t->piece_at[id] = at;
         memcpy(t->pieces + at, text, length);
         t->pieces[at + length] = '\0';
         at += length + 1;
+        t->type[id] = v->types[id];
     }
     t->piece_at[t->size] = at;
     return VMOER_OK;
 }
 
-static vmoer_status load_types(vm_tokenizer *t, const vm_gguf *g) {
-    memset(t->type, TYPE_NORMAL, t->size);
-    if (!vm_gguf_has_key(g, KEY_TYPES)) return VMOER_OK;
-    vm_gguf_type element;
-    size_t count;
-    VM_TRY(vm_gguf_get_array(g, KEY_TYPES, &element, &count));
-    if (count != t->size) return vm_error(VMOER_ERROR_FORMAT, KEY_TYPES ": %zu types for %zu tokens", count, t->size);
-    for (size_t id = 0; id < t->size; id++) {
-        int32_t type;
-        VM_TRY(vm_gguf_array_i32(g, KEY_TYPES, id, &type));
-        if (type < TYPE_NORMAL || type > TYPE_LAST)
-            return vm_error(VMOER_ERROR_FORMAT, KEY_TYPES ": token %zu has the unknown type %d", id, type);
-        t->type[id] = (uint8_t)type;
-    }
-    return VMOER_OK;
-}
-
 static bool is_added(const vm_tokenizer *t, int32_t id) {
-    return t->type[id] == TYPE_CONTROL || t->type[id] == TYPE_USER;
+    return t->type[id] == VM_TOKEN_CONTROL || t->type[id] == VM_TOKEN_USER;
 }
 
 /* The bytes each token stands for. Added tokens, and texts with a character that stands for no byte, mean themselves.
@@ -181,7 +148,7 @@ static void decode_pieces(vm_tokenizer *t) {
         t->bytes_at[id] = start;
         while (at < length && !plain) {
             uint32_t code;
-            vm_utf8_next(text, length, &at, &code); /* checked by load_pieces */
+            vm_utf8_next(text, length, &at, &code); /* checked by take_tokens */
             plain = code >= STAND_INS || byte_of[code] < 0;
             if (!plain) t->bytes[end++] = (char)byte_of[code];
         }
@@ -194,43 +161,32 @@ static void decode_pieces(vm_tokenizer *t) {
     t->bytes_at[t->size] = end;
 }
 
-static vmoer_status load_merges(vm_tokenizer *t, const vm_gguf *g) {
-    size_t count;
-    VM_TRY(want_array(g, KEY_MERGES, VM_GGUF_STRING, &count));
-    VM_TRY(vm_merges_init(&t->merges, count));
+static vmoer_status take_merges(vm_tokenizer *t, const vm_vocabulary *v) {
+    VM_TRY(vm_merges_init(&t->merges, v->n_merges));
     char *joined = NULL;
     size_t capacity = 0;
     vmoer_status status = VMOER_OK;
-    for (size_t rank = 0; rank < count; rank++) {
-        const char *text;
-        size_t length;
-        VM_GOTO(vm_gguf_array_string(g, KEY_MERGES, rank, &text, &length));
-        const char *space = memchr(text, ' ', length);
-        size_t left = space ? (size_t)(space - text) : 0, right = space ? length - left - 1 : 0;
-        if (left == 0 || right == 0 || memchr(space + 1, ' ', right)) {
-            status =
-                vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu is not two tokens with a space between", rank);
-            goto done;
-        }
+    for (size_t rank = 0; rank < v->n_merges; rank++) {
+        const vm_slice left = v->merges[rank].left, right = v->merges[rank].right;
         void *grown = joined;
-        if (!vm_grow(&grown, &capacity, length, 1)) {
+        if (!vm_grow(&grown, &capacity, left.length + right.length, 1)) {
             status = vm_error(VMOER_ERROR_MEMORY, "no memory for merge %zu", rank);
             goto done;
         }
         joined = grown;
-        memcpy(joined, text, left);
-        memcpy(joined + left, space + 1, right);
-        int32_t a = *find_text(t, text, left), b = *find_text(t, space + 1, right);
-        int32_t made = *find_text(t, joined, left + right);
+        memcpy(joined, left.text, left.length);
+        memcpy(joined + left.length, right.text, right.length);
+        int32_t a = *find_text(t, left.text, left.length), b = *find_text(t, right.text, right.length);
+        int32_t made = *find_text(t, joined, left.length + right.length);
         if (a < 0 || b < 0 || made < 0) {
-            status = vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu: its %s is not in the vocabulary", rank,
+            status = vm_error(VMOER_ERROR_FORMAT, "%s: merge %zu: its %s is not in the vocabulary", v->merges_key, rank,
                               a < 0   ? "left part"
                               : b < 0 ? "right part"
                                       : "result");
             goto done;
         }
         if (!vm_merges_add(&t->merges, a, b, made)) {
-            status = vm_error(VMOER_ERROR_FORMAT, KEY_MERGES ": merge %zu repeats an earlier one", rank);
+            status = vm_error(VMOER_ERROR_FORMAT, "%s: merge %zu repeats an earlier one", v->merges_key, rank);
             goto done;
         }
     }
@@ -244,7 +200,7 @@ static int compare_pieces(const void *a, const void *b, void *tokenizer) {
     return strcmp(t->pieces + t->piece_at[*(const int32_t *)a], t->pieces + t->piece_at[*(const int32_t *)b]);
 }
 
-static vmoer_status collect_special(vm_tokenizer *t) {
+static vmoer_status collect_special(vm_tokenizer *t, const char *key) {
     t->special = vm_malloc(t->size, sizeof *t->special);
     if (!t->special) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
     for (int32_t id = 0; (size_t)id < t->size; id++) {
@@ -252,7 +208,7 @@ static vmoer_status collect_special(vm_tokenizer *t) {
         size_t length;
         const char *text = stored(t, id, &length);
         if (length > MAX_SPECIAL_BYTES)
-            return vm_error(VMOER_ERROR_LIMIT, KEY_TOKENS ": special token %d has %zu bytes, at most %d", id, length,
+            return vm_error(VMOER_ERROR_LIMIT, "%s: special token %d has %zu bytes, at most %d", key, id, length,
                             MAX_SPECIAL_BYTES);
         t->special[t->n_special++] = id;
         t->starts_special[(uint8_t)text[0]] = true;
@@ -261,62 +217,54 @@ static vmoer_status collect_special(vm_tokenizer *t) {
     return VMOER_OK;
 }
 
-/* An optional id; *out is -1 if the key is absent. */
-static vmoer_status load_id(const vm_tokenizer *t, const vm_gguf *g, const char *key, int32_t *out) {
-    uint32_t id;
-    *out = -1;
-    if (!vm_gguf_has_key(g, key)) return VMOER_OK;
-    VM_TRY(vm_gguf_get_u32(g, key, &id));
-    if (id >= t->size)
-        return vm_error(VMOER_ERROR_FORMAT, "%s: id %u, the vocabulary has %zu tokens", key, id, t->size);
-    *out = (int32_t)id;
+void vm_vocabulary_free(vm_vocabulary *v) {
+    vm_free(v->tokens);
+    vm_free(v->types);
+    vm_free(v->merges);
+}
+
+vmoer_status vm_vocabulary_init(vm_vocabulary *v, size_t size, size_t n_merges) {
+    v->size = size;
+    v->n_merges = n_merges;
+    v->tokens = vm_calloc(size ? size : 1, sizeof *v->tokens);
+    v->types = vm_malloc(size ? size : 1, 1);
+    v->merges = vm_calloc(n_merges ? n_merges : 1, sizeof *v->merges);
+    if (!v->tokens || !v->types || !v->merges)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens and %zu merges", size, n_merges);
+    memset(v->types, VM_TOKEN_NORMAL, size);
     return VMOER_OK;
 }
 
-static vmoer_status load_ids(vm_tokenizer *t, const vm_gguf *g) {
-    int32_t ignored;
-    VM_TRY(load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos));
-    VM_TRY(load_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos));
-    VM_TRY(load_id(t, g, "tokenizer.ggml.unknown_token_id", &ignored));
-    VM_TRY(load_id(t, g, "tokenizer.ggml.padding_token_id", &ignored));
-    if (vm_gguf_has_key(g, "tokenizer.ggml.add_bos_token"))
-        VM_TRY(vm_gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &t->adds_bos));
-    if (t->adds_bos && t->bos < 0)
-        return vm_error(VMOER_ERROR_FORMAT, "tokenizer.ggml.add_bos_token is set, tokenizer.ggml.bos_token_id is not");
+vmoer_status vm_vocabulary_merge(vm_vocabulary *v, size_t rank, const char *text, size_t length) {
+    const char *space = memchr(text, ' ', length);
+    size_t left = space ? (size_t)(space - text) : 0, right = space ? length - left - 1 : 0;
+    if (left == 0 || right == 0 || memchr(space + 1, ' ', right))
+        return vm_error(VMOER_ERROR_FORMAT, "%s: merge %zu is not two tokens with a space between", v->merges_key,
+                        rank);
+    v->merges[rank] = (vm_merge){{text, left}, {space + 1, right}};
     return VMOER_OK;
 }
 
-static vmoer_status check_kind(vm_tokenizer *t, const vm_gguf *g) {
-    const char *name;
-    size_t length;
-    VM_TRY(vm_gguf_get_string(g, "tokenizer.ggml.model", &name, &length));
-    if (length != 4 || memcmp(name, "gpt2", 4) != 0)
-        return vm_error(VMOER_ERROR_UNSUPPORTED,
-                        "tokenizer.ggml.model is \"%.*s\"; only \"gpt2\" (byte-level BPE) is known",
-                        (int)(length < 64 ? length : 64), name);
-    VM_TRY(vm_gguf_get_string(g, "tokenizer.ggml.pre", &name, &length));
-    return vm_pretokenizer_find(name, length, &t->pretokenizer);
-}
-
-vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out) {
+vmoer_status vm_tokenizer_build(const vm_vocabulary *v, vm_tokenizer **out) {
     vm_tokenizer *t = vm_calloc(1, sizeof *t);
     if (!t) return vm_error(VMOER_ERROR_MEMORY, "no memory for a tokenizer");
     vmoer_status status;
-    VM_GOTO(check_kind(t, g));
-    VM_GOTO(load_pieces(t, g));
-    VM_GOTO(load_types(t, g));
+    t->pretokenizer = v->pretokenizer;
+    t->keeps_words = v->keeps_words;
+    t->bos = v->bos;
+    t->eos = v->eos;
+    t->adds_bos = v->adds_bos;
+    VM_GOTO(take_tokens(t, v));
     decode_pieces(t);
-    VM_GOTO(fill_table(t));
-    VM_GOTO(load_merges(t, g));
-    VM_GOTO(collect_special(t));
-    VM_GOTO(load_ids(t, g));
+    VM_GOTO(fill_table(t, v->tokens_key));
+    VM_GOTO(take_merges(t, v));
+    VM_GOTO(collect_special(t, v->tokens_key));
 done:
-    if (status != VMOER_OK) {
+    if (status == VMOER_OK)
+        *out = t;
+    else
         vm_tokenizer_free(t);
-        return vm_error_in(status, "%s", vm_gguf_path(g));
-    }
-    *out = t;
-    return VMOER_OK;
+    return status;
 }
 
 void vm_tokenizer_free(vm_tokenizer *t) {
@@ -367,7 +315,7 @@ static int32_t match_special(const vm_tokenizer *t, const char *text, size_t len
         if (low == high) break;
         int32_t id = t->special[low]; /* the shortest of the range comes first */
         bool ends = t->pieces[t->piece_at[id] + depth + 1] == '\0';
-        if (ends && (control || t->type[id] == TYPE_USER)) found = id;
+        if (ends && (control || t->type[id] == VM_TOKEN_USER)) found = id;
     }
     return found;
 }
@@ -401,7 +349,7 @@ static vmoer_status encode_plain(const vm_tokenizer *t, encoder *e, const char *
     vm_pieces_begin(&pieces, t->pretokenizer, text, length);
     for (size_t start, end; vm_pieces_next(&pieces, &start, &end);) {
         int32_t id = -1;
-        if (t->pretokenizer == VM_PRETOKENIZER_LLAMA3) VM_TRY(find_whole(t, e, text + start, end - start, &id));
+        if (t->keeps_words) VM_TRY(find_whole(t, e, text + start, end - start, &id));
         if (id >= 0) {
             VM_TRY(append(out, id));
             continue;
@@ -477,7 +425,7 @@ const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id) {
     return in_range(t, id) ? t->pieces + t->piece_at[id] : NULL;
 }
 bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id) {
-    return in_range(t, id) && t->type[id] == TYPE_CONTROL;
+    return in_range(t, id) && t->type[id] == VM_TOKEN_CONTROL;
 }
 int32_t vm_tokenizer_bos(const vm_tokenizer *t) { return t->bos; }
 int32_t vm_tokenizer_eos(const vm_tokenizer *t) { return t->eos; }

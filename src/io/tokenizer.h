@@ -1,5 +1,5 @@
 /* tokenizer.h: text <-> ids. GPT-2 byte-level BPE with the pre-tokenizers of pretokenize.h, and special tokens, from a GGUF's
- * metadata. Ids equal Hugging Face `tokenizers`' for every text (invalid UTF-8 is refused with its offset); a normalizer, which
+ * metadata or a tokenizer.json. Ids equal Hugging Face `tokenizers`' for every text (invalid UTF-8 is refused with its offset); a normalizer, which
  * a GGUF does not name, is not applied: NFC for Qwen and OLMoE. BPE merges with a heap: time n log n in a word's length.
  * Thread-safe after creation. */
 #ifndef VM_IO_TOKENIZER_H
@@ -7,6 +7,7 @@
 
 #include "io/gguf.h"
 #include "vmoer/vmoer_errors.h"
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,6 +21,9 @@ typedef struct vm_ids {
 void vm_ids_free(vm_ids *ids);
 
 vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out);
+/* Of a tokenizer.json (Hugging Face tokenizers). What it asks for beyond byte-level BPE with a known pre-tokenizer, a normalizer
+ * included, is VMOER_ERROR_UNSUPPORTED and named. It does not say which token is EOS: none is. */
+vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out);
 void vm_tokenizer_free(vm_tokenizer *t);
 /* Appends the ids of text[length] to out. parse_special: special tokens' texts become their ids; otherwise they are plain text. */
 vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special, vm_ids *out);
