@@ -8,8 +8,7 @@ typedef struct bench_options {
 
 static const option options[] = {
     MODEL_OPTION(bench_options, p.model, "GGUF file"),
-    {"adapter", 0, OPTION_TEXT, "DIR", "LoRA adapter of finetune (PEFT's layout)", offsetof(bench_options, p.adapter),
-     NULL, 0},
+    ADAPTER_OPTION(bench_options, p.adapter),
     {"router", 0, OPTION_TEXT, "FILE",
      "router of calibrate; without it a VGLR-FC is made in memory, its heads small random numbers",
      offsetof(bench_options, p.router), NULL, 0},

@@ -8,8 +8,7 @@ typedef struct cost_options {
 
 static const option options[] = {
     MODEL_OPTION(cost_options, p.model, "GGUF file"),
-    {"adapter", 0, OPTION_TEXT, "DIR", "LoRA adapter of finetune (PEFT's layout)",
-     offsetof(cost_options, p.load.adapter), NULL, 0},
+    ADAPTER_OPTION(cost_options, p.load.adapter),
     {"router", 0, OPTION_TEXT, "FILE", "router of calibrate", offsetof(cost_options, p.load.router), NULL, 1},
     {"inference", 0, OPTION_ENUM, NULL, "how the router answers, as in eval", offsetof(cost_options, p.load.inference),
      inference_words, 0},
@@ -23,8 +22,7 @@ static const option options[] = {
      0},
     {"output_path", 0, OPTION_TEXT, "DIR", "folder for results.json and timings.json",
      offsetof(cost_options, p.output_path), NULL, 0},
-    {"label", 0, OPTION_TEXT, "TEXT", "name of this run in tables and reports; without it made from the router",
-     offsetof(cost_options, p.label), NULL, 0},
+    LABEL_OPTION(cost_options, p.label),
     {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16",
      offsetof(cost_options, p.load.compute), compute_words, 0},
     {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(cost_options, p.load.threads), NULL, 0},

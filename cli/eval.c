@@ -13,8 +13,7 @@ static const char *const format_words[] = {"cloze", "letter", "lm-eval", NULL};
 
 static const option options[] = {
     MODEL_OPTION(eval_options, p.model, "GGUF file"),
-    {"adapter", 0, OPTION_TEXT, "DIR", "LoRA adapter of finetune (PEFT's layout)",
-     offsetof(eval_options, p.load.adapter), NULL, 0},
+    ADAPTER_OPTION(eval_options, p.load.adapter),
     {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
      offsetof(eval_options, p.load.router), NULL, 0},
     {"inference", 0, OPTION_ENUM, NULL,
@@ -36,8 +35,7 @@ static const option options[] = {
     {"output_path", 0, OPTION_TEXT, "DIR",
      "folder for results.json, samples.jsonl, timings.json; samples already there are not run again",
      offsetof(eval_options, p.output_path), NULL, 1},
-    {"label", 0, OPTION_TEXT, "TEXT", "name of this run in tables and reports; without it made from the router",
-     offsetof(eval_options, p.label), NULL, 0},
+    LABEL_OPTION(eval_options, p.label),
     {"bootstrap", 0, OPTION_INT, "N", "resamples for the 95% intervals", offsetof(eval_options, p.bootstrap), NULL, 0},
     {"hidden", 0, OPTION_FLAG, NULL,
      "also write hidden.safetensors: the hidden state that each question ends with, for ood --fit_run",

@@ -14,6 +14,13 @@ extern const char *const compute_words[], *const inference_words[], *const routi
 /* M: the verb's struct; the last argument of each: where in it the library's struct stands. */
 #define MODEL_OPTION(M, member, text) {"model", 'm', OPTION_TEXT, "FILE", text, offsetof(M, member), NULL, 1}
 
+#define ADAPTER_OPTION(M, member)                                                                                          \
+    {"adapter", 0, OPTION_TEXT, "DIR", "LoRA adapter of finetune (PEFT's layout)", offsetof(M, member), NULL, 0}
+
+#define LABEL_OPTION(M, member)                                                                                            \
+    {"label", 0, OPTION_TEXT, "TEXT", "name of this run in tables and reports; without it made from the router",           \
+     offsetof(M, member), NULL, 0}
+
 #define TASK_NAMES "openbookqa, arc_easy, arc_challenge, sciq, medmcqa, piqa, social_iqa, mmlu_<subject>"
 
 /* Parts of vmoer_questions. Any number of tasks, or a file: */
@@ -33,9 +40,12 @@ extern const char *const compute_words[], *const inference_words[], *const routi
          offsetof(M, questions.tasks), NULL, 0},                                                                           \
         CUT_OPTIONS(M, questions)
 
+#define DATA_OPTION(M, member)                                                                                             \
+    {"data", 0, OPTION_TEXT, "DIR", "folder of the data sets' official files; without it ./data, then the user's cache",   \
+     offsetof(M, member), NULL, 0}
+
 #define CUT_OPTIONS(M, questions)                                                                                          \
-        {"data", 0, OPTION_TEXT, "DIR", "folder of the data sets' official files; without it ./data, then the user's cache", \
-         offsetof(M, questions.data_dir), NULL, 0},                                                                        \
+        DATA_OPTION(M, questions.data_dir),                                                                                \
         {"n_choices", 0, OPTION_INT, "N", "keep only questions with N choices; 0: all", offsetof(M, questions.n_choices),  \
          NULL, 0},                                                                                                         \
         {"limit", 0, OPTION_INT, "N", "the first N questions of each task; 0: all", offsetof(M, questions.limit), NULL, 0}, \

@@ -32,6 +32,14 @@ static vmoer_status node(const parser *p, vm_node_kind kind, vm_node **out) {
     return VMOER_OK;
 }
 
+/* A node over what was parsed so far, which becomes its operand a. */
+static vmoer_status wrap(const parser *p, vm_node_kind kind, vm_node **left, vm_node **out) {
+    VM_TRY(node(p, kind, out));
+    (*out)->a = *left;
+    *left = *out;
+    return VMOER_OK;
+}
+
 static bool is_op(const parser *p, int op) { return p->at->kind == VM_TOKEN_OPERATOR && p->at->op == op; }
 static bool is_word(const parser *p, const char *word) {
     return p->at->kind == VM_TOKEN_NAME && vm_piece_is(p->at->text, word);
@@ -168,9 +176,7 @@ static vmoer_status parse_primary(parser *p, vm_node **out) {
 
 static vmoer_status parse_subscript(parser *p, vm_node **left) { /* behind the [ */
     vm_node *n, **bound[3];
-    VM_TRY(node(p, VM_NODE_ITEM, &n));
-    n->a = *left;
-    *left = n;
+    VM_TRY(wrap(p, VM_NODE_ITEM, left, &n));
     bound[0] = &n->b, bound[1] = &n->c, bound[2] = &n->d;
     if (!is_op(p, ':')) VM_TRY(parse_expression(p, &n->b));
     for (int i = 1; i < 3 && take_op(p, ':'); i++) {
@@ -180,27 +186,28 @@ static vmoer_status parse_subscript(parser *p, vm_node **left) { /* behind the [
     return want_op(p, ']');
 }
 
+static vmoer_status parse_call(parser *p, vm_node **left) { /* at the ( */
+    vm_node *n;
+    VM_TRY(wrap(p, VM_NODE_CALL, left, &n));
+    p->at++;
+    return parse_arguments(p, &n->list);
+}
+
 static vmoer_status parse_postfix(parser *p, vm_node **left) {
     for (;;) {
         vm_node *n;
         if (take_op(p, '.')) {
             if (p->at->kind == VM_TOKEN_INT) {
-                VM_TRY(node(p, VM_NODE_ITEM, &n));
+                VM_TRY(wrap(p, VM_NODE_ITEM, left, &n));
                 VM_TRY(parse_number(p, &n->b));
             } else {
-                VM_TRY(node(p, VM_NODE_ATTRIBUTE, &n));
+                VM_TRY(wrap(p, VM_NODE_ATTRIBUTE, left, &n));
                 VM_TRY(want_name(p, &n->text));
             }
-            n->a = *left;
-            *left = n;
         } else if (take_op(p, '[')) {
             VM_TRY(parse_subscript(p, left));
         } else if (is_op(p, '(')) {
-            VM_TRY(node(p, VM_NODE_CALL, &n));
-            p->at++;
-            n->a = *left;
-            VM_TRY(parse_arguments(p, &n->list));
-            *left = n;
+            VM_TRY(parse_call(p, left));
         } else {
             return VMOER_OK;
         }
@@ -209,9 +216,7 @@ static vmoer_status parse_postfix(parser *p, vm_node **left) {
 
 static vmoer_status parse_test(parser *p, vm_node **left) { /* behind the `is` */
     vm_node *n;
-    VM_TRY(node(p, VM_NODE_TEST, &n));
-    n->a = *left;
-    *left = n;
+    VM_TRY(wrap(p, VM_NODE_TEST, left, &n));
     n->op = take_word(p, "not");
     VM_TRY(want_name(p, &n->text));
     if (take_op(p, '(')) return parse_arguments(p, &n->list);
@@ -231,19 +236,13 @@ static vmoer_status parse_filters(parser *p, vm_node **left) {
     for (;;) {
         vm_node *n;
         if (take_op(p, '|')) {
-            VM_TRY(node(p, VM_NODE_FILTER, &n));
+            VM_TRY(wrap(p, VM_NODE_FILTER, left, &n));
             VM_TRY(want_name(p, &n->text));
-            n->a = *left;
-            *left = n;
             if (take_op(p, '(')) VM_TRY(parse_arguments(p, &n->list));
         } else if (take_word(p, "is")) {
             VM_TRY(parse_test(p, left));
         } else if (is_op(p, '(')) {
-            VM_TRY(node(p, VM_NODE_CALL, &n));
-            p->at++;
-            n->a = *left;
-            VM_TRY(parse_arguments(p, &n->list));
-            *left = n;
+            VM_TRY(parse_call(p, left));
         } else {
             return VMOER_OK;
         }
@@ -278,11 +277,9 @@ static vmoer_status parse_binary(parser *p, int level, vm_node **out) {
         }
         if (!op) return VMOER_OK;
         vm_node *n;
-        VM_TRY(node(p, VM_NODE_BINARY, &n));
+        VM_TRY(wrap(p, VM_NODE_BINARY, out, &n));
         p->at++;
         n->op = op;
-        n->a = *out;
-        *out = n;
         VM_TRY(parse_binary(p, level + 1, &n->b));
     }
 }
@@ -304,9 +301,7 @@ static vmoer_status parse_comparison(parser *p, vm_node **out) {
     int op;
     while ((op = take_comparison(p))) {
         if (!all) {
-            VM_TRY(node(p, VM_NODE_COMPARE, &all));
-            all->a = *out;
-            *out = all;
+            VM_TRY(wrap(p, VM_NODE_COMPARE, out, &all));
             tail = &all->list;
         }
         VM_TRY(node(p, VM_NODE_OPERAND, &n));
@@ -332,10 +327,8 @@ static vmoer_status parse_and(parser *p, vm_node **out) {
     VM_TRY(parse_not(p, out));
     while (is_word(p, "and")) {
         vm_node *n;
-        VM_TRY(node(p, VM_NODE_AND, &n));
+        VM_TRY(wrap(p, VM_NODE_AND, out, &n));
         p->at++;
-        n->a = *out;
-        *out = n;
         VM_TRY(parse_not(p, &n->b));
     }
     return VMOER_OK;
@@ -345,10 +338,8 @@ static vmoer_status parse_or(parser *p, vm_node **out) {
     VM_TRY(parse_and(p, out));
     while (is_word(p, "or")) {
         vm_node *n;
-        VM_TRY(node(p, VM_NODE_OR, &n));
+        VM_TRY(wrap(p, VM_NODE_OR, out, &n));
         p->at++;
-        n->a = *out;
-        *out = n;
         VM_TRY(parse_and(p, &n->b));
     }
     return VMOER_OK;

@@ -167,7 +167,7 @@ static vmoer_status step_group(const vm_objective *o, const vm_examples *e, cons
     group g;
     double *share = NULL;
     VM_TRY(open_group(o, e, items, n, arena, &g));
-    if (o->mixture) {
+    if (o->mixture && o->draws > 1) { /* one draw is its own mixture */
         share = vm_arena_alloc(arena, (size_t)o->draws * (size_t)n, sizeof *share);
         if (!share) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d questions", n);
         VM_TRY(mixture_shares(o, e, items, &g, step, weight, share, out));
