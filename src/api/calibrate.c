@@ -267,6 +267,13 @@ static vmoer_status check_params(const vmoer_calibrate_params *p) {
     return vm_training_check_output(&p->train);
 }
 
+/* Several draws a question are for the kinds that are trained by their draws and a KL. */
+static vmoer_status check_objective(const vmoer_calibrate_params *p, bool kl) {
+    if (kl || (p->draws == 1 && strcmp(p->objective, "mean") == 0)) return VMOER_OK;
+    return vm_error(VMOER_ERROR_ARGUMENT, "--draws and --objective are for variational routers, not for '%s'",
+                    p->router);
+}
+
 /* What --quick stands for. */
 static vmoer_status quick_params(const vmoer_calibrate_params *p, vmoer_calibrate_params *out) {
     *out = *p;
@@ -298,6 +305,7 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, const vmoer_h
     VM_GOTO(vm_api_training_text(config, text)); /* the file could not hold it: say so now, not after hours */
     vm_param_list trained = vm_router_params(c.router);
     bool kl = vm_router_has_kl(c.router), layers = vm_router_get_config(c.router)->n_layers > 0;
+    VM_GOTO(check_objective(p, kl));
     vm_train_job job = {.params = &p->train,
                         .config = config,
                         .facts = c.facts,
@@ -318,8 +326,8 @@ vmoer_status vmoer_calibrate(const vmoer_calibrate_params *params, const vmoer_h
                                       .format = VM_FORMAT_CLOZE,
                                       .router = layers ? c.router : NULL,
                                       .beta = kl ? p->beta : 0,
-                                      .draws = kl ? p->draws : 1,
-                                      .mixture = kl && strcmp(p->objective, "mixture") == 0,
+                                      .draws = p->draws,
+                                      .mixture = strcmp(p->objective, "mixture") == 0,
                                       .seed = p->train.seed,
                                       .memory = share_of_memory(p),
                                       .states = c.states}};

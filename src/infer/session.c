@@ -77,7 +77,8 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
         VM_GOTO(vm_sha256_file(o->router, s->router_fingerprint));
         s->temperature = vm_router_get_config(s->router)->temperature;
         s->options.router = s->router;
-        s->options.inference = o->inference >= 0 ? (vm_inference)o->inference : vm_router_default_inference(s->router);
+        s->options.inference = o->inference >= 0 ? vm_router_inference(s->router, (vm_inference)o->inference)
+                                                 : vm_router_default_inference(s->router);
     }
     s->options.samples = o->samples > 0                                       ? o->samples
                          : s->options.inference != VM_INFERENCE_PASSES        ? DRAWS

@@ -279,7 +279,8 @@ vmoer_status vm_strips_infer(const vm_infer_call *call, vm_pool *pool, vm_router
     return vm_router_check_finite(in, r->kind->has_temperature ? c->out.temperature : NULL, 1, "the temperature");
 }
 
-vm_inference vm_router_way(const vm_router_kind *k, vm_inference asked) {
+vm_inference vm_router_inference(const vm_router *r, vm_inference asked) {
+    const vm_router_kind *k = r->kind;
     if (k->has_covariance) return asked;
     if (k->inference == VM_INFERENCE_SAMPLE && (asked == VM_INFERENCE_MEAN || asked == VM_INFERENCE_PASSES))
         return asked;
@@ -288,7 +289,7 @@ vm_inference vm_router_way(const vm_router_kind *k, vm_inference asked) {
 
 bool vm_router_has_trace(const vm_router *r, vm_inference inference) {
     return r->kind->has_covariance ||
-           (vm_router_way(r->kind, inference) == VM_INFERENCE_SAMPLE && r->config.members > 1);
+           (vm_router_inference(r, inference) == VM_INFERENCE_SAMPLE && r->config.members > 1);
 }
 
 vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *in, vm_inference inference, int samples,
@@ -301,7 +302,7 @@ vmoer_status vm_router_infer(const vm_router *r, vm_pool *pool, const vm_route *
     vm_infer_call c = {.r = r,
                        .kernels = vm_kernels_get(),
                        .in = &own,
-                       .inference = vm_router_way(kind, inference),
+                       .inference = vm_router_inference(r, inference),
                        .samples = samples,
                        .out = *out};
     bool signals = kind->has_covariance ? out->trace || out->trace_projected || out->trace_diagonal

@@ -238,7 +238,7 @@ vm_param_list vm_router_params(vm_router *r) {
 }
 
 double vm_router_flops(const vm_router *r, vm_inference inference, int samples) {
-    return r->kind->has_layers ? r->kind->network->flops(r, vm_router_way(r->kind, inference), samples) : 0;
+    return r->kind->has_layers ? r->kind->network->flops(r, vm_router_inference(r, inference), samples) : 0;
 }
 
 size_t vm_router_bytes(const vm_router *r) {

@@ -101,6 +101,8 @@ bool vm_router_has_trace(const vm_router *r, vm_inference inference);
 bool vm_router_has_kl(const vm_router *r);                  /* training has a regulariser, weighted by beta */
 bool vm_router_chooses(const vm_router *r);                 /* draws its experts itself: gates from p, choice by scores */
 vm_inference vm_router_default_inference(const vm_router *r);
+/* What the kind does where `asked` is asked for: vm_router_infer says which kinds have only some of the ways. */
+vm_inference vm_router_inference(const vm_router *r, vm_inference asked);
 /* Trainable tensors, in a fixed order; of kinds with a trunk "layers.<model layer>.trunk.weight" [H, D], ".trunk.bias" [1, H], ".mean.weight" [N, H],
  * ".mean.bias", ".scale.weight" [M, H], ".scale.bias", without the heads that the kind lacks. Owned by the router; the array too. From this call on
  * the values may change, so vm_router_infer packs them in every call; a router whose params nobody asked for packs them once. */

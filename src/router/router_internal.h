@@ -180,8 +180,6 @@ VM_ROUTER_KINDS(VM_ROUTER_KIND_DECLARE)
 /* Of a strip of Gaussian logits what the call's inference asks for, into s->p; vglr.c. scratch[VM_DRAW_BLOCK + 2][N][16]. */
 void vm_infer_gaussians(const vm_infer_call *c, const vm_strip *s, const vm_gaussians *g, float *scratch);
 
-/* What an inference that is asked for comes to. */
-vm_inference vm_router_way(const vm_router_kind *kind, vm_inference asked);
 const vm_router_kind *vm_router_kind_find(const char *name); /* NULL: unknown */
 
 /* The numbers of the config by name and place. */
