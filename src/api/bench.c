@@ -546,9 +546,9 @@ static vmoer_status result_of(const bench *b, const vm_gguf *g, json_t **out) {
     char cpu[128], fingerprint[65];
     cpu_name(cpu);
     vm_model_fingerprint(g, fingerprint);
-    json_t *model =
-        json_pack("{s:s, s:s, s:s, s:I, s:f}", "name", b->config.name, "architecture", b->config.arch, "fingerprint",
-                  fingerprint, "file_bytes", (json_int_t)vm_gguf_file_size(g), "parameters", vm_api_parameters(g));
+    json_t *model = json_pack("{s:s, s:s, s:s, s:I, s:f}", "name", b->config.name, "architecture", b->config.arch->name,
+                              "fingerprint", fingerprint, "file_bytes", (json_int_t)vm_gguf_file_size(g), "parameters",
+                              vm_api_parameters(g));
     json_t *router =
         b->layers ? json_pack("{s:b, s:O}", "loaded", b->p->router != NULL, "layers", b->layers) : json_null();
     json_t *config = json_pack(

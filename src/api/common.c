@@ -173,7 +173,7 @@ json_t *vm_api_head(const char *kind, const vm_session *s, json_t *config) {
                                "temperature", s->temperature);
     json_object_set_new(router, "fingerprint", r ? json_string(s->router_fingerprint) : json_null());
     return json_pack("{s:s, s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:o}", "vmoer", vmoer_version(), "kind", kind, "model",
-                     "name", s->model->config.name, "architecture", s->model->config.arch, "fingerprint",
+                     "name", s->model->config.name, "architecture", s->model->config.arch->name, "fingerprint",
                      s->model->fingerprint, "adapter", name_of(s->adapter_name, s->adapter_fingerprint), "router",
                      router, "config", config);
 }

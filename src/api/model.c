@@ -103,9 +103,9 @@ static vmoer_status describe(const vm_gguf *g, json_t *o) {
     json_object_set_new(o, "types", types_of(g));
     json_t *own =
         json_pack("{s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "name", c.name, "architecture",
-                  c.arch, "fingerprint", fingerprint, "file_bytes", (json_int_t)vm_gguf_file_size(g), "parameters",
-                  parameters, "layers", c.n_layers, "dimension", c.dim, "heads", c.n_heads, "kv_heads", c.n_kv_heads,
-                  "head_dimension", c.head_dim, "vocabulary", c.n_vocab, "context", c.context);
+                  c.arch->name, "fingerprint", fingerprint, "file_bytes", (json_int_t)vm_gguf_file_size(g),
+                  "parameters", parameters, "layers", c.n_layers, "dimension", c.dim, "heads", c.n_heads, "kv_heads",
+                  c.n_kv_heads, "head_dimension", c.head_dim, "vocabulary", c.n_vocab, "context", c.context);
     if (json_object_update(o, own) != 0) {
         json_decref(own);
         return vm_error(VMOER_ERROR_MEMORY, "no memory");

@@ -13,7 +13,7 @@ static const vm_arch *const architectures[] = {&vm_arch_llama, &vm_arch_granitem
 vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out) {
     char full[128];
     uint32_t value;
-    snprintf(full, sizeof full, "%s.%s", c->arch, key);
+    snprintf(full, sizeof full, "%s.%s", c->arch->name, key);
     VM_TRY(vm_gguf_get_u32(g, full, &value));
     if (value < low || value > high)
         return vm_error(VMOER_ERROR_FORMAT, "%s is %u, must be %u to %u", full, value, low, high);
@@ -24,7 +24,7 @@ vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, 
 vmoer_status vm_arch_f32(const vm_gguf *g, const vm_config *c, const char *key, float low, float high, float *out) {
     char full[128];
     float value;
-    snprintf(full, sizeof full, "%s.%s", c->arch, key);
+    snprintf(full, sizeof full, "%s.%s", c->arch->name, key);
     VM_TRY(vm_gguf_get_f32(g, full, &value));
     if (!(value >= low && value <= high))
         return vm_error(VMOER_ERROR_FORMAT, "%s is %g, must be %g to %g", full, (double)value, (double)low,
@@ -35,7 +35,7 @@ vmoer_status vm_arch_f32(const vm_gguf *g, const vm_config *c, const char *key, 
 
 bool vm_arch_has(const vm_gguf *g, const vm_config *c, const char *key) {
     char full[128];
-    snprintf(full, sizeof full, "%s.%s", c->arch, key);
+    snprintf(full, sizeof full, "%s.%s", c->arch->name, key);
     return vm_gguf_has_key(g, full);
 }
 
@@ -65,27 +65,28 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
     if (vm_arch_has(g, c, "attention.head_count_kv"))
         VM_TRY(vm_arch_u32(g, c, "attention.head_count_kv", 1, 1024, &c->n_kv_heads));
     if (c->n_heads % c->n_kv_heads)
-        return vm_error(VMOER_ERROR_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d", c->arch,
-                        c->n_heads, c->n_kv_heads);
+        return vm_error(VMOER_ERROR_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d",
+                        c->arch->name, c->n_heads, c->n_kv_heads);
     if (vm_arch_has(g, c, "attention.key_length")) {
         VM_TRY(vm_arch_u32(g, c, "attention.key_length", 2, 1024, &c->head_dim));
     } else {
         if (c->dim % c->n_heads)
             return vm_error(VMOER_ERROR_FORMAT, "%s.embedding_length %d is not a multiple of attention.head_count %d",
-                            c->arch, c->dim, c->n_heads);
+                            c->arch->name, c->dim, c->n_heads);
         c->head_dim = c->dim / c->n_heads;
     }
-    if (c->head_dim % 2) return vm_error(VMOER_ERROR_FORMAT, "%s: head dimension %d is odd", c->arch, c->head_dim);
+    if (c->head_dim % 2)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: head dimension %d is odd", c->arch->name, c->head_dim);
     if (vm_arch_has(g, c, "rope.dimension_count")) {
         int rope;
         VM_TRY(vm_arch_u32(g, c, "rope.dimension_count", 1, 1024, &rope));
         if (rope != c->head_dim)
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.rope.dimension_count %d is not the head dimension %d", c->arch,
-                            rope, c->head_dim);
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.rope.dimension_count %d is not the head dimension %d",
+                            c->arch->name, rope, c->head_dim);
     }
     if (vm_arch_has(g, c, "rope.scaling.type")) {
         char key[96], type[32];
-        snprintf(key, sizeof key, "%s.rope.scaling.type", c->arch);
+        snprintf(key, sizeof key, "%s.rope.scaling.type", c->arch->name);
         VM_TRY(copy_string(g, key, type, sizeof type));
         if (strcmp(type, "none") != 0)
             return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: '%s' RoPE scaling is not supported", key, type);
@@ -107,20 +108,27 @@ vmoer_status vm_arch_read_experts(const vm_gguf *g, vm_config *c) {
     VM_TRY(vm_arch_u32(g, c, "expert_count", 2, 1024, &c->n_experts));
     VM_TRY(vm_arch_u32(g, c, "expert_used_count", 1, 256, &c->top_k));
     if (c->top_k > c->n_experts)
-        return vm_error(VMOER_ERROR_FORMAT, "%s.expert_used_count %d is more than expert_count %d", c->arch, c->top_k,
-                        c->n_experts);
+        return vm_error(VMOER_ERROR_FORMAT, "%s.expert_used_count %d is more than expert_count %d", c->arch->name,
+                        c->top_k, c->n_experts);
     return VMOER_OK;
 }
 
 vmoer_status vm_config_read(const vm_gguf *g, vm_config *c) {
+    enum { N = sizeof architectures / sizeof *architectures };
+    char name[32], known[256];
+    size_t length = 0;
     memset(c, 0, sizeof *c);
-    VM_TRY(copy_string(g, "general.architecture", c->arch, sizeof c->arch));
+    VM_TRY(copy_string(g, "general.architecture", name, sizeof name));
     if (vm_gguf_has_key(g, "general.name")) VM_TRY(copy_string(g, "general.name", c->name, sizeof c->name));
-    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
-        if (strcmp(architectures[i]->name, c->arch) != 0) continue;
+    for (size_t i = 0; i < N; i++)
+        if (strcmp(architectures[i]->name, name) == 0) c->arch = architectures[i];
+    if (c->arch) {
         VM_TRY(read_common(g, c));
-        return architectures[i]->read_config(g, c);
+        return c->arch->read_config(g, c);
     }
-    return vm_error(VMOER_ERROR_UNSUPPORTED,
-                    "general.architecture '%.31s' is not supported; supported are llama, granitemoe", c->arch);
+    for (size_t i = 0; i < N && length < sizeof known; i++)
+        length +=
+            (size_t)snprintf(known + length, sizeof known - length, "%s%s", i ? ", " : "", architectures[i]->name);
+    return vm_error(VMOER_ERROR_UNSUPPORTED, "general.architecture '%s' is not supported; supported are %s", name,
+                    known);
 }

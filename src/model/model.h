@@ -7,8 +7,10 @@
 #include "model/ffn.h"
 #include "model/linear.h"
 
+typedef struct vm_arch vm_arch;
+
 typedef struct vm_config {
-    char arch[32];
+    const vm_arch *arch;
     char name[128];
     int n_layers, dim, n_vocab, context;
     int n_heads, n_kv_heads, head_dim; /* attention width is n_heads * head_dim */
@@ -62,14 +64,18 @@ void vm_model_fingerprint(const vm_gguf *g, char hex[65]);
 typedef enum vm_site {
     VM_SITE_QKV, VM_SITE_ATTENTION_OUT, VM_SITE_ROUTER, VM_SITE_SHARED_IN, VM_SITE_SHARED_OUT, VM_SITE_EXPERT_IN, VM_SITE_EXPERT_OUT, VM_SITE_COUNT
 } vm_site;
-/* A Hugging Face module that is rows [row, row + rows) of a projection here. */
+/* Rows [row, row + rows) of a projection here, under the name that somebody else has for them. */
 typedef struct vm_slot {
-    char module[96]; /* "model.layers.3.self_attn.q_proj" */
+    char name[96];   /* a module of Hugging Face, "model.layers.3.self_attn.q_proj", or a tensor of GGUF, "blk.3.attn_q" (+ ".weight") */
     int row, rows;
-    bool per_expert; /* the module stacks all experts: [n_experts, rows, in] */
+    int heads;       /* > 0: a tensor that stores the rows of each of so many heads as (0, half, 1, half + 1, ...) */
+    bool per_expert; /* all experts in one: [n_experts, rows, in] */
 } vm_slot;
-/* Fills slots[VM_MAX_LORA], returns the count; 0 if the model has no such site. */
-int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *slots);
+/* Both fill slots[VM_MAX_LORA], which cover the site's rows in order, and return the count; 0 if the model has no such site. */
+int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *slots);   /* Hugging Face's modules */
+int vm_model_tensors(const vm_config *c, int layer, vm_site site, vm_slot *slots); /* GGUF's tensors */
+/* Shape [rows, in] of a site's projection; rows 0 if the model has no such site. */
+void vm_model_shape(const vm_config *c, vm_site site, int *rows, int *in);
 /* The projection of a site; expert is used by the per-expert sites only. */
 vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert);
 /* Every trained tensor of the model (weights, norms, LoRA), in a fixed order; the array is the caller's (vm_free). */
@@ -81,10 +87,17 @@ vmoer_status vm_model_refresh(vm_model *m, vm_pool *pool);
 vmoer_status vm_model_embed(const vm_model *m, int32_t id, float *out);
 
 /* ---- architectures: one file each under arch/ ---- */
-typedef struct vm_arch {
-    const char *name;
+/* Who has a site's rows, one below the other: Q, K and V, or equal parts; NULL ends either list. */
+typedef struct vm_names {
+    const char *tensors[VM_MAX_LORA]; /* GGUF: "attn_q" for blk.N.attn_q.weight */
+    const char *modules[VM_MAX_LORA]; /* Hugging Face: "self_attn.q_proj" for model.layers.N.self_attn.q_proj */
+} vm_names;
+struct vm_arch {
+    const char *name;                                            /* general.architecture */
     vmoer_status (*read_config)(const vm_gguf *g, vm_config *out); /* what config.c does not read for all */
-} vm_arch;
+    bool interleaved;                                            /* Q and K are stored as vm_slot.heads says */
+    vm_names sites[VM_SITE_COUNT];
+};
 extern const vm_arch vm_arch_llama, vm_arch_granitemoe;
 
 #endif

@@ -1,6 +1,6 @@
 /* weights.c: the tensors of a GGUF become packed projections. Every tensor is checked for shape and type before it is
- * read. GGUF stores the Q and K rows of Llama-type models interleaved; here they are put back in Hugging Face order
- * (rotate halves), which adapters speak too. */
+ * read. Where a GGUF stores the Q and K rows interleaved, they are put back in Hugging Face order (rotate halves),
+ * which adapters speak too. */
 #include "base/file.h"
 #include "base/status.h"
 #include "model/model.h"
@@ -10,77 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- where the projections are ---- */
-
-static void slot(vm_slot *s, int layer, const char *name, int row, int rows, bool per_expert) {
-    snprintf(s->module, sizeof s->module, "model.layers.%d.%s", layer, name);
-    s->row = row;
-    s->rows = rows;
-    s->per_expert = per_expert;
-}
-
-int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
-    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    bool moe = c->n_experts > 0;
-    switch (site) {
-    case VM_SITE_QKV:
-        slot(&s[0], layer, "self_attn.q_proj", 0, q, false);
-        slot(&s[1], layer, "self_attn.k_proj", q, kv, false);
-        slot(&s[2], layer, "self_attn.v_proj", q + kv, kv, false);
-        return 3;
-    case VM_SITE_ATTENTION_OUT:
-        slot(s, layer, "self_attn.o_proj", 0, c->dim, false);
-        return 1;
-    case VM_SITE_ROUTER:
-        slot(s, layer, "block_sparse_moe.router", 0, c->n_experts, false);
-        return moe;
-    case VM_SITE_SHARED_IN:
-        if (c->shared_width == 0) return 0;
-        if (moe) {
-            slot(s, layer, "shared_mlp.input_linear", 0, 2 * c->shared_width, false);
-            return 1;
-        }
-        slot(&s[0], layer, "mlp.gate_proj", 0, c->shared_width, false);
-        slot(&s[1], layer, "mlp.up_proj", c->shared_width, c->shared_width, false);
-        return 2;
-    case VM_SITE_SHARED_OUT:
-        slot(s, layer, moe ? "shared_mlp.output_linear" : "mlp.down_proj", 0, c->dim, false);
-        return c->shared_width > 0;
-    case VM_SITE_EXPERT_IN:
-        slot(s, layer, "block_sparse_moe.experts.gate_up_proj", 0, 2 * c->expert_width, true);
-        return moe;
-    case VM_SITE_EXPERT_OUT:
-        slot(s, layer, "block_sparse_moe.experts.down_proj", 0, c->dim, true);
-        return moe;
-    case VM_SITE_COUNT:
-        break;
-    }
-    return 0;
-}
-
-vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert) {
-    vm_layer *l = &m->layers[layer];
-    switch (site) {
-    case VM_SITE_QKV:
-        return &l->qkv;
-    case VM_SITE_ATTENTION_OUT:
-        return &l->attention_out;
-    case VM_SITE_ROUTER:
-        return &l->ffn.router;
-    case VM_SITE_SHARED_IN:
-        return &l->ffn.shared_in;
-    case VM_SITE_SHARED_OUT:
-        return &l->ffn.shared_out;
-    case VM_SITE_EXPERT_IN:
-        return &l->ffn.expert_in[expert];
-    case VM_SITE_EXPERT_OUT:
-        return &l->ffn.expert_out[expert];
-    case VM_SITE_COUNT:
-        break;
-    }
-    return NULL;
-}
 
 /* ---- reading tensors ---- */
 
@@ -121,12 +50,6 @@ static vmoer_status read_matrix(const vm_gguf_tensor *t, int expert, int rows, i
     return VMOER_OK;
 }
 
-typedef struct part {
-    const char *tensor; /* after "blk.N." */
-    int rows;
-    int heads; /* > 0: rows are interleaved pairs of so many heads */
-} part;
-
 /* GGUF's order of a head's rows is (0, half, 1, half + 1, ...). */
 static vmoer_status to_halves(float *w, int rows, int cols, int heads) {
     size_t head = (size_t)(rows / heads), half = head / 2, n = (size_t)cols;
@@ -144,42 +67,47 @@ static vmoer_status to_halves(float *w, int rows, int cols, int heads) {
     return VMOER_OK;
 }
 
-static vmoer_status load_linear(loader *ld, vm_site site, int expert, int n_experts, const part *parts, int n_parts,
-                                int in, vm_linear *out) {
+/* The adapter's part of one expert's matrix in the buffer. */
+static vmoer_status merge_adapter(loader *ld, vm_site site, int expert, int in) {
+    vm_slot modules[VM_MAX_LORA];
+    int n = vm_model_slots(&ld->m->config, ld->layer, site, modules), n_experts = ld->m->config.n_experts;
+    for (int i = 0; i < n && ld->options->adapter; i++) {
+        float *w = ld->buffer + (size_t)modules[i].row * (size_t)in;
+        VM_TRY(vm_adapter_merge_expert(ld->options->adapter, modules[i].name, expert,
+                                       modules[i].per_expert ? n_experts : 1, modules[i].rows, in, w));
+    }
+    return VMOER_OK;
+}
+
+/* A site's projection, or one expert's. */
+static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, int n_parts, int expert) {
     const vm_config *c = &ld->m->config;
+    vm_linear *out = vm_model_linear(ld->m, ld->layer, site, expert);
     const vm_gguf_tensor *tensors[VM_MAX_LORA];
-    char name[96];
-    int rows = 0;
-    for (int i = 0; i < n_parts; rows += parts[i++].rows) {
-        snprintf(name, sizeof name, "blk.%d.%s.weight", ld->layer, parts[i].tensor);
-        VM_TRY(find(ld->m->file, name, n_experts, parts[i].rows, in, &tensors[i]));
+    char name[128];
+    int rows, in;
+    vm_model_shape(c, site, &rows, &in);
+    for (int i = 0; i < n_parts; i++) {
+        snprintf(name, sizeof name, "%s.weight", parts[i].name);
+        VM_TRY(find(ld->m->file, name, parts[i].per_expert ? c->n_experts : 0, parts[i].rows, in, &tensors[i]));
     }
     /* Only now: sizes that the file merely claims take no memory. */
     if (!vm_grow((void **)&ld->buffer, &ld->capacity, (size_t)rows * (size_t)in, sizeof *ld->buffer))
         return vm_error(VMOER_ERROR_MEMORY, "no memory for a %d x %d weight", rows, in);
-    float *w = ld->buffer;
-    for (int i = 0; i < n_parts; w += (size_t)parts[i++].rows * (size_t)in) {
+    for (int i = 0; i < n_parts; i++) {
+        float *w = ld->buffer + (size_t)parts[i].row * (size_t)in;
         VM_TRY(read_matrix(tensors[i], expert, parts[i].rows, in, w));
         if (parts[i].heads) VM_TRY(to_halves(w, parts[i].rows, in, parts[i].heads));
     }
-    vm_slot slots[VM_MAX_LORA];
-    int n_slots = vm_model_slots(c, ld->layer, site, slots);
-    for (int i = 0; i < n_slots && ld->options->adapter; i++) {
-        w = ld->buffer + (size_t)slots[i].row * (size_t)in;
-        if (slots[i].per_expert)
-            VM_TRY(vm_adapter_merge_expert(ld->options->adapter, slots[i].module, expert, n_experts, slots[i].rows, in,
-                                           w));
-        else
-            VM_TRY(vm_adapter_merge(ld->options->adapter, slots[i].module, slots[i].rows, in, w));
-    }
+    VM_TRY(merge_adapter(ld, site, expert, in));
     /* The routing decision is f32 always. */
     vm_compute compute = site == VM_SITE_ROUTER ? VM_COMPUTE_F32 : ld->options->compute;
     VM_TRY(vm_linear_init(out, ld->pool, compute, rows, in, ld->buffer, ld->layer >= ld->m->backward_from));
     if (!ld->options->train_all) return VMOER_OK;
-    if (n_experts)
-        snprintf(name, sizeof name, "blk.%d.%s.%d", ld->layer, parts[0].tensor, expert);
+    if (parts[0].per_expert)
+        snprintf(name, sizeof name, "%s.%d", parts[0].name, expert);
     else
-        snprintf(name, sizeof name, "blk.%d.%s%s", ld->layer, parts[0].tensor, n_parts > 1 ? "+" : "");
+        snprintf(name, sizeof name, "%s%s", parts[0].name, n_parts > 1 ? "+" : "");
     return vm_linear_train(out, name, ld->buffer);
 }
 
@@ -196,9 +124,7 @@ static vmoer_status load_norm(loader *ld, const char *name, int n, vm_param *out
     return read_matrix(t, 0, 1, n, out->value);
 }
 
-static vmoer_status load_ffn(loader *ld, vm_ffn *f) {
-    const vm_config *c = &ld->m->config;
-    bool moe = c->n_experts > 0;
+static vmoer_status make_ffn(const vm_config *c, vm_ffn *f) {
     *f = (vm_ffn){.dim = c->dim,
                   .shared_width = c->shared_width,
                   .n_experts = c->n_experts,
@@ -206,41 +132,28 @@ static vmoer_status load_ffn(loader *ld, vm_ffn *f) {
                   .top_k = c->top_k,
                   .renormalise = c->renormalise,
                   .scale = c->expert_scale};
-    if (c->shared_width) {
-        part in[] = {{moe ? "ffn_gate_shexp" : "ffn_gate", c->shared_width, 0},
-                     {moe ? "ffn_up_shexp" : "ffn_up", c->shared_width, 0}};
-        part out[] = {{moe ? "ffn_down_shexp" : "ffn_down", c->dim, 0}};
-        VM_TRY(load_linear(ld, VM_SITE_SHARED_IN, 0, 0, in, 2, c->dim, &f->shared_in));
-        VM_TRY(load_linear(ld, VM_SITE_SHARED_OUT, 0, 0, out, 1, c->shared_width, &f->shared_out));
-    }
-    if (!moe) return VMOER_OK;
-    part router[] = {{"ffn_gate_inp", c->n_experts, 0}};
-    part in[] = {{"ffn_gate_exps", c->expert_width, 0}, {"ffn_up_exps", c->expert_width, 0}},
-         out[] = {{"ffn_down_exps", c->dim, 0}};
-    VM_TRY(load_linear(ld, VM_SITE_ROUTER, 0, 0, router, 1, c->dim, &f->router));
+    if (!c->n_experts) return VMOER_OK;
     f->expert_in = vm_calloc((size_t)c->n_experts, sizeof *f->expert_in);
     f->expert_out = vm_calloc((size_t)c->n_experts, sizeof *f->expert_out);
-    if (!f->expert_in || !f->expert_out) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d experts", c->n_experts);
-    for (int e = 0; e < c->n_experts; e++) {
-        VM_TRY(load_linear(ld, VM_SITE_EXPERT_IN, e, c->n_experts, in, 2, c->dim, &f->expert_in[e]));
-        VM_TRY(load_linear(ld, VM_SITE_EXPERT_OUT, e, c->n_experts, out, 1, c->expert_width, &f->expert_out[e]));
-    }
-    return VMOER_OK;
+    return f->expert_in && f->expert_out ? VMOER_OK
+                                         : vm_error(VMOER_ERROR_MEMORY, "no memory for %d experts", c->n_experts);
 }
 
 static vmoer_status load_layer(loader *ld, vm_layer *l) {
     const vm_config *c = &ld->m->config;
     char name[96];
-    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    part qkv[] = {{"attn_q", q, c->n_heads}, {"attn_k", kv, c->n_kv_heads}, {"attn_v", kv, 0}},
-         out[] = {{"attn_output", c->dim, 0}};
     snprintf(name, sizeof name, "blk.%d.attn_norm.weight", ld->layer);
     VM_TRY(load_norm(ld, name, c->dim, &l->attention_norm));
-    VM_TRY(load_linear(ld, VM_SITE_QKV, 0, 0, qkv, 3, c->dim, &l->qkv));
-    VM_TRY(load_linear(ld, VM_SITE_ATTENTION_OUT, 0, 0, out, 1, q, &l->attention_out));
     snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", ld->layer);
     VM_TRY(load_norm(ld, name, c->dim, &l->ffn_norm));
-    return load_ffn(ld, &l->ffn);
+    VM_TRY(make_ffn(c, &l->ffn));
+    for (int site = 0; site < VM_SITE_COUNT; site++) {
+        vm_slot parts[VM_MAX_LORA];
+        int n = vm_model_tensors(c, ld->layer, (vm_site)site, parts);
+        int experts = n && parts[0].per_expert ? c->n_experts : n > 0;
+        for (int e = 0; e < experts; e++) VM_TRY(load_linear(ld, (vm_site)site, parts, n, e));
+    }
+    return VMOER_OK;
 }
 
 static vmoer_status load_head(loader *ld) {

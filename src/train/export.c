@@ -1,5 +1,5 @@
 /* export.c: see export.h. Goes through the tensors of the file the model came from and finds each one's values in the
- * model; the reverse of what model/weights.c reads. */
+ * model, by the table that model/weights.c reads by. */
 #include "train/export.h"
 
 #include "base/status.h"
@@ -9,20 +9,12 @@
 
 enum { MOSTLY_BF16 = 32 }; /* general.file_type */
 
-/* A tensor "blk.N.<tensor>.weight" is rows [row, row + its own) of a site's projection. */
-typedef struct place {
-    const char *tensor;
-    vm_site site;
-    int row;
-    int heads; /* > 0: the file has the rows of so many heads interleaved */
-} place;
-
 /* What is written for one tensor: `experts` matrices of ne[1] x ne[0] values. */
 typedef struct source {
     const vm_gguf_tensor *tensor;
     const float *const *values; /* [experts] */
     vm_dtype type;              /* VM_F32 or VM_BF16 */
-    int heads;                  /* as place.heads */
+    int heads;                  /* as vm_slot.heads */
 } source;
 
 /* The file's row i is row to_halves(i) here: a head's rows (0, half, 1, half + 1, ...) there, (0, 1, ...) here. */
@@ -68,61 +60,49 @@ static vmoer_status put_param(vm_gguf_writer *w, vm_arena *arena, const vm_gguf_
 }
 
 static vmoer_status put_site(vm_gguf_writer *w, vm_arena *arena, const vm_model *m, const vm_gguf_tensor *t, int layer,
-                             const place *p) {
+                             vm_site site, const vm_slot *slot) {
     size_t experts = (size_t)t->ne[2];
     const float **values = vm_arena_alloc(arena, experts, sizeof *values);
     if (!values) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory to write it", t->name);
     for (size_t e = 0; e < experts; e++) {
         /* The model is only read: vm_model_linear has no const twin. */
-        const vm_linear *l = vm_model_linear((vm_model *)(uintptr_t)m, layer, p->site, (int)e);
-        values[e] = l->weight->value + (size_t)p->row * (size_t)l->in;
+        const vm_linear *l = vm_model_linear((vm_model *)(uintptr_t)m, layer, site, (int)e);
+        values[e] = l->weight->value + (size_t)slot->row * (size_t)l->in;
     }
-    source s = {.tensor = t, .values = values, .type = p->site == VM_SITE_ROUTER ? VM_F32 : VM_BF16, .heads = p->heads};
+    source s = {.tensor = t, .values = values, .type = site == VM_SITE_ROUTER ? VM_F32 : VM_BF16, .heads = slot->heads};
     return put(w, arena, &s);
 }
 
-/* A tensor of a layer; `what` is its name between "blk.N." and ".weight". *known: it was one. */
+static bool is_weight_of(const vm_gguf_tensor *t, const char *name) {
+    size_t n = strlen(name);
+    return strncmp(t->name, name, n) == 0 && strcmp(t->name + n, ".weight") == 0;
+}
+
+/* A tensor of a layer. *known: it was one. */
 static vmoer_status put_layer_tensor(vm_gguf_writer *w, vm_arena *arena, const vm_model *m, const vm_gguf_tensor *t,
-                                     int layer, const char *what, bool *known) {
-    const vm_config *c = &m->config;
-    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    const place places[] = {
-        {"attn_q", VM_SITE_QKV, 0, c->n_heads},
-        {"attn_k", VM_SITE_QKV, q, c->n_kv_heads},
-        {"attn_v", VM_SITE_QKV, q + kv, 0},
-        {"attn_output", VM_SITE_ATTENTION_OUT, 0, 0},
-        {"ffn_gate_inp", VM_SITE_ROUTER, 0, 0},
-        {c->n_experts ? "ffn_gate_shexp" : "ffn_gate", VM_SITE_SHARED_IN, 0, 0},
-        {c->n_experts ? "ffn_up_shexp" : "ffn_up", VM_SITE_SHARED_IN, c->shared_width, 0},
-        {c->n_experts ? "ffn_down_shexp" : "ffn_down", VM_SITE_SHARED_OUT, 0, 0},
-        {"ffn_gate_exps", VM_SITE_EXPERT_IN, 0, 0},
-        {"ffn_up_exps", VM_SITE_EXPERT_IN, c->expert_width, 0},
-        {"ffn_down_exps", VM_SITE_EXPERT_OUT, 0, 0},
-    };
+                                     int layer, bool *known) {
+    const vm_layer *l = &m->layers[layer];
     *known = true;
-    if (strcmp(what, "attn_norm") == 0) return put_param(w, arena, t, &m->layers[layer].attention_norm, VM_F32);
-    if (strcmp(what, "ffn_norm") == 0) return put_param(w, arena, t, &m->layers[layer].ffn_norm, VM_F32);
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+    if (strcmp(t->name, l->attention_norm.name) == 0) return put_param(w, arena, t, &l->attention_norm, VM_F32);
+    if (strcmp(t->name, l->ffn_norm.name) == 0) return put_param(w, arena, t, &l->ffn_norm, VM_F32);
+    for (int site = 0; site < VM_SITE_COUNT; site++) {
         vm_slot slots[VM_MAX_LORA];
-        if (strcmp(what, places[i].tensor) == 0 && vm_model_slots(c, layer, places[i].site, slots) > 0)
-            return put_site(w, arena, m, t, layer, &places[i]);
+        int n = vm_model_tensors(&m->config, layer, (vm_site)site, slots);
+        for (int i = 0; i < n; i++)
+            if (is_weight_of(t, slots[i].name)) return put_site(w, arena, m, t, layer, (vm_site)site, &slots[i]);
     }
     *known = false;
     return VMOER_OK;
 }
 
 static vmoer_status put_tensor(vm_gguf_writer *w, vm_arena *arena, const vm_model *m, const vm_gguf_tensor *t) {
-    char what[64], name[128];
     int layer;
     bool known = false;
     if (strcmp(t->name, "token_embd.weight") == 0) return put_param(w, arena, t, m->embedding_param, VM_BF16);
     if (strcmp(t->name, "output.weight") == 0) return put_param(w, arena, t, m->head.weight, VM_BF16);
     if (strcmp(t->name, "output_norm.weight") == 0) return put_param(w, arena, t, &m->final_norm, VM_F32);
-    if (sscanf(t->name, "blk.%3d.%63[^.]", &layer, what) == 2 && layer >= 0 && layer < m->config.n_layers) {
-        /* Only this very name was read, and its shape checked: "blk.00.attn_q.weight" is nobody's. */
-        snprintf(name, sizeof name, "blk.%d.%s.weight", layer, what);
-        if (strcmp(t->name, name) == 0) VM_TRY(put_layer_tensor(w, arena, m, t, layer, what, &known));
-    }
+    if (sscanf(t->name, "blk.%3d.", &layer) == 1 && layer >= 0 && layer < m->config.n_layers)
+        VM_TRY(put_layer_tensor(w, arena, m, t, layer, &known));
     return known ? VMOER_OK : vm_gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->ne, t->data);
 }
 

@@ -56,9 +56,9 @@ static vmoer_status attach_slot(const attach_context *c, int layer, vm_site site
     char name[128];
     vm_linear *l = vm_model_linear(c->m, layer, site, expert);
     if (slot->per_expert)
-        snprintf(name, sizeof name, "%.95s.%d", slot->module, expert);
+        snprintf(name, sizeof name, "%.95s.%d", slot->name, expert);
     else
-        snprintf(name, sizeof name, "%.95s", slot->module);
+        snprintf(name, sizeof name, "%.95s", slot->name);
     vm_lora *lora;
     VM_TRY(vm_linear_add_lora(l, name, slot->row, slot->rows, c->rank, c->scale, &lora));
     /* The stream is the tensor's place in the model, so that its values do not depend on what else is attached. */
@@ -138,7 +138,7 @@ static vmoer_status collect_slot(collection *c, const vm_model *m, int layer, vm
     int n = count_experts(m, slot);
     const float **a = vm_arena_alloc(c->arena, (size_t)n, sizeof *a),
                 **b = vm_arena_alloc(c->arena, (size_t)n, sizeof *b);
-    const char *module = vm_arena_strndup(c->arena, slot->module, strlen(slot->module));
+    const char *module = vm_arena_strndup(c->arena, slot->name, strlen(slot->name));
     if (!a || !b || !module || !vm_grow((void **)&c->items, &c->capacity, (size_t)c->n + 1, sizeof *c->items))
         return vm_error(VMOER_ERROR_MEMORY, "no memory for the adapter's modules");
     for (int e = 0; e < n; e++) {

@@ -23,14 +23,13 @@ static void assert_gradient(const char *model, const char *name, const float *go
  * the model has no such site. */
 static bool golden_site(const vm_safetensors *st, const vm_model *m, int layer, vm_site site, int expert, float *out) {
     vm_slot slots[VM_MAX_LORA];
-    int n = vm_model_slots(&m->config, layer, site, slots);
+    int n = vm_model_slots(&m->config, layer, site, slots), rows, columns;
+    vm_model_shape(&m->config, site, &rows, &columns);
     for (int i = 0; i < n; i++) {
         char name[160];
-        size_t in = site == VM_SITE_SHARED_OUT   ? (size_t)m->config.shared_width
-                    : site == VM_SITE_EXPERT_OUT ? (size_t)m->config.expert_width
-                                                 : DIM;
-        size_t size = (size_t)slots[i].rows * in, stack = slots[i].per_expert ? (size_t)m->config.n_experts : 1;
-        snprintf(name, sizeof name, "grad.%s%s", slots[i].module, slots[i].per_expert ? "" : ".weight");
+        size_t in = (size_t)columns, size = (size_t)slots[i].rows * in,
+               stack = slots[i].per_expert ? (size_t)m->config.n_experts : 1;
+        snprintf(name, sizeof name, "grad.%s%s", slots[i].name, slots[i].per_expert ? "" : ".weight");
         assert_true((size_t)(slots[i].row + slots[i].rows) * in <= SCRATCH);
         memcpy(out + (size_t)slots[i].row * in, golden_f32(st, name, stack * size) + (size_t)expert * size,
                size * sizeof *out);
@@ -111,13 +110,13 @@ enum { RANK = 4 };
 /* Where peft keeps a slot's tensors: "base_model.model.model.layers.0.self_attn.q_proj" + ".lora_A.weight". */
 static void peft_stem(const vm_slot *slot, char stem[160]) {
     static const char up[] = "experts.gate_up_proj", down[] = "experts.down_proj";
-    int length = (int)strlen(slot->module);
+    int length = (int)strlen(slot->name);
     const char *nested = "";
-    if (slot->per_expert && strstr(slot->module, up))
+    if (slot->per_expert && strstr(slot->name, up))
         length -= (int)strlen(up) - (int)strlen("experts"), nested = ".base_layer";
     else if (slot->per_expert)
         length -= (int)strlen(down) - (int)strlen("experts");
-    snprintf(stem, 160, "base_model.model.%.*s%s", length, slot->module, nested);
+    snprintf(stem, 160, "base_model.model.%.*s%s", length, slot->name, nested);
 }
 
 /* A and B of one expert (or of a plain module: n 1, e 0) out of peft's stack, A expert-major and B rank-major. */
@@ -149,7 +148,7 @@ static void each_slot(vm_model *m, const vm_safetensors *st,
 
 static void attach(const vm_safetensors *adapter, vm_linear *l, const vm_slot *slot, int index, int n, int e) {
     vm_lora *lora;
-    OK(vm_linear_add_lora(l, slot->module, slot->row, slot->rows, RANK, 8.0f / RANK, &lora));
+    OK(vm_linear_add_lora(l, slot->name, slot->row, slot->rows, RANK, 8.0f / RANK, &lora));
     assert_ptr_equal(lora, l->lora[index]);
     unstack(adapter, "", slot, n, e, l->in, lora->a.value, lora->b.value);
 }

@@ -162,7 +162,7 @@ static int check_saved(const char *model, const char *targets) {
                 for (int i = 0; i < ROWS * l->out; i++) {
                     moved = fmax(moved, fabs((double)y[1][i] - (double)y[0][i]));
                     if (!(fabsf(y[2][i] - y[1][i]) <= 1e-4f))
-                        fail_msg("layer %d, %s, expert %d: %g, merged %g", layer, slots[0].module, e, (double)y[1][i],
+                        fail_msg("layer %d, %s, expert %d: %g, merged %g", layer, slots[0].name, e, (double)y[1][i],
                                  (double)y[2][i]);
                 }
                 assert_true(moved == 0 || moved > 0.5);

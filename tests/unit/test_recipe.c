@@ -202,9 +202,9 @@ static void test_all_experts(void **state) {
     vm_recipe *r = make(dense_path, EXPERTS, 0);
     OK(vm_recipe_build(r, NULL, dense_path, moe_path));
     logits_of_file(dense_path, dense, &config);
-    assert_string_equal(config.arch, "llama");
+    assert_string_equal(config.arch->name, "llama");
     logits_of_file(moe_path, moe, &config);
-    assert_string_equal(config.arch, "granitemoe");
+    assert_string_equal(config.arch->name, "granitemoe");
     assert_string_equal(config.name, "tiny-llama MoE 4x8 top 4");
     assert_true(config.n_experts == EXPERTS && config.top_k == EXPERTS && config.expert_width == WIDTH &&
                 config.shared_width == SHARED);

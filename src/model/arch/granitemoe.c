@@ -22,4 +22,11 @@ static vmoer_status read_config(const vm_gguf *g, vm_config *c) {
     return vm_arch_f32(g, c, "logit_scale", 1e-6f, 1e6f, &c->logit_scale);
 }
 
-const vm_arch vm_arch_granitemoe = {"granitemoe", read_config};
+const vm_arch vm_arch_granitemoe = {
+    .name = "granitemoe",
+    .read_config = read_config,
+    .interleaved = true,
+    .sites = {VM_ARCH_ATTENTION, VM_ARCH_EXPERTS("block_sparse_moe", "router"),
+              [VM_SITE_SHARED_IN] = {{"ffn_gate_shexp", "ffn_up_shexp"}, {"shared_mlp.input_linear"}},
+              [VM_SITE_SHARED_OUT] = {{"ffn_down_shexp"}, {"shared_mlp.output_linear"}}},
+};

@@ -13,4 +13,9 @@ static vmoer_status read_config(const vm_gguf *g, vm_config *c) {
     return vm_arch_u32(g, c, "feed_forward_length", 1, 1 << 20, &c->shared_width);
 }
 
-const vm_arch vm_arch_llama = {"llama", read_config};
+const vm_arch vm_arch_llama = {
+    .name = "llama",
+    .read_config = read_config,
+    .interleaved = true,
+    .sites = {VM_ARCH_ATTENTION, VM_ARCH_DENSE},
+};

@@ -1,0 +1,89 @@
+/* sites.c: where the projections of a layer are, and who calls which of their rows what: the one table that reading
+ * (weights.c), writing (train/export.c), adapters and LoRA share. Names and row order are the architecture's. */
+#include "model/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void vm_model_shape(const vm_config *c, vm_site site, int *rows, int *in) {
+    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    bool shared = c->shared_width > 0, experts = c->n_experts > 0;
+    *rows = 0, *in = c->dim;
+    switch (site) {
+    case VM_SITE_QKV:
+        *rows = q + 2 * kv;
+        break;
+    case VM_SITE_ATTENTION_OUT:
+        *rows = c->dim, *in = q;
+        break;
+    case VM_SITE_ROUTER:
+        *rows = c->n_experts;
+        break;
+    case VM_SITE_SHARED_IN:
+        *rows = 2 * c->shared_width;
+        break;
+    case VM_SITE_SHARED_OUT:
+        *rows = shared ? c->dim : 0, *in = c->shared_width;
+        break;
+    case VM_SITE_EXPERT_IN:
+        *rows = experts ? 2 * c->expert_width : 0;
+        break;
+    case VM_SITE_EXPERT_OUT:
+        *rows = experts ? c->dim : 0, *in = c->expert_width;
+        break;
+    case VM_SITE_COUNT:
+        break;
+    }
+}
+
+/* The site's rows under the names of a list: Q, K and V where they are apart, equal parts elsewhere. */
+static int cut(const vm_config *c, vm_site site, const char *const *names, vm_slot *s) {
+    int rows, in, n = 0, row = 0;
+    vm_model_shape(c, site, &rows, &in);
+    while (rows && n < VM_MAX_LORA && names[n]) n++;
+    for (int i = 0; i < n; row += s[i++].rows) {
+        int heads = i == 0 ? c->n_heads : c->n_kv_heads;
+        s[i] = (vm_slot){.row = row,
+                         .rows = site == VM_SITE_QKV && n == 3 ? heads * c->head_dim : rows / n,
+                         .heads = site == VM_SITE_QKV && c->arch->interleaved && i < 2 ? heads : 0,
+                         .per_expert = site == VM_SITE_EXPERT_IN || site == VM_SITE_EXPERT_OUT};
+    }
+    return n;
+}
+
+int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
+    const char *const *names = c->arch->sites[site].modules;
+    int n = cut(c, site, names, s);
+    for (int i = 0; i < n; i++) snprintf(s[i].name, sizeof s[i].name, "model.layers.%d.%s", layer, names[i]);
+    return n;
+}
+
+int vm_model_tensors(const vm_config *c, int layer, vm_site site, vm_slot *s) {
+    const char *const *names = c->arch->sites[site].tensors;
+    int n = cut(c, site, names, s);
+    for (int i = 0; i < n; i++) snprintf(s[i].name, sizeof s[i].name, "blk.%d.%s", layer, names[i]);
+    return n;
+}
+
+vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert) {
+    vm_layer *l = &m->layers[layer];
+    switch (site) {
+    case VM_SITE_QKV:
+        return &l->qkv;
+    case VM_SITE_ATTENTION_OUT:
+        return &l->attention_out;
+    case VM_SITE_ROUTER:
+        return &l->ffn.router;
+    case VM_SITE_SHARED_IN:
+        return &l->ffn.shared_in;
+    case VM_SITE_SHARED_OUT:
+        return &l->ffn.shared_out;
+    case VM_SITE_EXPERT_IN:
+        return &l->ffn.expert_in[expert];
+    case VM_SITE_EXPERT_OUT:
+        return &l->ffn.expert_out[expert];
+    case VM_SITE_COUNT:
+        break;
+    }
+    return NULL;
+}
