@@ -6,14 +6,16 @@ typedef struct quantize_options {
     vmoer_quantize_params p;
 } quantize_options;
 
-static const char *const weights_words[] = {"q8_0", "q6_k", "q4_k", "q4_0", "bf16", "f16", NULL};
+static const char *const weights_words[] = {"q8_0", "q6_k", "q4_k", "q4_0", "bf16", "f16", "q4_k_m", NULL};
 _Static_assert(VMOER_WEIGHTS_Q8_0 == 0 && VMOER_WEIGHTS_Q6_K == 1 && VMOER_WEIGHTS_Q4_K == 2 &&
-                   VMOER_WEIGHTS_Q4_0 == 3 && VMOER_WEIGHTS_BF16 == 4 && VMOER_WEIGHTS_F16 == 5,
+                   VMOER_WEIGHTS_Q4_0 == 3 && VMOER_WEIGHTS_BF16 == 4 && VMOER_WEIGHTS_F16 == 5 &&
+                   VMOER_WEIGHTS_Q4_K_M == 6,
                "weights_words");
 
 static const option options[] = {
     MODEL_OPTION(quantize_options, p.model, "GGUF file"),
-    {"type", 0, OPTION_ENUM, NULL, "of the weights: 8.5, 6.6, 4.5, 4.5, 16 and 16 bits each",
+    {"type", 0, OPTION_ENUM, NULL,
+     "of the weights: 8.5, 6.6, 4.5, 4.5, 16, 16 and (q4_k_m: some in q6_k) 4.8 bits each",
      offsetof(quantize_options, p.type), weights_words, 0},
     {"output_path", 0, OPTION_TEXT, "FILE", "the GGUF to write", offsetof(quantize_options, p.output_path), NULL, 1},
     {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(quantize_options, p.threads), NULL, 0},

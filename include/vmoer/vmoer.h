@@ -238,7 +238,8 @@ typedef enum vmoer_weights {
     VMOER_WEIGHTS_Q4_K, /* 4.5, closer than Q4_0 */
     VMOER_WEIGHTS_Q4_0, /* 4.5 */
     VMOER_WEIGHTS_BF16,
-    VMOER_WEIGHTS_F16
+    VMOER_WEIGHTS_F16,
+    VMOER_WEIGHTS_Q4_K_M /* 4.8: Q4_K, and Q6_K where llama.cpp's mix has it */
 } vmoer_weights;
 
 typedef struct vmoer_quantize_params {

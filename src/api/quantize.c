@@ -7,16 +7,19 @@
 #include "io/gguf.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 vmoer_quantize_params vmoer_quantize_params_default(void) {
     return (vmoer_quantize_params){.type = VMOER_WEIGHTS_Q8_0};
 }
 
-/* By vmoer_weights, then F32. file_type: general.file_type, llama.cpp's LLAMA_FTYPE_MOSTLY_*. */
-static const struct {
-    uint32_t type, file_type;
-} kinds[] = {{VM_Q8_0, 7}, {VM_Q6_K, 18}, {VM_Q4_K, 14}, {VM_Q4_0, 2}, {VM_BF16, 32}, {VM_F16, 1}, {VM_F32, 0}};
+/* By vmoer_weights, then F32. file_type: general.file_type, llama.cpp's LLAMA_FTYPE_MOSTLY_*. finer: what some matrices
+ * become in its place. */
+static const struct kind {
+    uint32_t type, file_type, finer;
+} kinds[] = {{VM_Q8_0, 7, VM_Q8_0},  {VM_Q6_K, 18, VM_Q6_K}, {VM_Q4_K, 14, VM_Q4_K}, {VM_Q4_0, 2, VM_Q4_0},
+             {VM_BF16, 32, VM_BF16}, {VM_F16, 1, VM_F16},    {VM_Q4_K, 15, VM_Q6_K}, {VM_F32, 0, VM_F32}};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 enum { QUANTIZATION_VERSION = 2, TYPES = 64 };
@@ -103,19 +106,37 @@ static bool whole_blocks(uint32_t type, const vm_gguf_tensor *t) {
     return vm_dtype_block(type, &elements, &bytes) && (size_t)t->ne[0] % elements == 0;
 }
 
+static int layer_of(const vm_gguf_tensor *t) { /* -1: none */
+    int layer;
+    return sscanf(t->name, "blk.%9d.", &layer) == 1 ? layer : -1;
+}
+
+/* What llama.cpp's mixed types find to matter most: the head, and in half of the layers (the first and last eighth, and
+ * every third between) attention's values and what a feed-forward block ends with. */
+static bool matters(const vm_gguf *g, const vm_gguf_tensor *t) {
+    if (strcmp(t->name, "output.weight") == 0) return true;
+    if (strcmp(t->name, "token_embd.weight") == 0) return !vm_gguf_find_tensor(g, "output.weight");
+    if (!strstr(t->name, ".attn_v.") && !strstr(t->name, ".ffn_down")) return false;
+    int layer = layer_of(t), layers = 0;
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++)
+        if (layer_of(vm_gguf_tensor_at(g, i)) >= layers) layers = layer_of(vm_gguf_tensor_at(g, i)) + 1;
+    return layer >= 0 && (layer < layers / 8 || layer >= 7 * (int64_t)layers / 8 || (layer - layers / 8) % 3 == 2);
+}
+
 /* What the tensor becomes: norms, biases and all that is no matrix stay, and so do routers, whose decisions are f32. */
-static uint32_t target(uint32_t wanted, const vm_gguf_tensor *t) {
+static uint32_t target(const struct kind *kind, const vm_gguf *g, const vm_gguf_tensor *t) {
     size_t length = strlen(t->name);
     if (t->n_dims < 2 || length < 7 || strcmp(t->name + length - 7, ".weight") != 0 || strstr(t->name, "norm") ||
         strstr(t->name, "ffn_gate_inp"))
         return t->type;
+    uint32_t wanted = kind->finer != kind->type && matters(g, t) ? kind->finer : kind->type;
     return whole_blocks(wanted, t) ? wanted : whole_blocks(VM_Q8_0, t) ? VM_Q8_0 : VM_F16;
 }
 
-static vmoer_status add_tensors(run *r, const vm_gguf *g, uint32_t wanted, vm_arena *arena, vm_gguf_writer *w) {
+static vmoer_status add_tensors(run *r, const vm_gguf *g, const struct kind *kind, vm_arena *arena, vm_gguf_writer *w) {
     for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
         const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
-        uint32_t type = target(wanted, t);
+        uint32_t type = target(kind, g, t);
         size_t weights = (size_t)t->ne[0] * (size_t)t->ne[1] * (size_t)t->ne[2] * (size_t)t->ne[3];
         r->of[type].tensors++;
         r->of[type].weights += weights;
@@ -151,7 +172,7 @@ static json_t *record(const run *r, const char *path, size_t before, size_t afte
 
 /* What most weights are in, as llama.cpp has it; where that is none of the types written here, what the file said
  * stays. */
-static vmoer_status put_types(const run *r, vm_gguf_writer *w) {
+static vmoer_status put_types(const run *r, const struct kind *kind, vm_gguf_writer *w) {
     uint32_t most = 0;
     bool quantized = false;
     for (uint32_t type = 0; type < TYPES; type++) {
@@ -159,23 +180,24 @@ static vmoer_status put_types(const run *r, vm_gguf_writer *w) {
         if (r->of[type].weights > r->of[most].weights) most = type;
         quantized |= r->of[type].tensors && vm_dtype_block(type, &elements, &bytes) && elements > 1;
     }
-    for (int i = 0; i < KINDS; i++)
-        if (kinds[i].type == most) VM_TRY(vm_gguf_writer_u32(w, "general.file_type", kinds[i].file_type));
+    const struct kind *written = kind->type == most ? kind : kinds;
+    while (written < kinds + KINDS && written->type != most) written++;
+    if (written < kinds + KINDS) VM_TRY(vm_gguf_writer_u32(w, "general.file_type", written->file_type));
     return quantized ? vm_gguf_writer_u32(w, "general.quantization_version", QUANTIZATION_VERSION) : VMOER_OK;
 }
 
 static vmoer_status convert(run *r, const vm_gguf *g, const vmoer_quantize_params *p, vm_gguf_writer *w,
                             vm_arena *arena) {
     VM_TRY(vm_gguf_writer_copy_keys(w, g, ""));
-    VM_TRY_IN(add_tensors(r, g, kinds[p->type].type, arena, w), "%s", p->model);
-    VM_TRY(put_types(r, w));
+    VM_TRY_IN(add_tensors(r, g, &kinds[p->type], arena, w), "%s", p->model);
+    VM_TRY(put_types(r, &kinds[p->type], w));
     return vm_gguf_writer_save(w, p->output_path);
 }
 
 vmoer_status vmoer_quantize(const vmoer_quantize_params *p, const vmoer_hooks *hooks, char **out_json) {
     if (!p->model || !p->output_path)
         return vm_error(VMOER_ERROR_ARGUMENT, "quantizing takes a model (-m) and the file to write (--output_path)");
-    if ((unsigned)p->type > VMOER_WEIGHTS_F16)
+    if ((unsigned)p->type > VMOER_WEIGHTS_Q4_K_M)
         return vm_error(VMOER_ERROR_ARGUMENT, "type %d of weights does not exist", (int)p->type);
     run r = {.hooks = hooks};
     vm_gguf *g = NULL, *written = NULL;

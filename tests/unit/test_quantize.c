@@ -105,6 +105,43 @@ static void the_file_type_is_that_of_most_weights(void **state) {
     }
 }
 
+/* Of 16 layers: two at either end, and of the rest 4, 7, 10, 13. */
+static void a_mix_is_finer_where_it_matters(void **state) {
+    (void)state;
+    static const bool fine[16] = {1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 1, 1};
+    for (int tied = 0; tied < 2; tied++) {
+        float x[2 * COLS] = {1, 2, 3};
+        const char *before = scratch_path("before.gguf"), *after = scratch_path("after.gguf");
+        char name[64];
+        vm_gguf_writer *w = vm_gguf_writer_create();
+        OK(vm_gguf_writer_tensor(w, "token_embd.weight", VM_F32, 2, (int64_t[]){COLS, 2}, x));
+        if (!tied) OK(vm_gguf_writer_tensor(w, "output.weight", VM_F32, 2, (int64_t[]){COLS, 2}, x));
+        static const char *const of_layer[] = {"attn_q", "attn_v", "ffn_up_exps", "ffn_down_exps"};
+        for (int i = 0; i < 64; i++) {
+            snprintf(name, sizeof name, "blk.%d.%s.weight", i / 4, of_layer[i % 4]);
+            OK(vm_gguf_writer_tensor(w, name, VM_F32, 2, (int64_t[]){COLS, 2}, x));
+        }
+        OK(vm_gguf_writer_save(w, before));
+        vm_gguf_writer_free(w);
+        vmoer_quantize_params p = {.model = before, .output_path = after, .type = VMOER_WEIGHTS_Q4_K_M, .threads = 1};
+        OK(vmoer_quantize(&p, NULL, NULL));
+        vm_gguf *g;
+        uint32_t value;
+        OK(vm_gguf_open(after, &g));
+        assert_int_equal(vm_gguf_find_tensor(g, "token_embd.weight")->type, tied ? VM_Q6_K : VM_Q4_K);
+        if (!tied) assert_int_equal(vm_gguf_find_tensor(g, "output.weight")->type, VM_Q6_K);
+        for (int i = 0; i < 64; i++) {
+            snprintf(name, sizeof name, "blk.%d.%s.weight", i / 4, of_layer[i % 4]);
+            assert_int_equal(vm_gguf_find_tensor(g, name)->type, fine[i / 4] && i % 2 ? VM_Q6_K : VM_Q4_K);
+        }
+        OK(vm_gguf_get_u32(g, "general.file_type", &value));
+        assert_int_equal(value, 15);
+        vm_gguf_free(g);
+        unlink(before);
+        unlink(after);
+    }
+}
+
 static void what_cannot_be_stored_is_named(void **state) {
     (void)state;
     sample *s = vm_malloc(1, sizeof *s);
@@ -131,15 +168,14 @@ static void wrong_parameters_are_refused(void **state) {
     vmoer_quantize_params p = vmoer_quantize_params_default();
     assert_int_equal(vmoer_quantize(&p, NULL, NULL), VMOER_ERROR_ARGUMENT);
     p.model = p.output_path = "x";
-    p.type = (vmoer_weights)6;
+    p.type = (vmoer_weights)7;
     assert_int_equal(vmoer_quantize(&p, NULL, NULL), VMOER_ERROR_ARGUMENT);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matrices_change_and_the_rest_stays),
-        cmocka_unit_test(the_file_type_is_that_of_most_weights),
-        cmocka_unit_test(what_cannot_be_stored_is_named),
+        cmocka_unit_test(matrices_change_and_the_rest_stays), cmocka_unit_test(the_file_type_is_that_of_most_weights),
+        cmocka_unit_test(a_mix_is_finer_where_it_matters),    cmocka_unit_test(what_cannot_be_stored_is_named),
         cmocka_unit_test(wrong_parameters_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
