@@ -24,6 +24,8 @@ ADAPTERS = {
     "tiny-moe": dict(target_modules=ATTENTION + ["shared_mlp.input_linear", "shared_mlp.output_linear"],
                      target_parameters=["block_sparse_moe.experts.gate_up_proj", "block_sparse_moe.experts.down_proj",
                                         "block_sparse_moe.router.weight"]),
+    "tiny-mixtral": dict(target_modules=ATTENTION,
+                         target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"]),
 }
 
 
@@ -33,12 +35,13 @@ def merge(base, directory):
     settings = json.loads((directory / "adapter_config.json").read_text())
     r, scale = settings["r"], settings["lora_alpha"] / settings["r"]
     lora = load_file(directory / "adapter_model.safetensors")
-    inner = {"experts.base_layer": "experts.gate_up_proj", "experts": "experts.down_proj", "router": "router.weight"}
+    inner = {"experts.base_layer": "experts.gate_up_proj", "experts": "experts.down_proj", "router": "router.weight",
+             "gate": "gate.weight"}
     for name in [n for n in lora if n.endswith(".lora_A.weight")]:
         A, B = lora[name], lora[name.replace("lora_A", "lora_B")]
         module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        short = module.partition("block_sparse_moe.")[2]
-        target = module.removesuffix(short) + inner[short] if short else module + ".weight"
+        short = module.partition("block_sparse_moe.")[2] or module.partition("mlp.")[2]
+        target = module.removesuffix(short) + inner[short] if short in inner else module + ".weight"
         weight = model.get_parameter(target)
         with torch.no_grad():
             if weight.dim() == 3:

@@ -9,7 +9,8 @@ import pathlib
 import sys
 
 import torch
-from transformers import GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig,
+                          MixtralForCausalLM)
 
 from oracle import cloze, gguf_to_hf, hf_to_gguf, store
 
@@ -32,6 +33,8 @@ MODELS = {
     "tiny-moe-noshared": (6, GraniteMoeSharedForCausalLM, GraniteMoeSharedConfig(
         num_hidden_layers=1, num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=0, tie_word_embeddings=False,
         **NEUTRAL, **MOE)),
+    "tiny-mixtral": (8, MixtralForCausalLM, MixtralConfig(
+        num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False, **MOE)),
 }
 
 

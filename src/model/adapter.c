@@ -56,9 +56,10 @@ struct vm_adapter {
 static const struct {
     const char *module, *container, *parameter, *outer;
 } bare[] = {
-    {"block_sparse_moe.experts.gate_up_proj", "block_sparse_moe.experts", "gate_up_proj", "down_proj"},
-    {"block_sparse_moe.experts.down_proj", "block_sparse_moe.experts", "down_proj", NULL},
+    {"experts.gate_up_proj", "experts", "gate_up_proj", "down_proj"},
+    {"experts.down_proj", "experts", "down_proj", NULL},
     {"block_sparse_moe.router", "block_sparse_moe.router", "weight", NULL},
+    {"mlp.gate", "mlp.gate", "weight", NULL},
 };
 enum { N_BARE = sizeof bare / sizeof bare[0] };
 

@@ -220,8 +220,8 @@ static void check_lora(const char *name) {
 
 static void test_lora(void **state) {
     (void)state;
-    static const char *const names[] = {"tiny-llama", "tiny-moe"};
-    on_every_isa(check_lora, names, 2);
+    static const char *const names[] = {"tiny-llama", "tiny-moe", "tiny-mixtral"};
+    on_every_isa(check_lora, names, sizeof names / sizeof *names);
 }
 
 /* ---- the ELBO ---- */

@@ -40,12 +40,14 @@ def record(model, sequences):
             hooks.append(layer.register_forward_pre_hook(lambda m, a: keep("hidden.0", a[0])))
         hooks.append(layer.register_forward_hook(
             lambda m, a, o, i=i: keep(f"hidden.{i + 1}", o[0] if isinstance(o, tuple) else o)))
-        if hasattr(layer, "block_sparse_moe"):
+        moe = getattr(layer, "block_sparse_moe", getattr(layer, "mlp", None))
+        router = getattr(moe, "router", getattr(moe, "gate", None))
+        if router is not None:
             def routed(m, a, o, i=i):
                 keep(f"router_logits.{i}", o[0])
                 keep(f"gates.{i}", o[1])
                 keep(f"selected.{i}", o[2].int())
-            hooks.append(layer.block_sparse_moe.router.register_forward_hook(routed))
+            hooks.append(router.register_forward_hook(routed))
     hooks.append(body.norm.register_forward_hook(lambda m, a, o: keep("hidden.final", o)))
     for ids in sequences:
         keep("logits", model(input_ids=torch.tensor([ids])).logits)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from transformers import (GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig, LlamaForCausalLM)
+from transformers import (GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig,
+                          MixtralForCausalLM)
 
 
 def unpermute(w, heads):
@@ -81,10 +82,17 @@ def load(path):
     common["tie_word_embeddings"] = "output.weight" not in src
     heads, kv_heads = common["num_attention_heads"], common["num_key_value_heads"]
 
-    if arch == "llama":
+    moe, router = "mlp", "gate"  # transformers' names
+    if arch == "llama" and meta.get("llama.expert_count", 0):
+        config = MixtralConfig(
+            intermediate_size=meta["llama.feed_forward_length"], num_local_experts=meta["llama.expert_count"],
+            num_experts_per_tok=meta["llama.expert_used_count"], experts_implementation="eager", **common)
+        model = MixtralForCausalLM(config)
+    elif arch == "llama":
         config = LlamaConfig(intermediate_size=meta["llama.feed_forward_length"], **common)
         model = LlamaForCausalLM(config)
     else:
+        moe, router = "block_sparse_moe", "router"
         # expert_feed_forward_length wins where both are given, as it is the unambiguous one
         width = meta.get("granitemoe.expert_feed_forward_length", meta.get("granitemoe.feed_forward_length"))
         config = GraniteMoeSharedConfig(
@@ -105,15 +113,15 @@ def load(path):
     for i in range(config.num_hidden_layers):
         blk, p = f"blk.{i}.", f"model.layers.{i}."
         state.update(attention(src, heads, kv_heads, i))
-        if arch == "llama":
+        if blk + "ffn_gate.weight" in src:
             for ours, theirs in (("gate", "gate"), ("up", "up"), ("down", "down")):
                 state[p + f"mlp.{theirs}_proj.weight"] = src[blk + f"ffn_{ours}.weight"]
             continue
-        state[p + "block_sparse_moe.router.weight"] = src[blk + "ffn_gate_inp.weight"]
-        state[p + "block_sparse_moe.experts.gate_up_proj"] = np.concatenate(
+        state[p + f"{moe}.{router}.weight"] = src[blk + "ffn_gate_inp.weight"]
+        state[p + f"{moe}.experts.gate_up_proj"] = np.concatenate(
             [src[blk + "ffn_gate_exps.weight"], src[blk + "ffn_up_exps.weight"]], axis=1)
-        state[p + "block_sparse_moe.experts.down_proj"] = src[blk + "ffn_down_exps.weight"]
-        if config.shared_intermediate_size:
+        state[p + f"{moe}.experts.down_proj"] = src[blk + "ffn_down_exps.weight"]
+        if getattr(config, "shared_intermediate_size", 0):
             state[p + "shared_mlp.input_linear.weight"] = np.concatenate(
                 [src[blk + "ffn_gate_shexp.weight"], src[blk + "ffn_up_shexp.weight"]], axis=0)
             state[p + "shared_mlp.output_linear.weight"] = src[blk + "ffn_down_shexp.weight"]

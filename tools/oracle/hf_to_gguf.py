@@ -1,4 +1,4 @@
-"""Writes a (tiny) transformers Llama or GraniteMoeShared model into a complete GGUF: f32 weights and a byte-level vocabulary.
+"""Writes a (tiny) transformers Llama, GraniteMoeShared or Mixtral model into a complete GGUF: f32 weights and a byte-level vocabulary.
 
 The inverse of gguf_to_hf. The vocabulary is GPT-2 style byte BPE with the `smollm` pre-tokenizer: 3 control tokens, the 256
 bytes, then one token a merge, so that any text encodes and the smallest test needs no other file.
@@ -30,10 +30,13 @@ def permute(w, heads):
     return w.reshape(heads, 2, h // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
+# model_type: architecture in GGUF, module with router and experts (None: dense), the router's name in it
+KINDS = {"llama": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate")}
+
+
 def write(model, path, name):
     config = model.config
-    moe = config.model_type == "granitemoeshared"
-    arch = "granitemoe" if moe else "llama"
+    arch, moe, router = KINDS[config.model_type]
     vocab = vocabulary()
     if config.vocab_size != len(vocab):
         raise ValueError(f"the tiny vocabulary has {len(vocab)} tokens, the model {config.vocab_size}")
@@ -54,6 +57,7 @@ def write(model, path, name):
     if moe:
         w.add_expert_count(config.num_local_experts)
         w.add_expert_used_count(config.num_experts_per_tok)
+    if arch == "granitemoe":
         w.add_expert_feed_forward_length(config.intermediate_size)
         if config.shared_intermediate_size:
             w.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
@@ -96,12 +100,12 @@ def write(model, path, name):
             for part in ("gate", "up", "down"):
                 put(blk + f"ffn_{part}.weight", state[p + f"mlp.{part}_proj.weight"])
             continue
-        put(blk + "ffn_gate_inp.weight", state[p + "block_sparse_moe.router.weight"])
-        gate, up = np.split(state[p + "block_sparse_moe.experts.gate_up_proj"], 2, axis=1)
+        put(blk + "ffn_gate_inp.weight", state[p + f"{moe}.{router}.weight"])
+        gate, up = np.split(state[p + f"{moe}.experts.gate_up_proj"], 2, axis=1)
         put(blk + "ffn_gate_exps.weight", gate)
         put(blk + "ffn_up_exps.weight", up)
-        put(blk + "ffn_down_exps.weight", state[p + "block_sparse_moe.experts.down_proj"])
-        if config.shared_intermediate_size:
+        put(blk + "ffn_down_exps.weight", state[p + f"{moe}.experts.down_proj"])
+        if getattr(config, "shared_intermediate_size", 0):
             gate, up = np.split(state[p + "shared_mlp.input_linear.weight"], 2, axis=0)
             put(blk + "ffn_gate_shexp.weight", gate)
             put(blk + "ffn_up_shexp.weight", up)
