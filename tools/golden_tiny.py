@@ -9,8 +9,8 @@ import pathlib
 import sys
 
 import torch
-from transformers import (GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig,
-                          MixtralForCausalLM)
+from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM)
 
 from oracle import cloze, gguf_to_hf, hf_to_gguf, store
 
@@ -33,6 +33,10 @@ MODELS = {
     "tiny-moe-noshared": (6, GraniteMoeSharedForCausalLM, GraniteMoeSharedConfig(
         num_hidden_layers=1, num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=0, tie_word_embeddings=False,
         **NEUTRAL, **MOE)),
+    "tiny-qwen2": (9, Qwen2ForCausalLM, Qwen2Config(intermediate_size=48, num_hidden_layers=1, tie_word_embeddings=True, **COMMON)),
+    "tiny-granite": (10, GraniteForCausalLM, GraniteConfig(
+        intermediate_size=48, num_hidden_layers=1, tie_word_embeddings=True, embedding_multiplier=1.5, residual_multiplier=0.7, logits_scaling=2.0,
+        attention_multiplier=0.3, attention_bias=True, **COMMON)),
     "tiny-mixtral": (8, MixtralForCausalLM, MixtralConfig(
         num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False, **MOE)),
 }

@@ -82,7 +82,7 @@ typedef struct vmoer_model_params {
 } vmoer_model_params;
 VMOER_API vmoer_model_params vmoer_model_params_default(void);
 
-/* path: a GGUF file (llama, dense or Mixtral, or granitemoe architecture). An adapter or router made for another base is VMOER_ERROR_MISMATCH. */
+/* path: a GGUF file of an architecture that README.md lists. An adapter or router made for another base is VMOER_ERROR_MISMATCH. */
 VMOER_API vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params, vmoer_model **out);
 VMOER_API void vmoer_model_free(vmoer_model *model);
 

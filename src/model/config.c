@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const vm_arch *const architectures[] = {&vm_arch_llama, &vm_arch_granitemoe};
+static const vm_arch *const architectures[] = {&vm_arch_llama, &vm_arch_qwen2, &vm_arch_granite, &vm_arch_granitemoe};
 
 vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out) {
     char full[128];
@@ -111,6 +111,16 @@ vmoer_status vm_arch_read_experts(const vm_gguf *g, vm_config *c) {
         return vm_error(VMOER_ERROR_FORMAT, "%s.expert_used_count %d is more than expert_count %d", c->arch->name,
                         c->top_k, c->n_experts);
     return VMOER_OK;
+}
+
+vmoer_status vm_arch_read_dense(const vm_gguf *g, vm_config *c) {
+    int experts = 0;
+    if (vm_arch_has(g, c, "expert_count")) VM_TRY(vm_arch_u32(g, c, "expert_count", 0, 1024, &experts));
+    if (experts)
+        return vm_error(VMOER_ERROR_UNSUPPORTED,
+                        "%s.expert_count is %d: experts are not supported in this architecture", c->arch->name,
+                        experts);
+    return vm_arch_u32(g, c, "feed_forward_length", 1, 1 << 20, &c->shared_width);
 }
 
 vmoer_status vm_config_read(const vm_gguf *g, vm_config *c) {

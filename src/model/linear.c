@@ -49,6 +49,8 @@ void vm_linear_clear(vm_linear *l) {
     vm_free(l->lora_b.data);
     if (l->weight) param_clear(l->weight);
     vm_free(l->weight);
+    if (l->bias) param_clear(l->bias);
+    vm_free(l->bias);
     for (int i = 0; i < l->n_lora; i++) {
         vm_lora *r = l->lora[i];
         param_clear(&r->a);
@@ -75,6 +77,18 @@ vmoer_status vm_linear_train(vm_linear *l, const char *name, const float *w) {
     if (!l->weight) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
     VM_TRY(param_init(l->weight, name, ".weight", l->out, l->in));
     memcpy(l->weight->value, w, vm_param_size(l->weight) * sizeof(float));
+    return VMOER_OK;
+}
+
+vmoer_status vm_linear_set_bias(vm_linear *l, const char *name, const float *bias, bool train) {
+    l->bias = vm_calloc(1, sizeof *l->bias);
+    if (!l->bias) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", name);
+    VM_TRY(param_init(l->bias, name, ".bias", 1, l->out));
+    l->bias->decay = false;
+    memcpy(l->bias->value, bias, vm_param_size(l->bias) * sizeof *bias);
+    if (train) return VMOER_OK;
+    vm_free(l->bias->grad);
+    l->bias->grad = NULL;
     return VMOER_OK;
 }
 
@@ -153,6 +167,8 @@ void vm_linear_scale(const vm_linear *l, int m, float *t) {
             for (int r = 0; r < l->lora[i]->rank; r++) *t++ *= l->lora[i]->scale;
 }
 
+enum { BIAS_ROWS = 16 }; /* of a task */
+
 /* Jobs of one stage. */
 typedef struct job_list {
     vm_gemm_job *jobs;
@@ -181,7 +197,8 @@ static void add_tail(vm_gemm_job *job, const vm_linear *l, const float *t) {
     if (R) job->tail = t, job->tail_stride = (size_t)R, job->tail_k = R;
 }
 
-vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n) {
+/* The products alone. */
+static vmoer_status multiply(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n) {
     job_list middles, products;
     VM_TRY(jobs_init(&middles, scratch, n, 1));
     VM_TRY(jobs_init(&products, scratch, n, 1));
@@ -200,6 +217,21 @@ vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear
     return vm_gemm(pool, products.jobs, products.count);
 }
 
+static void add_bias(void *context, size_t begin, size_t end, int worker) {
+    (void)worker;
+    const vm_linear_call *c = context;
+    for (size_t i = begin; i < end; i++) vm_kernels_get()->axpy(1.0f, c->l->bias->value, c->y + i * c->ldy, c->l->out);
+}
+
+vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n) {
+    VM_TRY(multiply(pool, scratch, calls, n));
+    for (int c = 0; c < n; c++) {
+        vm_linear_call call = calls[c];
+        if (call.l->bias) vm_pool_run_range(pool, (size_t)call.m, BIAS_ROWS, add_bias, &call);
+    }
+    return VMOER_OK;
+}
+
 /* The products of the unit vectors are the columns of W; 1 w + 0 + ... + 0 is w. */
 vmoer_status vm_linear_matrix(const vm_linear *l, vm_pool *pool, float *w) {
     enum { AT_ONCE = 256 };
@@ -216,7 +248,7 @@ vmoer_status vm_linear_matrix(const vm_linear *l, vm_pool *pool, float *w) {
         vm_linear_call call = {.l = l, .m = (int)rows, .x = x, .ldx = in, .y = y, .ldy = out, .t = t};
         memset(x, 0, rows * in * sizeof *x);
         for (size_t i = 0; i < rows; i++) x[i * in + first + i] = 1;
-        status = vm_linear_forward(pool, scratch, &call, 1);
+        status = multiply(pool, scratch, &call, 1);
         for (size_t i = 0; status == VMOER_OK && i < rows; i++)
             for (size_t j = 0; j < out; j++) w[j * in + first + i] = y[i * out + j];
     }
@@ -311,6 +343,15 @@ static vmoer_status weight_job(vm_pool *pool, vm_arena *scratch, const vm_linear
     return VMOER_OK;
 }
 
+/* The sum of dy over the tokens, in their order. */
+static void bias_gradient(const vm_linear_call *c) {
+    if (!c->l->bias || !c->l->bias->grad) return;
+    for (size_t i = 0; i < (size_t)c->m; i++) {
+        size_t row = c->dy_index ? (size_t)c->dy_index[i] : i;
+        vm_kernels_get()->axpy(1.0f, c->dy + row * c->ldy, c->l->bias->grad, c->l->out);
+    }
+}
+
 vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n) {
     job_list middles, products;
     VM_TRY(jobs_init(&middles, scratch, n, 1));
@@ -335,6 +376,7 @@ vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linea
         }
         if (l->weight) VM_TRY(weight_job(pool, scratch, call, &products.jobs[products.count++]));
     }
+    for (int c = 0; c < n; c++) bias_gradient(&calls[c]);
     VM_TRY(lora_middles(pool, calls, n, &middles));
     VM_TRY(vm_gemm(pool, products.jobs, products.count));
     return lora_gradients(pool, scratch, calls, n, dt);

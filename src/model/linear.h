@@ -1,4 +1,4 @@
-/* linear.h: y = x W^T with optional LoRA on ranges of its rows, forward beside backward, for many matrices at a time (experts).
+/* linear.h: y = x W^T + bias with optional LoRA on ranges of its rows, forward beside backward, for many matrices at a time (experts).
  * LoRA (Hu 2021): rows [row, row + rows) of W become W + scale * B A, A [rank, in], B [rows, rank]; W stays frozen. */
 #ifndef VM_MODEL_LINEAR_H
 #define VM_MODEL_LINEAR_H
@@ -26,6 +26,7 @@ typedef struct vm_linear {
     vm_panel lora_a;           /* k = in, n = R; data NULL without LoRA, as the next one */
     vm_panel lora_b;           /* k = out, n = R */
     vm_param *weight;          /* [out, in] when W itself is trained, else NULL */
+    vm_param *bias;            /* [1, out], grad NULL while W is frozen; NULL: none. Only vm_linear_forward adds it and _backward has its gradient */
     vm_lora *lora[VM_MAX_LORA]; /* disjoint row ranges */
     int n_lora;
 } vm_linear;
@@ -35,12 +36,14 @@ vmoer_status vm_linear_init(vm_linear *l, vm_pool *pool, vm_compute compute, int
 void vm_linear_clear(vm_linear *l);
 /* Makes W trainable: `w` [out, in] is copied into weight->value. */
 vmoer_status vm_linear_train(vm_linear *l, const char *name, const float *w);
+/* Gives y a bias, a copy of bias[out], trained where `train`. */
+vmoer_status vm_linear_set_bias(vm_linear *l, const char *name, const float *bias, bool train);
 /* Adds a LoRA on rows [row, row + rows); A and B are zero, named name + ".lora_A.weight" / ".lora_B.weight". Not used before a refresh. */
 vmoer_status vm_linear_add_lora(vm_linear *l, const char *name, int row, int rows, int rank, float scale, vm_lora **out);
 /* Packs anew after weight, A or B changed. */
 vmoer_status vm_linear_refresh(vm_linear *l, vm_pool *pool);
 int vm_linear_rank(const vm_linear *l); /* R */
-/* w[out, in] = W with its LoRA, as the products have it (BF16: rounded). */
+/* w[out, in] = W with its LoRA and without a bias, as the products have it (BF16: rounded). */
 vmoer_status vm_linear_matrix(const vm_linear *l, vm_pool *pool, float *w);
 bool vm_linear_trainable(const vm_linear *l);
 
@@ -66,7 +69,7 @@ typedef struct vm_linear_call {
 void vm_linear_scale(const vm_linear *l, int m, float *t);
 
 vmoer_status vm_linear_forward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n);
-/* Accumulates the gradients of weight, A and B where they are trained, and gives dx where wanted. */
+/* Accumulates the gradients of weight, bias, A and B where they are trained, and gives dx where wanted. */
 vmoer_status vm_linear_backward(vm_pool *pool, vm_arena *scratch, const vm_linear_call *calls, int n);
 
 #endif

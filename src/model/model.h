@@ -91,6 +91,7 @@ vmoer_status vm_model_embed(const vm_model *m, int32_t id, float *out);
 typedef struct vm_names {
     const char *tensors[VM_MAX_LORA]; /* GGUF: "attn_q" for blk.N.attn_q.weight */
     const char *modules[VM_MAX_LORA]; /* Hugging Face: "self_attn.q_proj" for model.layers.N.self_attn.q_proj */
+    bool bias;                        /* with a bias (blk.N.attn_q.bias), which elsewhere is taken where the file has one */
 } vm_names;
 struct vm_arch {
     const char *name;                                            /* general.architecture */
@@ -98,6 +99,6 @@ struct vm_arch {
     bool interleaved;                                            /* Q and K are stored as vm_slot.heads says */
     vm_names sites[VM_SITE_COUNT];
 };
-extern const vm_arch vm_arch_llama, vm_arch_granitemoe;
+extern const vm_arch vm_arch_llama, vm_arch_qwen2, vm_arch_granite, vm_arch_granitemoe;
 
 #endif

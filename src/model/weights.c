@@ -79,6 +79,35 @@ static vmoer_status merge_adapter(loader *ld, vm_site site, int expert, int in) 
     return VMOER_OK;
 }
 
+/* The bias of a site's projection, where it has one; `name`: the projection's. */
+static vmoer_status load_bias(loader *ld, vm_site site, const vm_slot *parts, int n_parts, const char *name) {
+    vm_linear *l = vm_model_linear(ld->m, ld->layer, site, 0);
+    const vm_gguf_tensor *tensors[VM_MAX_LORA];
+    char tensor[128];
+    bool has = ld->m->config.arch->sites[site].bias;
+    for (int i = 0; i < n_parts; i++) {
+        snprintf(tensor, sizeof tensor, "%s.bias", parts[i].name);
+        has |= vm_gguf_find_tensor(ld->m->file, tensor) != NULL;
+        if (has && parts[0].per_expert)
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: biases of experts are not supported", tensor);
+    }
+    if (!has) return VMOER_OK;
+    for (int i = 0; i < n_parts; i++) {
+        snprintf(tensor, sizeof tensor, "%s.bias", parts[i].name);
+        VM_TRY(find(ld->m->file, tensor, 0, 1, parts[i].rows, &tensors[i]));
+    }
+    float *bias = vm_malloc((size_t)l->out, sizeof *bias);
+    vmoer_status status = bias ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "%s: no memory", tensor);
+    for (int i = 0; i < n_parts && status == VMOER_OK; i++) {
+        status = read_matrix(tensors[i], 0, parts[i].rows, 1, bias + parts[i].row);
+        if (status == VMOER_OK && parts[i].heads)
+            status = to_halves(bias + parts[i].row, parts[i].rows, 1, parts[i].heads);
+    }
+    if (status == VMOER_OK) status = vm_linear_set_bias(l, name, bias, ld->options->train_all);
+    vm_free(bias);
+    return status;
+}
+
 /* A site's projection, or one expert's. */
 static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, int n_parts, int expert) {
     const vm_config *c = &ld->m->config;
@@ -103,12 +132,12 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
     /* The routing decision is f32 always. */
     vm_compute compute = site == VM_SITE_ROUTER ? VM_COMPUTE_F32 : ld->options->compute;
     VM_TRY(vm_linear_init(out, ld->pool, compute, rows, in, ld->buffer, ld->layer >= ld->m->backward_from));
-    if (!ld->options->train_all) return VMOER_OK;
     if (parts[0].per_expert)
         snprintf(name, sizeof name, "%s.%d", parts[0].name, expert);
     else
         snprintf(name, sizeof name, "%s%s", parts[0].name, n_parts > 1 ? "+" : "");
-    return vm_linear_train(out, name, ld->buffer);
+    VM_TRY(load_bias(ld, site, parts, n_parts, name));
+    return ld->options->train_all ? vm_linear_train(out, name, ld->buffer) : VMOER_OK;
 }
 
 static vmoer_status load_norm(loader *ld, const char *name, int n, vm_param *out) {
@@ -342,6 +371,7 @@ static vmoer_status add_param(collector *c, vm_param *p) {
 
 static vmoer_status collect(void *context, vm_linear *l) {
     if (l->weight) VM_TRY(add_param(context, l->weight));
+    if (l->bias && l->bias->grad) VM_TRY(add_param(context, l->bias));
     for (int i = 0; i < l->n_lora; i++) {
         VM_TRY(add_param(context, &l->lora[i]->a));
         VM_TRY(add_param(context, &l->lora[i]->b));

@@ -59,23 +59,38 @@ static vmoer_status put_param(vm_gguf_writer *w, vm_arena *arena, const vm_gguf_
     return put(w, arena, &s);
 }
 
+/* The model is only read: vm_model_linear has no const twin. */
+static const vm_linear *linear_of(const vm_model *m, int layer, vm_site site, int expert) {
+    return vm_model_linear((vm_model *)(uintptr_t)m, layer, site, expert);
+}
+
 static vmoer_status put_site(vm_gguf_writer *w, vm_arena *arena, const vm_model *m, const vm_gguf_tensor *t, int layer,
                              vm_site site, const vm_slot *slot) {
     size_t experts = (size_t)t->ne[2];
     const float **values = vm_arena_alloc(arena, experts, sizeof *values);
     if (!values) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory to write it", t->name);
     for (size_t e = 0; e < experts; e++) {
-        /* The model is only read: vm_model_linear has no const twin. */
-        const vm_linear *l = vm_model_linear((vm_model *)(uintptr_t)m, layer, site, (int)e);
+        const vm_linear *l = linear_of(m, layer, site, (int)e);
         values[e] = l->weight->value + (size_t)slot->row * (size_t)l->in;
     }
     source s = {.tensor = t, .values = values, .type = site == VM_SITE_ROUTER ? VM_F32 : VM_BF16, .heads = slot->heads};
     return put(w, arena, &s);
 }
 
-static bool is_weight_of(const vm_gguf_tensor *t, const char *name) {
+/* The slot's part of the projection's bias, in the file's order. */
+static vmoer_status put_bias(vm_gguf_writer *w, vm_arena *arena, const vm_gguf_tensor *t, const vm_param *bias,
+                             const vm_slot *slot) {
+    size_t rows = (size_t)slot->rows;
+    float *values = vm_arena_alloc(arena, rows, sizeof *values);
+    if (!values) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory to write it", t->name);
+    for (size_t i = 0; i < rows; i++) values[i] = bias->value[(size_t)slot->row + to_halves(i, rows, slot->heads)];
+    return put_param(w, arena, t, &(vm_param){.value = values}, VM_F32);
+}
+
+/* Is t's name `name` + `end`? */
+static bool is_called(const vm_gguf_tensor *t, const char *name, const char *end) {
     size_t n = strlen(name);
-    return strncmp(t->name, name, n) == 0 && strcmp(t->name + n, ".weight") == 0;
+    return strncmp(t->name, name, n) == 0 && strcmp(t->name + n, end) == 0;
 }
 
 /* A tensor of a layer. *known: it was one. */
@@ -88,8 +103,12 @@ static vmoer_status put_layer_tensor(vm_gguf_writer *w, vm_arena *arena, const v
     for (int site = 0; site < VM_SITE_COUNT; site++) {
         vm_slot slots[VM_MAX_LORA];
         int n = vm_model_tensors(&m->config, layer, (vm_site)site, slots);
-        for (int i = 0; i < n; i++)
-            if (is_weight_of(t, slots[i].name)) return put_site(w, arena, m, t, layer, (vm_site)site, &slots[i]);
+        for (int i = 0; i < n; i++) {
+            if (is_called(t, slots[i].name, ".weight"))
+                return put_site(w, arena, m, t, layer, (vm_site)site, &slots[i]);
+            const vm_param *bias = linear_of(m, layer, (vm_site)site, 0)->bias;
+            if (bias && is_called(t, slots[i].name, ".bias")) return put_bias(w, arena, t, bias, &slots[i]);
+        }
     }
     *known = false;
     return VMOER_OK;

@@ -37,6 +37,20 @@ static bool golden_site(const vm_safetensors *st, const vm_model *m, int layer, 
     return n > 0;
 }
 
+/* True: the projection has a bias, whose gradient is right. */
+static bool check_bias(const char *model, const vm_safetensors *st, const vm_model *m, int layer, vm_site site,
+                       const vm_param *bias) {
+    vm_slot slots[VM_MAX_LORA];
+    int n = bias ? vm_model_slots(&m->config, layer, site, slots) : 0;
+    for (int i = 0; i < n; i++) {
+        char name[160];
+        snprintf(name, sizeof name, "grad.%s.bias", slots[i].name);
+        const float *golden = golden_f32(st, name, (size_t)slots[i].rows);
+        assert_gradient(model, name, bias->grad + slots[i].row, golden, (size_t)slots[i].rows);
+    }
+    return n > 0;
+}
+
 static int experts_of(const vm_model *m, int site) {
     return site == VM_SITE_EXPERT_IN || site == VM_SITE_EXPERT_OUT ? m->config.n_experts : 1;
 }
@@ -61,8 +75,9 @@ static void check_weight_gradients(const char *name) {
         for (int site = 0; site < VM_SITE_COUNT; site++)
             for (int e = 0; e < experts_of(m, site) && golden_site(st, m, layer, (vm_site)site, e, golden);
                  e++, seen++) {
-                const vm_param *w = vm_model_linear(m, layer, (vm_site)site, e)->weight;
-                assert_gradient(name, w->name, w->grad, golden, vm_param_size(w));
+                const vm_linear *l = vm_model_linear(m, layer, (vm_site)site, e);
+                assert_gradient(name, l->weight->name, l->weight->grad, golden, vm_param_size(l->weight));
+                seen += check_bias(name, st, m, layer, (vm_site)site, l->bias);
             }
         const vm_layer *l = &m->layers[layer];
         snprintf(key, sizeof key, "grad.model.layers.%d.input_layernorm.weight", layer);

@@ -14,6 +14,8 @@ typedef struct change {
     const char *tall_tensor;   /* one row less */
     const char *spoilt_tensor; /* its last element becomes f32 */
     const char *renamed_tensor, *new_name;
+    const char *false_key;
+    const char *bias_tensor; /* one more, [32] */
 } change;
 
 static bool is(const char *a, const char *b) { return a && strcmp(a, b) == 0; }
@@ -46,6 +48,8 @@ static const char *changed(const char *name, const change *c) {
     if (c->u32_key) OK(vm_gguf_writer_u32(w, c->u32_key, c->u32));
     if (c->f32_key) OK(vm_gguf_writer_f32(w, c->f32_key, c->f32));
     if (c->text_key) OK(vm_gguf_writer_string(w, c->text_key, c->text));
+    if (c->false_key) OK(vm_gguf_writer_bool(w, c->false_key, false));
+    if (c->bias_tensor) OK(vm_gguf_writer_tensor(w, c->bias_tensor, VM_F32, 1, (int64_t[]){32}, copy));
     for (size_t i = 0; i < vm_gguf_tensor_count(g); i++)
         if (!is(c->drop_tensor, vm_gguf_tensor_at(g, i)->name)) write_tensor(w, vm_gguf_tensor_at(g, i), c, copy);
     OK(vm_gguf_writer_save(w, path));
@@ -81,7 +85,8 @@ static void each_tensor(void (*check)(const char *model, const vm_gguf_tensor *t
 
 static void check_missing(const char *model, const vm_gguf_tensor *t) {
     char says[160];
-    if (strcmp(t->name, "output.weight") == 0) return; /* absent means tied */
+    if (strcmp(t->name, "output.weight") == 0) return;          /* absent means tied */
+    if (strcmp(t->name, "blk.0.attn_output.bias") == 0) return; /* absent means none */
     snprintf(says, sizeof says, "%s: missing tensor", t->name);
     assert_refused(model, &(change){.drop_tensor = t->name}, says);
 }
@@ -153,7 +158,7 @@ static void test_keys(void **state) {
         const char *says;
     } cases[] = {
         {{.text_key = "general.architecture", .text = "mamba"},
-         "general.architecture 'mamba' is not supported; supported are llama, granitemoe"},
+         "general.architecture 'mamba' is not supported; supported are llama, qwen2, granite, granitemoe"},
         {{.text_key = "general.architecture", .text = ""}, "general.architecture '' is not supported"},
         {{.text_key = "general.architecture", .text = "an architecture with a name that no field holds"},
          "general.architecture: longer than"},
@@ -210,6 +215,18 @@ static void test_keys(void **state) {
     assert_refused("tiny-mixtral", &(change){.u32_key = "llama.expert_used_count", .u32 = 5},
                    "expert_used_count 5 is more");
     assert_refused("tiny-mixtral", &(change){.drop_key = "llama.feed_forward_length"}, "llama.feed_forward_length");
+    assert_refused("tiny-qwen2", &(change){.drop_key = "qwen2.feed_forward_length"}, "qwen2.feed_forward_length");
+    assert_refused("tiny-qwen2", &(change){.u32_key = "qwen2.expert_count", .u32 = 8},
+                   "qwen2.expert_count is 8: experts are not supported in this architecture");
+    assert_refused("tiny-granite", &(change){.u32_key = "granite.expert_count", .u32 = 2}, "granite.expert_count is 2");
+    assert_refused("tiny-granite", &(change){.drop_key = "granite.logit_scale"}, "granite.logit_scale");
+    assert_refused("tiny-granite", &(change){.f32_key = "granite.attention.scale", .f32 = -1},
+                   "granite.attention.scale is -1");
+    assert_refused("tiny-granite", &(change){.false_key = "granite.rope.scaling.finetuned"},
+                   "granite.rope.scaling.finetuned is false: ");
+    assert_refused("tiny-moe", &(change){.bias_tensor = "blk.0.attn_k.bias"}, "blk.0.attn_q.bias: missing tensor");
+    assert_refused("tiny-moe", &(change){.bias_tensor = "blk.1.ffn_up_exps.bias"},
+                   "blk.1.ffn_up_exps.bias: biases of experts are not supported");
     assert_refused("tiny-mixtral",
                    &(change){.renamed_tensor = "blk.0.ffn_gate_exps.weight", .new_name = "blk.0.ffn_gate.0.weight"},
                    "blk.0.ffn_gate.0.weight: a tensor for each expert is not supported");

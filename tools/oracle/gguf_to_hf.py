@@ -1,9 +1,9 @@
-"""Reads a GGUF of architecture llama or granitemoe into a transformers model with f32 weights.
+"""Reads a GGUF into a transformers model with f32 weights.
 
 The model that comes back computes with exactly the numbers the file holds (quantised blocks are expanded to f32), so any
 difference between it and another reader of the same file is that reader's arithmetic, not its weights.
 
-GGUF stores the rows of Q and K in the order that the interleaved rotary embedding wants; transformers rotates halves.
+GGUF stores the rows of Q and K of some architectures in the order that the interleaved rotary embedding wants; transformers rotates halves.
 The permutation within a head of size h: GGUF row 2i   = transformers row i
                                          GGUF row 2i+1 = transformers row i + h/2      (i < h/2)
 """
@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from transformers import (GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig,
-                          MixtralForCausalLM)
+from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM)
+
+from .hf_to_gguf import INTERLEAVED
 
 
 def unpermute(w, heads):
@@ -48,7 +50,6 @@ def common_config(meta, arch, vocab):
         rms_norm_eps=meta[f"{arch}.attention.layer_norm_rms_epsilon"],
         rope_parameters={"rope_type": "default", "rope_theta": meta.get(f"{arch}.rope.freq_base", 10000.0)},
         head_dim=meta.get(f"{arch}.attention.key_length", dim // heads),
-        attention_bias=False,
         hidden_act="silu",
         bos_token_id=meta.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=meta.get("tokenizer.ggml.eos_token_id"),
@@ -57,16 +58,23 @@ def common_config(meta, arch, vocab):
     )
 
 
-def attention(src, heads, kv_heads, layer):
+def attention(src, arch, heads, kv_heads, layer):
     blk, p = f"blk.{layer}.", f"model.layers.{layer}."
-    return {
-        p + "input_layernorm.weight": src[blk + "attn_norm.weight"],
-        p + "post_attention_layernorm.weight": src[blk + "ffn_norm.weight"],
-        p + "self_attn.q_proj.weight": unpermute(src[blk + "attn_q.weight"], heads),
-        p + "self_attn.k_proj.weight": unpermute(src[blk + "attn_k.weight"], kv_heads),
-        p + "self_attn.v_proj.weight": src[blk + "attn_v.weight"],
-        p + "self_attn.o_proj.weight": src[blk + "attn_output.weight"],
-    }
+    out = {p + "input_layernorm.weight": src[blk + "attn_norm.weight"],
+           p + "post_attention_layernorm.weight": src[blk + "ffn_norm.weight"]}
+    for ours, theirs, n in (("attn_q", "q_proj", heads), ("attn_k", "k_proj", kv_heads), ("attn_v", "v_proj", 0), ("attn_output", "o_proj", 0)):
+        for kind in ("weight", "bias"):
+            if blk + f"{ours}.{kind}" in src:
+                value = src[blk + f"{ours}.{kind}"]
+                out[p + f"self_attn.{theirs}.{kind}"] = unpermute(value, n) if n and arch in INTERLEAVED else value
+    return out
+
+
+def multipliers(meta, arch, head):
+    """Granite's."""
+    return dict(embedding_multiplier=meta.get(f"{arch}.embedding_scale", 1.0),
+                residual_multiplier=meta.get(f"{arch}.residual_scale", 1.0), logits_scaling=meta[f"{arch}.logit_scale"],
+                attention_multiplier=meta.get(f"{arch}.attention.scale", head ** -0.5))
 
 
 def load(path):
@@ -74,12 +82,11 @@ def load(path):
     reader = GGUFReader(path)
     meta, src = fields(reader), tensors(reader)
     arch = meta["general.architecture"]
-    if arch not in ("llama", "granitemoe"):
-        raise ValueError(f"{path}: architecture {arch} is not supported (llama, granitemoe)")
-    if any(name.startswith("rope_") or name.endswith(".bias") for name in src):
-        raise ValueError(f"{path}: rope factors and biases are not supported")
+    if any(name.startswith("rope_") for name in src):
+        raise ValueError(f"{path}: rope factors are not supported")
     common = common_config(meta, arch, src["token_embd.weight"].shape[0])
     common["tie_word_embeddings"] = "output.weight" not in src
+    common["attention_bias"] = "blk.0.attn_output.bias" in src
     heads, kv_heads = common["num_attention_heads"], common["num_key_value_heads"]
 
     moe, router = "mlp", "gate"  # transformers' names
@@ -91,7 +98,13 @@ def load(path):
     elif arch == "llama":
         config = LlamaConfig(intermediate_size=meta["llama.feed_forward_length"], **common)
         model = LlamaForCausalLM(config)
-    else:
+    elif arch == "qwen2":
+        config = Qwen2Config(intermediate_size=meta["qwen2.feed_forward_length"], **common)
+        model = Qwen2ForCausalLM(config)
+    elif arch == "granite":
+        config = GraniteConfig(intermediate_size=meta["granite.feed_forward_length"], **multipliers(meta, arch, common["head_dim"]), **common)
+        model = GraniteForCausalLM(config)
+    elif arch == "granitemoe":
         moe, router = "block_sparse_moe", "router"
         # expert_feed_forward_length wins where both are given, as it is the unambiguous one
         width = meta.get("granitemoe.expert_feed_forward_length", meta.get("granitemoe.feed_forward_length"))
@@ -100,19 +113,17 @@ def load(path):
             shared_intermediate_size=meta.get("granitemoe.expert_shared_feed_forward_length", 0),
             num_local_experts=meta["granitemoe.expert_count"],
             num_experts_per_tok=meta["granitemoe.expert_used_count"],
-            embedding_multiplier=meta.get("granitemoe.embedding_scale", 1.0),
-            residual_multiplier=meta.get("granitemoe.residual_scale", 1.0),
-            logits_scaling=meta["granitemoe.logit_scale"],
-            attention_multiplier=meta.get("granitemoe.attention.scale", common["head_dim"] ** -0.5),
-            experts_implementation="eager", **common)
+            experts_implementation="eager", **multipliers(meta, arch, common["head_dim"]), **common)
         model = GraniteMoeSharedForCausalLM(config)
+    else:
+        raise ValueError(f"{path}: architecture {arch} is not supported")
 
     state = {"model.embed_tokens.weight": src["token_embd.weight"], "model.norm.weight": src["output_norm.weight"]}
     if "output.weight" in src:
         state["lm_head.weight"] = src["output.weight"]
     for i in range(config.num_hidden_layers):
         blk, p = f"blk.{i}.", f"model.layers.{i}."
-        state.update(attention(src, heads, kv_heads, i))
+        state.update(attention(src, arch, heads, kv_heads, i))
         if blk + "ffn_gate.weight" in src:
             for ours, theirs in (("gate", "gate"), ("up", "up"), ("down", "down")):
                 state[p + f"mlp.{theirs}_proj.weight"] = src[blk + f"ffn_{ours}.weight"]

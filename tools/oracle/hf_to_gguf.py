@@ -1,4 +1,4 @@
-"""Writes a (tiny) transformers Llama, GraniteMoeShared or Mixtral model into a complete GGUF: f32 weights and a byte-level vocabulary.
+"""Writes a (tiny) transformers model of one of KINDS into a complete GGUF: f32 weights and a byte-level vocabulary.
 
 The inverse of gguf_to_hf. The vocabulary is GPT-2 style byte BPE with the `smollm` pre-tokenizer: 3 control tokens, the 256
 bytes, then one token a merge, so that any text encodes and the smallest test needs no other file.
@@ -31,7 +31,9 @@ def permute(w, heads):
 
 
 # model_type: architecture in GGUF, module with router and experts (None: dense), the router's name in it
-KINDS = {"llama": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate")}
+KINDS = {"llama": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate"),
+         "qwen2": ("qwen2", None, None), "granite": ("granite", None, None)}
+INTERLEAVED = ("llama", "granite", "granitemoe")  # architectures whose Q and K rows are permuted in GGUF
 
 
 def write(model, path, name):
@@ -51,7 +53,11 @@ def write(model, path, name):
     w.add_head_count(config.num_attention_heads)
     w.add_head_count_kv(config.num_key_value_heads)
     w.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    w.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    w.add_rope_dimension_count(head)
+    if head * config.num_attention_heads != config.hidden_size:
+        w.add_key_length(head)
+        w.add_value_length(head)
     w.add_layer_norm_rms_eps(config.rms_norm_eps)
     w.add_vocab_size(config.vocab_size)
     if moe:
@@ -61,6 +67,7 @@ def write(model, path, name):
         w.add_expert_feed_forward_length(config.intermediate_size)
         if config.shared_intermediate_size:
             w.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+    if arch in ("granite", "granitemoe"):
         w.add_embedding_scale(config.embedding_multiplier)
         w.add_residual_scale(config.residual_multiplier)
         w.add_logit_scale(config.logits_scaling)
@@ -91,10 +98,12 @@ def write(model, path, name):
     for i in range(config.num_hidden_layers):
         blk, p = f"blk.{i}.", f"model.layers.{i}."
         put(blk + "attn_norm.weight", state[p + "input_layernorm.weight"])
-        put(blk + "attn_q.weight", permute(state[p + "self_attn.q_proj.weight"], config.num_attention_heads))
-        put(blk + "attn_k.weight", permute(state[p + "self_attn.k_proj.weight"], config.num_key_value_heads))
-        put(blk + "attn_v.weight", state[p + "self_attn.v_proj.weight"])
-        put(blk + "attn_output.weight", state[p + "self_attn.o_proj.weight"])
+        for ours, theirs, heads in (("attn_q", "q_proj", config.num_attention_heads), ("attn_k", "k_proj", config.num_key_value_heads),
+                                    ("attn_v", "v_proj", 0), ("attn_output", "o_proj", 0)):
+            for kind in ("weight", "bias"):
+                if p + f"self_attn.{theirs}.{kind}" in state:
+                    value = state[p + f"self_attn.{theirs}.{kind}"]
+                    put(blk + f"{ours}.{kind}", permute(value, heads) if heads and arch in INTERLEAVED else value)
         put(blk + "ffn_norm.weight", state[p + "post_attention_layernorm.weight"])
         if not moe:
             for part in ("gate", "up", "down"):

@@ -23,5 +23,9 @@ vmoer_status vm_arch_f32(const vm_gguf *g, const vm_config *c, const char *key, 
 bool vm_arch_has(const vm_gguf *g, const vm_config *c, const char *key);
 /* expert_count and expert_used_count. */
 vmoer_status vm_arch_read_experts(const vm_gguf *g, vm_config *c);
+/* feed_forward_length of a dense model, which an expert_count other than 0 is not. */
+vmoer_status vm_arch_read_dense(const vm_gguf *g, vm_config *c);
+/* What all Granite models have: four multipliers. */
+vmoer_status vm_arch_read_granite(const vm_gguf *g, vm_config *c);
 
 #endif
