@@ -15,7 +15,7 @@ extern const char *const compute_words[], *const inference_words[], *const routi
 #define MODEL_OPTION(M, member, text) {"model", 'm', OPTION_TEXT, "FILE", text, offsetof(M, member), NULL, 1}
 
 #define ADAPTER_OPTION(M, member)                                                                                          \
-    {"adapter", 0, OPTION_TEXT, "DIR", "LoRA adapter of finetune (PEFT's layout)", offsetof(M, member), NULL, 0}
+    {"adapter", 0, OPTION_TEXT, "PATH", "LoRA adapter: a folder of finetune or PEFT, or a GGUF", offsetof(M, member), NULL, 0}
 
 #define LABEL_OPTION(M, member)                                                                                            \
     {"label", 0, OPTION_TEXT, "TEXT", "name of this run in tables and reports; without it made from the router",           \

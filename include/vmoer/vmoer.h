@@ -71,7 +71,7 @@ typedef enum vmoer_inference {
 typedef enum vmoer_routing { VMOER_ROUTING_LEARNED, VMOER_ROUTING_RANDOM, VMOER_ROUTING_ORACLE } vmoer_routing;
 
 typedef struct vmoer_model_params {
-    const char *adapter;       /* PEFT LoRA directory merged into the weights, or NULL */
+    const char *adapter;       /* LoRA merged into the weights: a folder of PEFT's or a GGUF; or NULL */
     const char *router;        /* router file of `calibrate`, or NULL: the model's deterministic router */
     vmoer_compute compute;
     vmoer_inference inference; /* with a router */

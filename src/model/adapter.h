@@ -1,5 +1,5 @@
-/* adapter.h: LoRA adapters in PEFT's layout (adapter_config.json + adapter_model.safetensors), read and written. Modules carry Hugging Face
- * names and row order. Per-expert modules follow PEFT's target_parameters layout (docs/ORACLES.md). */
+/* adapter.h: LoRA adapters in PEFT's layout (adapter_config.json + adapter_model.safetensors), read and written, and in llama.cpp's (a GGUF), read.
+ * PEFT's modules carry Hugging Face names and row order, experts its target_parameters layout (docs/ORACLES.md); a GGUF's tensors its own. */
 #ifndef VM_MODEL_ADAPTER_H
 #define VM_MODEL_ADAPTER_H
 
@@ -9,19 +9,23 @@
 #include <stddef.h>
 
 typedef struct vm_adapter vm_adapter;
-/* Both files checked; every tensor must belong to a lora_A/lora_B pair of agreeing shapes. */
-vmoer_status vm_adapter_open(const char *dir, vm_adapter **out);
+/* A folder, or a file that ends in .gguf. Checked; every tensor must belong to a lora_A/lora_B pair of agreeing shapes. */
+vmoer_status vm_adapter_open(const char *path, vm_adapter **out);
 /* An adapter that vm_adapter_put wrote into a file of other tensors; *out is NULL where the file holds none. */
 vmoer_status vm_adapter_open_within(const char *path, vm_adapter **out);
 void vm_adapter_free(vm_adapter *a); /* takes NULL */
-const char *vm_adapter_name(const vm_adapter *a);        /* last part of the folder's path */
-const char *vm_adapter_fingerprint(const vm_adapter *a); /* SHA-256 of adapter_model.safetensors, 64 hex */
+const char *vm_adapter_name(const vm_adapter *a);        /* last part of the path */
+const char *vm_adapter_fingerprint(const vm_adapter *a); /* SHA-256 of the file of tensors, 64 hex */
 const char *vm_adapter_base(const vm_adapter *a);        /* base fingerprint this project wrote into the file's metadata; "" if another tool wrote it */
 
-/* w[rows, in] += scale * B A of `module`; nothing if the adapter has no such module. Wrong shapes: an error naming the tensor. Remembers what was used. */
-vmoer_status vm_adapter_merge(vm_adapter *a, const char *module, int rows, int in, float *w);
-/* The same for expert `expert` of a per-expert module. */
-vmoer_status vm_adapter_merge_expert(vm_adapter *a, const char *module, int expert, int n_experts, int rows, int in, float *w);
+/* general.architecture of the base model, not NUL-terminated; *length 0 where the layout does not say. */
+const char *vm_adapter_architecture(const vm_adapter *a, size_t *length);
+
+/* w[rows, in] += scale * B A of expert `expert` of a module that stacks n_experts; of a plain one, 0 of 1. An adapter in PEFT's layout is merged by the
+ * modules' names, a GGUF by the tensors' ("blk.3.attn_q"), whose rows may be those of `heads` heads interleaved (halves.h): each does nothing for the
+ * other, nor where the adapter has no such name. Wrong shapes: an error naming the tensor. Remembers what was used. */
+vmoer_status vm_adapter_merge_module(vm_adapter *a, const char *module, int expert, int n_experts, int rows, int in, float *w);
+vmoer_status vm_adapter_merge_tensor(vm_adapter *a, const char *tensor, int expert, int n_experts, int rows, int in, int heads, float *w);
 /* An error naming a tensor that no merge asked for. */
 vmoer_status vm_adapter_check_used(const vm_adapter *a);
 

@@ -68,14 +68,16 @@ static vmoer_status to_halves(float *w, int rows, int cols, int heads) {
 }
 
 /* The adapter's part of one expert's matrix in the buffer. */
-static vmoer_status merge_adapter(loader *ld, vm_site site, int expert, int in) {
+static vmoer_status merge_adapter(loader *ld, vm_site site, const vm_slot *parts, int n_parts, int expert, int in) {
+    vm_adapter *a = ld->options->adapter;
     vm_slot modules[VM_MAX_LORA];
     int n = vm_model_slots(&ld->m->config, ld->layer, site, modules), n_experts = ld->m->config.n_experts;
-    for (int i = 0; i < n && ld->options->adapter; i++) {
-        float *w = ld->buffer + (size_t)modules[i].row * (size_t)in;
-        VM_TRY(vm_adapter_merge_expert(ld->options->adapter, modules[i].name, expert,
-                                       modules[i].per_expert ? n_experts : 1, modules[i].rows, in, w));
-    }
+    for (int i = 0; i < n && a; i++)
+        VM_TRY(vm_adapter_merge_module(a, modules[i].name, expert, modules[i].per_expert ? n_experts : 1,
+                                       modules[i].rows, in, ld->buffer + (size_t)modules[i].row * (size_t)in));
+    for (int i = 0; i < n_parts && a; i++)
+        VM_TRY(vm_adapter_merge_tensor(a, parts[i].name, expert, parts[i].per_expert ? n_experts : 1, parts[i].rows, in,
+                                       parts[i].heads, ld->buffer + (size_t)parts[i].row * (size_t)in));
     return VMOER_OK;
 }
 
@@ -128,7 +130,7 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
         VM_TRY(read_matrix(tensors[i], expert, parts[i].rows, in, w));
         if (parts[i].heads) VM_TRY(to_halves(w, parts[i].rows, in, parts[i].heads));
     }
-    VM_TRY(merge_adapter(ld, site, expert, in));
+    VM_TRY(merge_adapter(ld, site, parts, n_parts, expert, in));
     /* The routing decision is f32 always. */
     vm_compute compute = site == VM_SITE_ROUTER ? VM_COMPUTE_F32 : ld->options->compute;
     VM_TRY(vm_linear_init(out, ld->pool, compute, rows, in, ld->buffer, ld->layer >= ld->m->backward_from));
@@ -242,10 +244,27 @@ static vmoer_status make_rope(vm_model *m) {
     return VMOER_OK;
 }
 
+static vmoer_status check_architecture(const vm_adapter *a, const vm_config *c) {
+    size_t length;
+    const char *name = vm_adapter_architecture(a, &length);
+    if (length == 0 || (length == strlen(c->arch->name) && memcmp(name, c->arch->name, length) == 0)) return VMOER_OK;
+    return vm_error(VMOER_ERROR_MISMATCH, "adapter '%s' is for the architecture '%.*s', the model's is '%s'",
+                    vm_adapter_name(a), (int)(length < 32 ? length : 32), name, c->arch->name);
+}
+
+/* After all was merged. */
+static vmoer_status check_base(const vm_adapter *a, const vm_model *m) {
+    const char *base = vm_adapter_base(a);
+    if (!base[0] || strcmp(base, m->fingerprint) == 0) return vm_adapter_check_used(a);
+    return vm_error(VMOER_ERROR_MISMATCH, "adapter '%s' was made for the base model %.12s..., this is '%s', %.12s...",
+                    vm_adapter_name(a), base, m->config.name, m->fingerprint);
+}
+
 static vmoer_status load(const char *path, const vm_model_options *options, vm_pool *pool, vm_model *m) {
     loader ld = {.options = options, .m = m, .pool = pool};
     VM_TRY(vm_gguf_open(path, &m->file));
     VM_TRY(vm_config_read(m->file, &m->config));
+    if (options->adapter) VM_TRY(check_architecture(options->adapter, &m->config));
     vm_model_fingerprint(m->file, m->fingerprint);
     const vm_config *c = &m->config;
     m->first_trained = options->train_all ? 0 : c->n_layers;
@@ -257,15 +276,7 @@ static vmoer_status load(const char *path, const vm_model_options *options, vm_p
     if (status == VMOER_OK) status = load_norm(&ld, "output_norm.weight", c->dim, &m->final_norm);
     if (status == VMOER_OK) status = load_head(&ld);
     if (status == VMOER_OK) status = make_rope(m);
-    if (status == VMOER_OK && options->adapter) {
-        const char *base = vm_adapter_base(options->adapter);
-        if (base[0] && strcmp(base, m->fingerprint) != 0)
-            status = vm_error(VMOER_ERROR_MISMATCH,
-                              "adapter '%s' was made for the base model %.12s..., this is '%s', %.12s...",
-                              vm_adapter_name(options->adapter), base, c->name, m->fingerprint);
-        else
-            status = vm_adapter_check_used(options->adapter);
-    }
+    if (status == VMOER_OK && options->adapter) status = check_base(options->adapter, m);
     vm_free(ld.buffer);
     return status;
 }

@@ -3,6 +3,7 @@
 #include "train/export.h"
 
 #include "base/status.h"
+#include "model/halves.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -17,13 +18,6 @@ typedef struct source {
     int heads;                  /* as vm_slot.heads */
 } source;
 
-/* The file's row i is row to_halves(i) here: a head's rows (0, half, 1, half + 1, ...) there, (0, 1, ...) here. */
-static size_t to_halves(size_t i, size_t rows, int heads) {
-    if (!heads) return i;
-    size_t head = rows / (size_t)heads, in_head = i % head;
-    return i - in_head + in_head / 2 + in_head % 2 * (head / 2);
-}
-
 /* Training changed none of its values: the tensor is copied as it was stored. */
 static bool unchanged(const source *s, vm_arena *arena) {
     const vm_gguf_tensor *t = s->tensor;
@@ -31,7 +25,7 @@ static bool unchanged(const source *s, vm_arena *arena) {
     float *row = vm_arena_alloc(arena, cols, sizeof *row);
     vm_dtype_block(t->type, &elements, &bytes);
     for (size_t i = 0; row && i < experts * rows; i++) {
-        const float *value = s->values[i / rows] + to_halves(i % rows, rows, s->heads) * cols;
+        const float *value = s->values[i / rows] + vm_to_halves(i % rows, rows, s->heads) * cols;
         if (!vm_dequantize(t->type, t->data + i * (cols / elements) * bytes, cols, row) ||
             memcmp(row, value, cols * sizeof *row) != 0)
             return false;
@@ -48,7 +42,7 @@ static vmoer_status put(vm_gguf_writer *w, vm_arena *arena, const source *s) {
     if (!data) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory to write it", t->name);
     for (size_t e = 0; e < experts; e++)
         for (size_t i = 0; i < rows; i++, out += row_bytes)
-            vm_quantize(s->type, s->values[e] + to_halves(i, rows, s->heads) * cols, cols, out);
+            vm_quantize(s->type, s->values[e] + vm_to_halves(i, rows, s->heads) * cols, cols, out);
     return vm_gguf_writer_tensor(w, t->name, s->type, t->n_dims, t->ne, data);
 }
 

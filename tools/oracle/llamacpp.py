@@ -27,8 +27,8 @@ def expand(src, dst):
     w.close()
 
 
-def last_logits(path, sequences, threads=1):
-    """f32 [len(sequences), vocab]: f32 KV cache, no flash attention."""
+def last_logits(path, sequences, threads=1, adapter=None):
+    """f32 [len(sequences), vocab]: f32 KV cache, no flash attention; adapter: a LoRA as GGUF."""
     defaults = llama_cpp.llama_cpp.llama_model_default_params
 
     def plain():
@@ -40,7 +40,8 @@ def last_logits(path, sequences, threads=1):
     try:
         room = max(len(s) for s in sequences)
         m = llama_cpp.Llama(str(pathlib.Path(path)), n_ctx=room, n_batch=room, n_threads=threads, logits_all=True, verbose=False,
-                            type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, flash_attn=False)
+                            type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, flash_attn=False,
+                            lora_path=str(adapter) if adapter else None)
     finally:
         llama_cpp.llama_cpp.llama_model_default_params = defaults
     out = []
