@@ -77,7 +77,7 @@ static vmoer_status put_bias(vm_gguf_writer *w, vm_arena *arena, const vm_gguf_t
     size_t rows = (size_t)slot->rows;
     float *values = vm_arena_alloc(arena, rows, sizeof *values);
     if (!values) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory to write it", t->name);
-    for (size_t i = 0; i < rows; i++) values[i] = bias->value[(size_t)slot->row + to_halves(i, rows, slot->heads)];
+    for (size_t i = 0; i < rows; i++) values[i] = bias->value[(size_t)slot->row + vm_to_halves(i, rows, slot->heads)];
     return put_param(w, arena, t, &(vm_param){.value = values}, VM_F32);
 }
 
