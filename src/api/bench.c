@@ -313,7 +313,7 @@ static vmoer_status run_prefill(bench *b, test *t) {
     for (int i = 0; i < t->length; i++) ids[i] = (int32_t)vm_rng_below(&rng, (uint32_t)b->config.n_vocab);
     vm_batch batch;
     float log_probability;
-    VM_TRY(vm_sequence_build(b->arena, ids, t->length, &batch));
+    VM_TRY(vm_sequence_build(b->arena, ids, t->length, 0, &batch));
     batch.n_targets = 1, batch.target_row = &target_row, batch.target_id = ids;
     vm_pass_options o = options_of(b, t);
     double start = vm_api_seconds();

@@ -105,7 +105,7 @@ static vmoer_status make_prompt(account *a) {
     vm_rng rng = vm_rng_start(a->p->load.seed, VM_RNG_TEXT, 0);
     for (int i = 0; i < a->p->length; i++) ids[i] = (int32_t)vm_rng_below(&rng, (uint32_t)c->n_vocab);
     *row = 0;
-    VM_TRY(vm_sequence_build(a->arena, ids, a->p->length, &a->batch));
+    VM_TRY(vm_sequence_build(a->arena, ids, a->p->length, 0, &a->batch));
     a->batch.n_targets = 1, a->batch.target_row = row, a->batch.target_id = ids;
     return VMOER_OK;
 }

@@ -293,7 +293,7 @@ static vmoer_status last_logits(vmoer_model *m, const int32_t *ids, int length, 
     vm_arena *arena = vm_arena_create();
     vm_batch b;
     if (!arena) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", length);
-    vmoer_status status = vm_sequence_build(arena, ids, length, &b);
+    vmoer_status status = vm_sequence_build(arena, ids, length, 0, &b);
     if (status == VMOER_OK) status = vm_pass_forward(m->session->pass, &b, &m->session->options, NULL, NULL, logits);
     vm_arena_free(arena);
     return status;

@@ -205,6 +205,14 @@ void vm_panel_set_rows(vm_panel *dst, int k_first, int rows, const float *src, s
     pack_across(vm_kernels_get()->gemm, &s, 0, dst->n, &d);
 }
 
+void vm_panel_set_columns(vm_panel *dst, int n_first, int columns, const float *src, size_t ld) {
+    size_t k = (size_t)dst->k, words = vm_gemm_depth(dst->type, dst->k) * PANEL;
+    for (int n = n_first; n < n_first + columns; n++, src += ld) {
+        float *to = (float *)dst->data + (size_t)(n / PANEL) * words + (size_t)(n % PANEL);
+        for (size_t l = 0; l < k; l++) to[l * PANEL] = src[l];
+    }
+}
+
 /* ---- products ---- */
 
 /* A thread keeps its scratch until it ends. */

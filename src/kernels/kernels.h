@@ -32,6 +32,8 @@ void vm_panel_extend(vm_panel *dst, const vm_panel *src);
 /* Packs `rows` more rows of B, at the bottom of a packed panel: row k_first + i is src[i * ld ..], k_first even (BF16), k_first + rows <= dst->k.
  * Rows below them, up to the next whole word, become 0. */
 void vm_panel_set_rows(vm_panel *dst, int k_first, int rows, const float *src, size_t ld);
+/* Packs `columns` columns of B anew: column n_first + j is src[j * ld ..], n_first + columns <= dst->n. F32 only. */
+void vm_panel_set_columns(vm_panel *dst, int n_first, int columns, const float *src, size_t ld);
 
 /* C[m, n] = (accumulate ? C : 0) + A[m, k] B[k, n].
  * A's element (i, l) = a[i_row * a_m_stride + l_row * a_k_stride], i_row = m_index ? m_index[i] : i, l_row = k_index ? k_index[l] : l.

@@ -4,13 +4,12 @@
  * A task takes the family's tokens in blocks. A row is a query head of a token; the rows of a token are neighbours, so
  * those of a segment are too, and all its heads share a product. A block's products are taken a piece at a time: the
  * root's keys meet every row, in one product for all children, and a child's own keys meet the child's rows. A row of
- * probabilities is [the root's keys, the own keys], zero where it may not look.
+ * probabilities is [the root's keys, the own keys], zero where it may not look. A past's keys are the root's first ones.
  * Where the blocks are cut depends on the family alone, and no output depends on it but the keys' gradients, which are
  * summed block by block. */
 #include "model/attention.h"
 
 #include "base/status.h"
-#include "kernels/kernels.h"
 
 #include <string.h>
 
@@ -67,6 +66,7 @@ typedef struct piece {
 
 static int at_least(int value, int limit) { return value > limit ? value : limit; }
 static int segment_end(const vm_segment *s) { return s->start + s->length; }
+static int past_tokens(const vm_attention *a) { return a->past ? a->past->tokens : 0; }
 
 /* False: no row of the block meets a key of segment s. */
 static bool piece_of(const family *f, const block *b, int s, piece *out) {
@@ -76,7 +76,7 @@ static bool piece_of(const family *f, const block *b, int s, piece *out) {
     if (first >= last) return false;
     *out = (piece){.row = (first - b->begin) * f->job->group,
                    .rows = (last - first) * f->job->group,
-                   .keys = end - own->start,
+                   .keys = past_tokens(f->job->a) + end - own->start,
                    .column = s == 0 ? 0 : (size_t)f->segments[0].length};
     return true;
 }
@@ -148,7 +148,7 @@ static void finish_rows(const family *f, const block *b, float *dp) {
     for (int s = 0; s < f->n_segments; s++) {
         const vm_segment *own = &f->segments[s];
         int first = at_least(own->start, b->begin), last = vm_at_most(segment_end(own), b->end);
-        int before = (s == 0 ? 0 : f->segments[0].length) - own->start;
+        int before = (s == 0 ? past_tokens(f->job->a) : f->segments[0].length) - own->start;
         for (int t = first; t < last; t++)
             for (int h = 0; h < f->job->group; h++) {
                 size_t row = ((size_t)(t - b->begin) * (size_t)f->job->group + (size_t)h) * ldp;
@@ -188,7 +188,12 @@ static family open_family(const attention_job *job, int task, int worker) {
     f.begin = f.segments[0].start;
     f.end = segment_end(&f.segments[f.n_segments - 1]);
     f.v = f.k + (size_t)(a->n_kv_heads * hd);
-    pack_columns(&f, job->qkv + (size_t)f.begin * job->ld + f.k, f.m->columns[0], f.m->k_columns);
+    if (a->past) {
+        f.m->k_columns[0] = a->past->keys[kv];
+        f.m->v_rows = a->past->values[kv];
+    } else {
+        pack_columns(&f, job->qkv + (size_t)f.begin * job->ld + f.k, f.m->columns[0], f.m->k_columns);
+    }
     return f;
 }
 
@@ -206,8 +211,9 @@ static void forward_task(void *context, int task, int worker) {
     family f = open_family(job, task / job->parts, worker);
     memory *m = f.m;
     int turn = task % job->parts; /* in turn, because later blocks see more keys */
-    vm_panel_pack(NULL, &m->v_rows, VM_COMPUTE_F32, f.end - f.begin, job->a->head_dim,
-                  job->qkv + (size_t)f.begin * job->ld + f.v, job->ld, 1, NULL);
+    if (!job->a->past)
+        vm_panel_pack(NULL, &m->v_rows, VM_COMPUTE_F32, f.end - f.begin, job->a->head_dim,
+                      job->qkv + (size_t)f.begin * job->ld + f.v, job->ld, 1, NULL);
     for (block b = {.end = f.begin}; next_block(&f, &b); turn = (turn + 1) % job->parts) {
         if (turn != 0) continue;
         meet(&f, &b, job->qkv + (size_t)b.begin * job->ld + f.q, job->ld, m->k_columns, job->scale, m->p);
@@ -254,7 +260,7 @@ static void extend(extent *most, const vm_attention *a, int first, int end) {
     extent e = {.segments = end - first, .tokens = segment_end(&a->segments[end - 1]) - a->segments[first].start};
     for (int s = first; s < end; s++) {
         e.columns += vm_panel_bytes(VM_COMPUTE_F32, a->head_dim, a->segments[s].length) / sizeof(float);
-        e.keys = at_least(e.keys, a->segments[s].length + (s == first ? 0 : a->segments[first].length));
+        e.keys = at_least(e.keys, a->segments[s].length + (s == first ? past_tokens(a) : a->segments[first].length));
     }
     most->segments = at_least(most->segments, e.segments);
     most->tokens = at_least(most->tokens, e.tokens);

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "base/threads.h"
+#include "kernels/kernels.h"
 #include "vmoer/vmoer_errors.h"
 #include <stdint.h>
 
@@ -13,11 +14,19 @@ typedef struct vm_segment {
     int parent;        /* index of the root segment this one continues, or -1: a root */
 } vm_segment;
 
+/* The tokens before a batch's, in one layer, as a cache holds them (kv_cache.h). */
+typedef struct vm_past {
+    int tokens;
+    /* [n_kv_heads], f32; keys: k = head_dim, values: n = head_dim. The batch's own are there too, after the earlier ones. */
+    const vm_panel *keys, *values;
+} vm_past;
+
 typedef struct vm_attention {
     int n_heads, n_kv_heads, head_dim;
     float scale;
     int n_segments;
     const vm_segment *segments;
+    const vm_past *past; /* forward only, with one segment, which continues these tokens; NULL: none */
 } vm_attention;
 
 /* qkv[T, (n_heads + 2 n_kv_heads) head_dim], rotated; out[T, n_heads head_dim]. */

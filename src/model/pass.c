@@ -178,6 +178,13 @@ static vmoer_status attention_forward(vm_pass *p, int layer, const float *x, vm_
     VM_TRY(vm_linear_forward(p->pool, p->scratch, &qkv, 1));
     rope(p, a->qkv, 1.0f);
     vm_attention attention = attention_of(p);
+    vm_past past;
+    if (p->batch->cache) {
+        const float *k = a->qkv + q, *v = k + c->n_kv_heads * c->head_dim;
+        vm_kv_cache_put(p->batch->cache, p->pool, layer, T, k, v, width);
+        past = vm_kv_cache_past(p->batch->cache, layer);
+        attention.past = &past;
+    }
     VM_TRY(vm_attention_forward(&attention, p->pool, p->scratch, a->qkv, a->attended));
     vm_linear_call project = {
         .l = &l->attention_out, .m = T, .x = a->attended, .ldx = q, .y = y, .ldy = d, .t = a->t_out};
@@ -391,6 +398,24 @@ static vmoer_status check_batch(const vm_pass *p, const vm_batch *b) {
     return VMOER_OK;
 }
 
+/* That the batch continues the sequence in its cache, and that this is a pass which can; room for its tokens. */
+static vmoer_status prepare_cache(const vm_pass *p, const vm_batch *b) {
+    const vm_config *c = &p->m->config;
+    const vm_pass_options *o = &p->options;
+    vm_kv_cache *cache = b->cache;
+    if (cache->n_layers != c->n_layers || cache->n_kv_heads != c->n_kv_heads || cache->head_dim != c->head_dim)
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "a cache of %d layers, %d heads of %d; the model has %d layers, %d heads of %d",
+                        cache->n_layers, cache->n_kv_heads, cache->head_dim, c->n_layers, c->n_kv_heads, c->head_dim);
+    if (b->n_segments != 1 || o->training || o->states)
+        return vm_error(VMOER_ERROR_ARGUMENT, "a sequence is continued by one segment, and not in training");
+    for (int t = 0; t < b->n_tokens; t++)
+        if (b->positions[t] != cache->length + t)
+            return vm_error(VMOER_ERROR_ARGUMENT, "token %d has position %d after %d cached tokens", t, b->positions[t],
+                            cache->length);
+    return vm_kv_cache_reserve(cache, cache->length + b->n_tokens);
+}
+
 static vmoer_status check_entropies(const vm_batch *b) {
     for (int i = 0; i < b->n_entropies; i++)
         if (b->entropy_row[i] < (i ? b->entropy_row[i - 1] : 0) || b->entropy_row[i] >= b->n_rows)
@@ -584,6 +609,7 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
     p->options = *options;
     VM_TRY(check_batch(p, batch));
     if (entropy) VM_TRY(check_entropies(batch));
+    if (batch->cache) VM_TRY(prepare_cache(p, batch));
     VM_TRY(divide(p));
     p->copy = *batch;
     p->batch = &p->copy;
@@ -602,7 +628,8 @@ vmoer_status vm_pass_forward(vm_pass *p, const vm_batch *batch, const vm_pass_op
     if (options->teacher && !options->training) VM_TRY(vm_head_teach(p, p->x[c->n_layers], NULL));
     if (options->training) VM_TRY(check_trained(p, log_probability));
     p->ready = options->training;
-    p->passes = draws_passes(options);
+    p->passes = draws_passes(options) && !batch->cache;
+    if (batch->cache) batch->cache->length += batch->n_tokens;
     return VMOER_OK;
 }
 

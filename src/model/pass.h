@@ -4,7 +4,7 @@
 #ifndef VM_MODEL_PASS_H
 #define VM_MODEL_PASS_H
 
-#include "model/attention.h"
+#include "model/kv_cache.h"
 #include "model/model.h"
 #include "model/states.h"
 
@@ -22,6 +22,9 @@ typedef struct vm_batch {
     const int32_t *target_id;   /* [n_targets] token whose log-probability is asked */
     int n_entropies;
     const int32_t *entropy_row; /* [n_entropies] index into rows, not falling: where the entropy over the vocabulary is asked */
+    /* The sequence that the batch, one segment, continues: its positions begin at cache->length. A forward that succeeds adds the batch's tokens to it.
+     * The results are those of the whole sequence in one batch, to the bit. Not in training. NULL: none. */
+    vm_kv_cache *cache;
 } vm_batch;
 
 typedef struct vm_pass_options {

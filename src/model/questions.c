@@ -107,15 +107,16 @@ vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, i
     return VMOER_OK;
 }
 
-vmoer_status vm_sequence_build(vm_arena *arena, const int32_t *ids, int length, vm_batch *out) {
+vmoer_status vm_sequence_build(vm_arena *arena, const int32_t *ids, int length, int past, vm_batch *out) {
     size_t n = (size_t)length;
     int32_t *positions = vm_arena_alloc(arena, n, sizeof *positions), *row = vm_arena_alloc(arena, 1, sizeof *row);
     vm_token_key *keys = vm_arena_alloc(arena, n, sizeof *keys);
     vm_segment *segment = vm_arena_alloc(arena, 1, sizeof *segment);
     if (!positions || !row || !keys || !segment) return vm_error(VMOER_ERROR_MEMORY, "no memory for %d tokens", length);
     for (int i = 0; i < length; i++) {
-        positions[i] = i;
-        keys[i] = (vm_token_key){0, 0, (uint16_t)i};
+        uint32_t position = (uint32_t)(past + i);
+        positions[i] = past + i;
+        keys[i] = (vm_token_key){position >> 16, 0, (uint16_t)position};
     }
     *segment = (vm_segment){0, length, -1};
     *row = length - 1;

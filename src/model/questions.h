@@ -24,8 +24,9 @@ typedef struct vm_questions {
 } vm_questions;
 
 vmoer_status vm_questions_build(vm_arena *arena, const vm_question *questions, int n, vm_format format, vm_questions *out);
-/* ids[length] alone, as item 0, with the last token's distribution asked and no target. Arrays live in the arena but for ids, the caller's. */
-vmoer_status vm_sequence_build(vm_arena *arena, const int32_t *ids, int length, vm_batch *out);
+/* ids[length] after `past` others of their sequence, with the last token's distribution asked and no target. Arrays live in the arena but for ids, the
+ * caller's. */
+vmoer_status vm_sequence_build(vm_arena *arena, const int32_t *ids, int length, int past, vm_batch *out);
 /* What a pass over questions says of their choices; or the mean over passes, of which there are options.samples where the inference is VM_INFERENCE_PASSES
  * and the router draws. Arrays of the arena given to run. */
 typedef struct vm_choices {

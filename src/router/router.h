@@ -24,7 +24,7 @@
 
 /* Who a token is, for the draws: independent of batch, thread and order. */
 typedef struct vm_token_key {
-    uint32_t item;     /* index of the question in its data set */
+    uint32_t item;     /* index of the question in its data set; of a sequence, which 65,536 of its tokens */
     uint16_t part;     /* 0: the question, 1 + c: choice c */
     uint16_t position; /* in the sequence */
 } vm_token_key;

@@ -168,7 +168,7 @@ static void test_hidden(void **state) {
         vm_prompt p;
         vm_batch batch;
         OK(vm_prompt_build(s->tokenizer, "openbookqa", vm_dataset_at(d, i), VM_FORMAT_CLOZE, &p));
-        OK(vm_sequence_build(s->arena, p.ids, p.n_context, &batch));
+        OK(vm_sequence_build(s->arena, p.ids, p.n_context, 0, &batch));
         OK(vm_pass_forward(s->pass, &batch, &(vm_pass_options){.sign = 1}, NULL, NULL, NULL));
         assert_memory_equal(t->data + i * D * sizeof(float), vm_pass_normed(s->pass), D * sizeof(float));
         vm_prompt_free(&p);
