@@ -126,6 +126,8 @@ vmoer_hooks session_hooks(void) {
     return (vmoer_hooks){.progress = on_progress, .log = on_log};
 }
 
+int session_stopped(void) { return stop_asked; }
+
 int session_fail(int code, const char *format, ...) {
     va_list arguments;
     clear_bar();

@@ -11,6 +11,9 @@ void session_begin(const char *verb_name, int quiet);
 /* For long calls: hooks that draw progress, and stop the library where SIGINT or SIGTERM came. */
 vmoer_hooks session_hooks(void);
 
+/* Has such a signal come since the hooks were asked for? */
+int session_stopped(void);
+
 /* Ends the progress line, prints the error line of a failed call, and says the exit code. */
 int session_end(vmoer_status status);
 

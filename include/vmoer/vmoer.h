@@ -2,6 +2,7 @@
  *
  * A ladder: stay on the lowest rung that does the job.
  *   1  load, ask, free                a multiple-choice question in, probabilities and uncertainty out
+ *      or a text to go on with        and what the model and its router say of each token
  *   2  look inside                    architecture, tokens
  *   3  jobs                           evaluate, fine-tune, upcycle, calibrate, measure, compare, report: what the command `vmoer` does
  *
@@ -105,6 +106,61 @@ typedef struct vmoer_answer {
 
 /* choices[n_choices], 2..VMOER_MAX_CHOICES. Cloze prompt: "Question: {question}\nAnswer: {choice}". */
 VMOER_API vmoer_status vmoer_ask(vmoer_model *model, const char *question, const char *const *choices, int n_choices, vmoer_answer *out);
+
+/* What is known of a token that was generated. Signals are of the pass that it was drawn after, the routing's of the token before it, means over the layers
+ * that have them; NAN as in vmoer_answer. */
+typedef struct vmoer_token {
+    int32_t id;
+    int position;              /* in the sequence, from 0 */
+    const char *text;          /* UTF-8, valid during the call: the characters that end in this token, "" where one goes on into the next; a byte of no
+                                * character is U+FFFD */
+    size_t text_length;        /* bytes: the text may hold a NUL */
+    double probability;        /* the model's own: before penalty, cuts and temperature */
+    double entropy;            /* nats, of the model's own distribution over the vocabulary */
+    double expected_entropy;   /* VMOER_INFERENCE_PASSES: mean of the passes' own; NAN: another inference */
+    double mutual_information; /* entropy - expected_entropy >= 0; NAN likewise */
+    double gate_entropy, logit_variance, logit_variance_projected, routing_temperature;
+} vmoer_token;
+
+/* A token follows from the model's logits, in this order: the repeat penalty, top_k, top_p, min_p, the temperature, a draw. */
+typedef struct vmoer_generate_params {
+    const char *prompt;    /* text to go on with, UTF-8 */
+    int parse_special;     /* text like <|im_start|> in the prompt becomes its token */
+    int max_tokens;        /* -1: until the context is full */
+    int context;           /* most tokens of prompt and text; 0: as many as the model takes */
+    int batch_size;        /* tokens of the prompt that a pass takes; does not change any result */
+    double temperature;    /* 0: always the most likely token */
+    int top_k;             /* of the most likely tokens so many; 0: all */
+    double top_p;          /* of these the fewest whose probabilities sum to it; 1: all */
+    double min_p;          /* of these the ones with at least this share of the first one's probability; 0: all */
+    double repeat_penalty; /* divides the logits of the last tokens, multiplies negative ones; 1: none */
+    int repeat_last_n;     /* those last tokens; -1: all */
+    uint64_t seed;         /* of the draws, each by seed and position: the same text for any threads and batch_size */
+    double memory_gib;     /* bound for the keys and values; 0: half of the machine's memory */
+    /* Called with each token; non-zero: enough. */
+    int (*on_token)(void *user, const vmoer_token *token);
+    void *user;
+} vmoer_generate_params;
+VMOER_API vmoer_generate_params vmoer_generate_params_default(void);
+
+typedef enum vmoer_stop {
+    VMOER_STOP_END,     /* the model ended its text; the token that says so is not part of it */
+    VMOER_STOP_LENGTH,  /* max_tokens */
+    VMOER_STOP_CONTEXT, /* the context is full */
+    VMOER_STOP_ASKED    /* on_token said so */
+} vmoer_stop;
+
+typedef struct vmoer_generated {
+    int prompt_tokens;
+    int kept_tokens;       /* of them, which the text before began with too: not computed again */
+    int tokens;            /* generated */
+    vmoer_stop stop;
+    double prompt_seconds; /* until the first token was drawn */
+    double seconds;        /* of all that followed */
+} vmoer_generated;
+/* The model remembers the last sequence: a prompt that begins like it (a conversation) goes on from there, with the same results. `out` may be NULL.
+ * VMOER_ERROR_LIMIT: the prompt is longer than the context, or its keys and values larger than memory_gib. */
+VMOER_API vmoer_status vmoer_generate(vmoer_model *model, const vmoer_generate_params *params, const vmoer_hooks *hooks, vmoer_generated *out);
 
 /* ---- 2: look inside. Texts returned by `char **out` are freed with vmoer_free ---- */
 

@@ -6,9 +6,14 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "eval/metrics.h"
-#include "infer/session.h"
+#include "infer/generate.h"
 #include "train/trainer.h"
 #include "vmoer/vmoer.h"
+
+struct vmoer_model {
+    vm_session *session;
+    vm_generation *generation; /* of the last text, whose keys and values the next one may share; NULL: none yet */
+};
 
 /* Where the data sets are: what the user said, else $VMOER_DATA, else ./data, else the cache. out[4096]. */
 vmoer_status vm_api_data_dir(const char *given, char out[4096]);

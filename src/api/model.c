@@ -13,10 +13,6 @@
 #include <string.h>
 #include <time.h>
 
-struct vmoer_model {
-    vm_session *session;
-};
-
 vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params, vmoer_model **out) {
     vmoer_model *m = vm_calloc(1, sizeof *m);
     if (!m) return vm_error(VMOER_ERROR_MEMORY, "no memory for a model");
@@ -31,6 +27,7 @@ vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params
 
 void vmoer_model_free(vmoer_model *m) {
     if (!m) return;
+    vm_generation_free(m->generation);
     vm_session_free(m->session);
     vm_free(m);
 }

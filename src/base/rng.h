@@ -25,7 +25,8 @@ typedef enum vm_rng_purpose {
     VM_RNG_HALVES,     /* random halves of a run's items */
     VM_RNG_MEMBERS,    /* what tells the members of an ensemble apart at the start */
     VM_RNG_DROPOUT,    /* masks of a router's input in training */
-    VM_RNG_WEIGHTS     /* draws of a router's weights at inference, masks too */
+    VM_RNG_WEIGHTS,    /* draws of a router's weights at inference, masks too */
+    VM_RNG_TOKEN       /* which token follows, of those that a sampler leaves */
 } vm_rng_purpose;
 
 /* 4 words from (seed, purpose) and counter[4]. */

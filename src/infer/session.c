@@ -107,18 +107,17 @@ static void pool_signal(const vm_session *s, const vm_questions *q, int question
     const vm_segment *context = &q->batch.segments[q->root[question]];
     size_t T = (size_t)q->batch.n_tokens;
     int skip = vm_tokenizer_adds_bos(s->tokenizer) && context->length > 1, layers = 0;
-    double sum = 0, sum_last = 0;
+    double sum = 0;
     for (int l = 0; values && l < s->model->config.n_layers; l++) {
         const float *row = values + (size_t)l * T + context->start;
         if (isnan(row[context->length - 1])) continue;
         double tokens = 0;
         for (int t = skip; t < context->length; t++) tokens += (double)row[t];
         sum += tokens / (context->length - skip);
-        sum_last += (double)row[context->length - 1];
         layers++;
     }
     *mean = layers ? sum / layers : NAN;
-    *last = layers ? sum_last / layers : NAN;
+    *last = vm_facts_at(values, s->model->config.n_layers, q->batch.n_tokens, context->start + context->length - 1);
 }
 
 static void fill_answer(const vm_session *s, const vm_questions *q, int question, const vm_choices *choices,

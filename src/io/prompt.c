@@ -166,13 +166,7 @@ static vmoer_status write_context(text *t, const char *task, const vm_item *item
 /* Appends the ids of t to out, BOS first if the tokenizer adds it. */
 static vmoer_status encode(const vm_tokenizer *tokenizer, const char *bytes, size_t length, vm_ids *out) {
     out->count = 0;
-    if (vm_tokenizer_adds_bos(tokenizer)) {
-        void *grown = out->ids;
-        if (!vm_grow(&grown, &out->capacity, 1, sizeof *out->ids))
-            return vm_error(VMOER_ERROR_MEMORY, "no memory for a prompt");
-        out->ids = grown;
-        out->ids[out->count++] = vm_tokenizer_bos(tokenizer);
-    }
+    VM_TRY(vm_tokenizer_begin(tokenizer, out));
     return vm_tokenizer_encode(tokenizer, bytes, length, false, out);
 }
 

@@ -34,7 +34,7 @@ struct vm_tokenizer {
     int32_t *special; /* [n_special]: control and user-defined tokens, by their text's bytes */
     size_t n_special;
     bool starts_special[256];
-    int32_t bos, eos;
+    int32_t bos, eos, eot, eom;
     bool adds_bos;
 };
 
@@ -253,6 +253,8 @@ vmoer_status vm_tokenizer_build(const vm_vocabulary *v, vm_tokenizer **out) {
     t->keeps_words = v->keeps_words;
     t->bos = v->bos;
     t->eos = v->eos;
+    t->eot = v->eot;
+    t->eom = v->eom;
     t->adds_bos = v->adds_bos;
     VM_GOTO(take_tokens(t, v));
     decode_pieces(t);
@@ -288,6 +290,10 @@ static vmoer_status append(vm_ids *out, int32_t id) {
     out->ids = grown;
     out->ids[out->count++] = id;
     return VMOER_OK;
+}
+
+vmoer_status vm_tokenizer_begin(const vm_tokenizer *t, vm_ids *out) {
+    return t->adds_bos ? append(out, t->bos) : VMOER_OK;
 }
 
 /* First of special[low, high) whose byte `depth` is at least `byte`; all of them share their first `depth` bytes. */
@@ -430,3 +436,14 @@ bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id) {
 int32_t vm_tokenizer_bos(const vm_tokenizer *t) { return t->bos; }
 int32_t vm_tokenizer_eos(const vm_tokenizer *t) { return t->eos; }
 bool vm_tokenizer_adds_bos(const vm_tokenizer *t) { return t->adds_bos; }
+
+bool vm_tokenizer_is_end(const vm_tokenizer *t, int32_t id) {
+    static const char *const names[] = {"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>",
+                                        "<|eom_id|>",    "<|return|>", "<|call|>",        "<｜end▁of▁sentence｜>",
+                                        "</s>"};
+    if (!in_range(t, id)) return false;
+    if (id == t->eos || id == t->eot || id == t->eom) return true;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (vm_tokenizer_is_special(t, id) && strcmp(vm_tokenizer_piece(t, id), names[i]) == 0) return true;
+    return false;
+}

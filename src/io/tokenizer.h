@@ -25,6 +25,8 @@ vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out);
  * included, is VMOER_ERROR_UNSUPPORTED and named. It does not say which token is EOS: none is. */
 vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out);
 void vm_tokenizer_free(vm_tokenizer *t);
+/* Appends the BOS, where texts begin with one. */
+vmoer_status vm_tokenizer_begin(const vm_tokenizer *t, vm_ids *out);
 /* Appends the ids of text[length] to out. parse_special: special tokens' texts become their ids; otherwise they are plain text. */
 vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special, vm_ids *out);
 /* Bytes of ids, special tokens' text included if keep_special; *text is NUL-terminated, freed by the caller with vm_free. */
@@ -35,5 +37,8 @@ bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id);
 int32_t vm_tokenizer_bos(const vm_tokenizer *t); /* -1 if none */
 int32_t vm_tokenizer_eos(const vm_tokenizer *t);
 bool vm_tokenizer_adds_bos(const vm_tokenizer *t);
+/* After which a model says no more: the EOS, the end of a turn or message, and special tokens that are called what other models call theirs, for a file
+ * names one where a model may have several. */
+bool vm_tokenizer_is_end(const vm_tokenizer *t, int32_t id);
 
 #endif

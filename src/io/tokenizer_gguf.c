@@ -64,6 +64,8 @@ static vmoer_status read_ids(vm_vocabulary *v, const vm_gguf *g) {
     int32_t ignored;
     VM_TRY(read_id(v, g, "tokenizer.ggml.bos_token_id", &v->bos));
     VM_TRY(read_id(v, g, "tokenizer.ggml.eos_token_id", &v->eos));
+    VM_TRY(read_id(v, g, "tokenizer.ggml.eot_token_id", &v->eot));
+    VM_TRY(read_id(v, g, "tokenizer.ggml.eom_token_id", &v->eom));
     VM_TRY(read_id(v, g, "tokenizer.ggml.unknown_token_id", &ignored));
     VM_TRY(read_id(v, g, "tokenizer.ggml.padding_token_id", &ignored));
     if (vm_gguf_has_key(g, "tokenizer.ggml.add_bos_token"))

@@ -30,6 +30,7 @@ typedef struct vm_vocabulary {
     vm_pretokenizer pretokenizer;
     bool keeps_words; /* a piece that is a token is that token, merges or not */
     int32_t bos, eos; /* below size, or -1: none */
+    int32_t eot, eom; /* of a turn and of a message, likewise */
     bool adds_bos;
 } vm_vocabulary;
 /* Frees tokens, types and merges, which the files' readers allocate. */

@@ -221,7 +221,8 @@ static void read_bos(vm_vocabulary *v, const json_t *post) {
 }
 
 vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out) {
-    vm_vocabulary v = {.tokens_key = "model.vocab", .merges_key = "model.merges", .bos = -1, .eos = -1};
+    vm_vocabulary v = {
+        .tokens_key = "model.vocab", .merges_key = "model.merges", .bos = -1, .eos = -1, .eot = -1, .eom = -1};
     const json_t *model;
     vmoer_status status;
     VM_GOTO(check_model(root, &model));

@@ -4,9 +4,9 @@
  * A task takes the family's tokens in blocks. A row is a query head of a token; the rows of a token are neighbours, so
  * those of a segment are too, and all its heads share a product. A block's products are taken a piece at a time: the
  * root's keys meet every row, in one product for all children, and a child's own keys meet the child's rows. A row of
- * probabilities is [the root's keys, the own keys], zero where it may not look. A past's keys are the root's first ones.
- * Where the blocks are cut depends on the family alone, and no output depends on it but the keys' gradients, which are
- * summed block by block. */
+ * probabilities is [the root's keys, the own keys], zero where it may not look. A past's keys are the root's first
+ * ones. Where the blocks are cut depends on the family alone, and no output depends on it but the keys' gradients,
+ * which are summed block by block. */
 #include "model/attention.h"
 
 #include "base/status.h"

@@ -41,11 +41,12 @@ vmoer_status vm_kv_cache_create(int n_layers, int n_kv_heads, int head_dim, int 
 }
 
 size_t vm_kv_cache_bytes(const vm_kv_cache *c, int tokens) {
-    return (size_t)panels(c) * (vm_panel_bytes(VM_COMPUTE_F32, c->head_dim, tokens) +
-                                vm_panel_bytes(VM_COMPUTE_F32, tokens, c->head_dim));
+    return (size_t)panels(c) *
+           (vm_panel_bytes(VM_COMPUTE_F32, c->head_dim, tokens) + vm_panel_bytes(VM_COMPUTE_F32, tokens, c->head_dim));
 }
 
-/* A panel [k, n] that begins with what is in p. Columns are whole panels of the layout one after the other; rows are not. */
+/* A panel [k, n] that begins with what is in p. Columns are whole panels of the layout one after the other; rows are
+ * not. */
 static bool grow(vm_panel *p, int k, int n) {
     vm_panel wider = {.type = VM_COMPUTE_F32, .k = k, .n = n};
     wider.data = vm_calloc(1, vm_panel_bytes(VM_COMPUTE_F32, k, n));

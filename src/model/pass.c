@@ -360,7 +360,25 @@ vm_facts vm_pass_facts(const vm_pass *p) {
                       .chosen = p->chosen};
 }
 
+double vm_facts_at(const float *values, int n_layers, int n_tokens, int token) {
+    double sum = 0;
+    int layers = 0;
+    for (int l = 0; values && l < n_layers; l++) {
+        float value = values[(size_t)l * (size_t)n_tokens + (size_t)token];
+        if (isnan(value)) continue;
+        sum += (double)value;
+        layers++;
+    }
+    return layers ? sum / layers : NAN;
+}
+
 /* ---- the pass ---- */
+
+int vm_passes(const vm_pass_options *o) {
+    bool draws =
+        o->inference == VM_INFERENCE_PASSES && o->router && vm_router_default_inference(o->router) != VM_INFERENCE_MEAN;
+    return draws ? o->samples : 1;
+}
 
 static vmoer_status check_batch(const vm_pass *p, const vm_batch *b) {
     const vm_pass *teacher = p->options.teacher;

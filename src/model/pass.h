@@ -50,6 +50,9 @@ typedef struct vm_pass_options {
     void *capture_context;
 } vm_pass_options;
 
+/* Passes over a batch that differ by their step: options.samples, where the inference is VM_INFERENCE_PASSES and the router draws; else 1. */
+int vm_passes(const vm_pass_options *options);
+
 typedef struct vm_pass vm_pass;
 vmoer_status vm_pass_create(vm_model *m, vm_pool *pool, vm_pass **out);
 void vm_pass_free(vm_pass *p); /* takes NULL */
@@ -86,5 +89,7 @@ typedef struct vm_facts {
     const int32_t *chosen;        /* [n_layers, T, K] */
 } vm_facts;
 vm_facts vm_pass_facts(const vm_pass *p);
+/* Of one of these arrays (NULL: there is none) the mean over the layers that have it, at one of T tokens; NAN: no layer has it. */
+double vm_facts_at(const float *values, int n_layers, int n_tokens, int token);
 
 #endif

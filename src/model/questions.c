@@ -179,9 +179,7 @@ double vm_choices_information(const vm_questions *q, const vm_choices *choices, 
 vmoer_status vm_questions_run(vm_pass *p, vm_arena *arena, const vm_questions *q, const vm_pass_options *o,
                               double temperature, vm_choices *out) {
     size_t C = (size_t)q->n_choices, n = (size_t)q->n;
-    bool draws =
-        o->inference == VM_INFERENCE_PASSES && o->router && vm_router_default_inference(o->router) != VM_INFERENCE_MEAN;
-    int passes = draws ? o->samples : 1;
+    int passes = vm_passes(o);
     float *log_probability = vm_arena_alloc(arena, (size_t)q->batch.n_targets, sizeof *log_probability);
     float *entropy = vm_arena_alloc(arena, n, sizeof *entropy), *vocabulary = o->facts ? entropy : NULL;
     double *score = vm_arena_alloc(arena, C, sizeof *score), *means = vm_arena_alloc(arena, 2 * (C + n), sizeof *means);

@@ -1,0 +1,262 @@
+/* run.c: `vmoer run`, text from a model. */
+#include "verbs.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct run_options {
+    common_options common;
+    const char *model, *file;
+    vmoer_model_params load;
+    vmoer_generate_params p;
+    int uncertainty;
+} run_options;
+
+static const option options[] = {
+    MODEL_OPTION(run_options, model, "GGUF file"),
+    ADAPTER_OPTION(run_options, load.adapter),
+    {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
+     offsetof(run_options, load.router), NULL, 0},
+    {"inference", 0, OPTION_ENUM, NULL, "how the router answers, as in eval", offsetof(run_options, load.inference),
+     inference_words, 0},
+    {"samples", 0, OPTION_INT, "S", "as in eval", offsetof(run_options, load.samples), NULL, 0},
+    {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16",
+     offsetof(run_options, load.compute), compute_words, 0},
+    {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(run_options, load.threads), NULL, 0},
+    {.name = "Prompt", .kind = OPTION_HEADING},
+    {"prompt", 'p', OPTION_TEXT, "TEXT",
+     "text to go on with; without it and --file every line of standard input is one", offsetof(run_options, p.prompt),
+     NULL, 0},
+    {"file", 'f', OPTION_TEXT, "FILE", "the same from a file, all of it", offsetof(run_options, file), NULL, 0},
+    {"parse_special", 0, OPTION_FLAG, NULL, "text like <|im_start|> in it becomes its token",
+     offsetof(run_options, p.parse_special), NULL, 0},
+    {.name = "Text", .kind = OPTION_HEADING},
+    {"n_predict", 'n', OPTION_INT, "N", "most tokens; -1: until the context is full",
+     offsetof(run_options, p.max_tokens), NULL, 0},
+    {"ctx_size", 'c', OPTION_INT, "N", "most tokens of prompt and text; 0: as many as the model takes",
+     offsetof(run_options, p.context), NULL, 0},
+    {"batch_size", 'b', OPTION_INT, "N", "tokens of the prompt that are computed at once; does not change any result",
+     offsetof(run_options, p.batch_size), NULL, 0},
+    {"memory_gib", 0, OPTION_REAL, "X",
+     "bound for the keys and values of the sequence; 0: half of the machine's memory",
+     offsetof(run_options, p.memory_gib), NULL, 0},
+    {.name = "Choice of the next token", .kind = OPTION_HEADING},
+    {"repeat_penalty", 0, OPTION_REAL, "X",
+     "first, the logits of the last tokens are divided by X, negative ones multiplied; 1: none",
+     offsetof(run_options, p.repeat_penalty), NULL, 0},
+    {"repeat_last_n", 0, OPTION_INT, "N", "those last tokens; -1: all", offsetof(run_options, p.repeat_last_n), NULL,
+     0},
+    {"top_k", 0, OPTION_INT, "K", "then the K most likely tokens stay; 0: all", offsetof(run_options, p.top_k), NULL,
+     0},
+    {"top_p", 0, OPTION_REAL, "P", "of these the fewest whose probabilities sum to P; 1: all",
+     offsetof(run_options, p.top_p), NULL, 0},
+    {"min_p", 0, OPTION_REAL, "P", "of these the ones with P times the first one's probability; 0: all",
+     offsetof(run_options, p.min_p), NULL, 0},
+    {"temp", 0, OPTION_REAL, "T", "temperature of the draw among them; 0: always the most likely token",
+     offsetof(run_options, p.temperature), NULL, 0},
+    {"seed", 0, OPTION_SEED, "N", "of every draw, the router's too", offsetof(run_options, p.seed), NULL, 0},
+    {.name = "Output", .kind = OPTION_HEADING},
+    {"uncertainty", 0, OPTION_FLAG, NULL,
+     "a line of the signals' means after the text; on a terminal the text in colours by entropy: green below ln 2 nats "
+     "(fewer than 2 likely tokens), red from ln 8 on",
+     offsetof(run_options, uncertainty), NULL, 0},
+    COMMON_OPTIONS,
+    {.name = NULL},
+};
+
+static void defaults(void *target) {
+    *(run_options *)target = (run_options){.load = vmoer_model_params_default(), .p = vmoer_generate_params_default()};
+}
+
+/* ---- what is printed of a token ---- */
+
+typedef struct signal_name {
+    const char *name;
+    size_t offset; /* of a double in vmoer_token */
+} signal_name;
+
+#define SIGNAL(name) \
+    { #name, offsetof(vmoer_token, name) }
+static const signal_name signals[] = {
+    SIGNAL(probability),  SIGNAL(entropy),        SIGNAL(expected_entropy),         SIGNAL(mutual_information),
+    SIGNAL(gate_entropy), SIGNAL(logit_variance), SIGNAL(logit_variance_projected), SIGNAL(routing_temperature),
+};
+enum { SIGNALS = sizeof signals / sizeof *signals };
+
+static double signal_of(const vmoer_token *t, int i) {
+    double value;
+    memcpy(&value, (const char *)t + signals[i].offset, sizeof value);
+    return value;
+}
+
+typedef struct printer {
+    output_format output;
+    int uncertainty, terminal;
+    double sum[SIGNALS]; /* NAN: the model has no such signal */
+    int failed;
+} printer;
+
+static void print_json(json_t *line) {
+    char *text = json_dumps(line, JSON_COMPACT | JSON_SORT_KEYS);
+    if (text) puts(text);
+    free(text);
+    json_decref(line);
+}
+
+static void print_row(const printer *out, const vmoer_token *t) {
+    json_t *text = json_stringn(t->text, t->text_length);
+    if (out->output == OUTPUT_JSON) {
+        json_t *line = json_pack("{s:i, s:i, s:o}", "id", t->id, "position", t->position, "text", text);
+        for (int i = 0; i < SIGNALS; i++) {
+            double value = signal_of(t, i);
+            json_object_set_new(line, signals[i].name, isnan(value) ? json_null() : json_real(value));
+        }
+        print_json(line);
+        return;
+    }
+    char *quoted = json_dumps(text, JSON_ENCODE_ANY);
+    printf("%d,%d,\"", t->id, t->position);
+    for (const char *c = quoted ? quoted : ""; *c; c++) fputs(*c == '"' ? "\"\"" : (char[]){*c, 0}, stdout);
+    putchar('"');
+    for (int i = 0; i < SIGNALS; i++) {
+        double value = signal_of(t, i);
+        printf(isnan(value) ? "," : ",%.17g", value);
+    }
+    putchar('\n');
+    free(quoted);
+    json_decref(text);
+}
+
+static void print_text(const printer *out, const vmoer_token *t) {
+    int colours = out->terminal && out->uncertainty;
+    if (colours) printf("\033[%sm", t->entropy < log(2) ? "32" : t->entropy < log(8) ? "33" : "31");
+    for (size_t i = 0; i < t->text_length; i++) {
+        unsigned char c = (unsigned char)t->text[i];
+        int control = c < ' ' && c != '\n' && c != '\t';
+        fputc(out->terminal && control ? '?' : c, stdout); /* a model's text must not steer a terminal */
+    }
+    if (colours) printf("\033[0m");
+}
+
+static int on_token(void *user, const vmoer_token *t) {
+    printer *out = user;
+    for (int i = 0; i < SIGNALS; i++) out->sum[i] += signal_of(t, i);
+    if (out->output == OUTPUT_MD)
+        print_text(out, t);
+    else
+        print_row(out, t);
+    if (fflush(stdout)) out->failed = 1;
+    return out->failed || session_stopped();
+}
+
+static void print_end(const printer *out, const vmoer_generated *g) {
+    static const char *const stops[] = {"end", "length", "context", "asked"};
+    if (out->output == OUTPUT_JSON)
+        print_json(json_pack("{s:i, s:i, s:s}", "prompt_tokens", g->prompt_tokens, "tokens", g->tokens, "stop",
+                             stops[g->stop]));
+    if (out->output != OUTPUT_MD) return;
+    putchar('\n');
+    if (!out->uncertainty || g->tokens == 0) return;
+    printf("mean of %d tokens:", g->tokens);
+    for (int i = 0; i < SIGNALS; i++)
+        if (!isnan(out->sum[i])) printf(" %s %.3g", signals[i].name, out->sum[i] / g->tokens);
+    putchar('\n');
+}
+
+/* ---- */
+
+static int on_progress(void *user, const char *stage, uint64_t done, uint64_t total, const char *note) {
+    (void)user, (void)stage, (void)done, (void)total, (void)note;
+    return session_stopped();
+}
+
+static int generate(vmoer_model *model, const run_options *o, const char *prompt) {
+    vmoer_generate_params p = o->p;
+    vmoer_hooks hooks = session_hooks();
+    vmoer_generated g;
+    printer out = {.output = o->common.output, .uncertainty = o->uncertainty, .terminal = isatty(STDOUT_FILENO)};
+    p.prompt = prompt;
+    p.on_token = on_token;
+    p.user = &out;
+    hooks.progress = on_progress; /* a bar would stand in the text */
+    int code = session_end(vmoer_generate(model, &p, &hooks, &g));
+    if (code) return code;
+    print_end(&out, &g);
+    if (fflush(stdout) || out.failed) return session_fail(1, "standard output cannot be written");
+    if (session_stopped()) return session_fail(1, "interrupted");
+    if (!o->common.quiet)
+        fprintf(stderr, "%d prompt tokens (%d kept) in %.2f s; %d tokens in %.2f s, %.3g a second\n", g.prompt_tokens,
+                g.kept_tokens, g.prompt_seconds, g.tokens, g.seconds,
+                g.tokens > 1 && g.seconds > 0 ? (g.tokens - 1) / g.seconds : 0);
+    return 0;
+}
+
+static char *read_text(const char *path) {
+    FILE *f = fopen(path, "rb");
+    char *text = NULL;
+    size_t capacity = 0;
+    ssize_t n = f ? getdelim(&text, &capacity, 0, f) : -1;
+    int whole = f && n >= 0 && feof(f);
+    if (f) fclose(f);
+    if (whole) return text;
+    free(text);
+    session_fail(1, f && n >= 0 ? "%s: the text has a NUL" : "%s: cannot be read, or is empty", path);
+    return NULL;
+}
+
+/* Each line of standard input is a prompt. */
+static int generate_lines(vmoer_model *model, const run_options *o) {
+    int code = 0, terminal = isatty(STDIN_FILENO);
+    char *line = NULL;
+    size_t capacity = 0;
+    for (;;) {
+        if (terminal) fputs("> ", stderr);
+        ssize_t n = getline(&line, &capacity, stdin);
+        if (n < 0 || code) break;
+        if (n && line[n - 1] == '\n') line[n - 1] = 0;
+        if (*line) code = generate(model, o, line);
+    }
+    free(line);
+    return code;
+}
+
+static int run(const void *given, char **operands, int n_operands) {
+    const run_options *o = given;
+    (void)operands, (void)n_operands;
+    vmoer_model_params load = o->load;
+    vmoer_model *model;
+    char *text = NULL;
+    session_begin("run", o->common.quiet);
+    if (o->p.prompt && o->file) return session_fail(2, "either --prompt or --file");
+    if (o->file && !(text = read_text(o->file))) return 1;
+    load.seed = o->p.seed;
+    int code = session_end(vmoer_model_load(o->model, &load, &model));
+    if (code == 0) {
+        if (o->common.output == OUTPUT_CSV) {
+            printf("id,position,text");
+            for (int i = 0; i < SIGNALS; i++) printf(",%s", signals[i].name);
+            putchar('\n');
+        }
+        const char *prompt = text ? text : o->p.prompt;
+        code = prompt ? generate(model, o, prompt) : generate_lines(model, o);
+        vmoer_model_free(model);
+    }
+    free(text);
+    return code;
+}
+
+const verb verb_run = {
+    .name = "run",
+    .summary = "text from a model, token by token, and what it and its router say of each",
+    .description =
+        "Goes on with a text. Standard output is the new text; with -o json (or csv) a line a token, with its id, "
+        "position, text, probability, entropy and the router's signals (docs/FORMATS.md), and a last line that says "
+        "why "
+        "it stopped. One seed gives one text, whatever --threads and --batch_size are.",
+    .options = options,
+    .size = sizeof(run_options),
+    .defaults = defaults,
+    .run = run,
+};
