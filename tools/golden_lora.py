@@ -18,14 +18,15 @@ from safetensors.torch import load_file
 import golden_tiny
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+MLP_EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"]
 ADAPTERS = {
     "tiny-llama": dict(target_modules=ATTENTION + ["gate_proj", "up_proj", "down_proj"]),
     # routed experts and the router are bare parameters in transformers 5, not Linear modules
     "tiny-moe": dict(target_modules=ATTENTION + ["shared_mlp.input_linear", "shared_mlp.output_linear"],
                      target_parameters=["block_sparse_moe.experts.gate_up_proj", "block_sparse_moe.experts.down_proj",
                                         "block_sparse_moe.router.weight"]),
-    "tiny-mixtral": dict(target_modules=ATTENTION,
-                         target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"]),
+    "tiny-mixtral": dict(target_modules=ATTENTION, target_parameters=MLP_EXPERTS),
+    "tiny-qwen3moe": dict(target_modules=ATTENTION, target_parameters=MLP_EXPERTS),
 }
 
 

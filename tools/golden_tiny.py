@@ -10,7 +10,8 @@ import sys
 
 import torch
 from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM)
+                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM)
 
 from oracle import cloze, gguf_to_hf, hf_to_gguf, store
 
@@ -37,6 +38,12 @@ MODELS = {
     "tiny-granite": (10, GraniteForCausalLM, GraniteConfig(
         intermediate_size=48, num_hidden_layers=1, tie_word_embeddings=True, embedding_multiplier=1.5, residual_multiplier=0.7, logits_scaling=2.0,
         attention_multiplier=0.3, attention_bias=True, **COMMON)),
+    "tiny-qwen3moe": (11, Qwen3MoeForCausalLM, Qwen3MoeConfig(
+        num_hidden_layers=1, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=16, norm_topk_prob=True, tie_word_embeddings=True,
+        **MOE)),
+    "tiny-olmoe": (12, OlmoeForCausalLM, OlmoeConfig(
+        num_hidden_layers=1, num_experts=4, num_experts_per_tok=2, norm_topk_prob=False, tie_word_embeddings=False,
+        **dict(MOE, num_key_value_heads=4))),
     "tiny-mixtral": (8, MixtralForCausalLM, MixtralConfig(
         num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False, **MOE)),
 }

@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const vm_arch *const architectures[] = {&vm_arch_llama, &vm_arch_qwen2, &vm_arch_granite, &vm_arch_granitemoe};
+static const vm_arch *const architectures[] = {&vm_arch_llama,      &vm_arch_qwen2,    &vm_arch_granite,
+                                               &vm_arch_granitemoe, &vm_arch_qwen3moe, &vm_arch_olmoe};
 
 vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out) {
     char full[128];
@@ -105,12 +106,14 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
 }
 
 vmoer_status vm_arch_read_experts(const vm_gguf *g, vm_config *c) {
+    char key[64];
     VM_TRY(vm_arch_u32(g, c, "expert_count", 2, 1024, &c->n_experts));
     VM_TRY(vm_arch_u32(g, c, "expert_used_count", 1, 256, &c->top_k));
     if (c->top_k > c->n_experts)
         return vm_error(VMOER_ERROR_FORMAT, "%s.expert_used_count %d is more than expert_count %d", c->arch->name,
                         c->top_k, c->n_experts);
-    return VMOER_OK;
+    snprintf(key, sizeof key, "%s.expert_weights_norm", c->arch->name);
+    return vm_gguf_has_key(g, key) ? vm_gguf_get_bool(g, key, &c->renormalise) : VMOER_OK;
 }
 
 vmoer_status vm_arch_read_dense(const vm_gguf *g, vm_config *c) {

@@ -25,6 +25,7 @@ typedef struct vm_config {
 
 typedef struct vm_layer {
     vm_param attention_norm, ffn_norm; /* [1, D]; grad NULL while frozen */
+    vm_param q_norm, k_norm;           /* as vm_qk_norm has them; value NULL: none */
     vm_linear qkv;                     /* [(n_heads + 2 n_kv_heads) head_dim, D]; q and k rows in Hugging Face order (rotate halves) */
     vm_linear attention_out;           /* [D, n_heads head_dim] */
     vm_ffn ffn;
@@ -78,6 +79,14 @@ int vm_model_tensors(const vm_config *c, int layer, vm_site site, vm_slot *slots
 void vm_model_shape(const vm_config *c, vm_site site, int *rows, int *in);
 /* The projection of a site; expert is used by the per-expert sites only. */
 vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert);
+/* A norm's weights in a layer. */
+typedef struct vm_vector {
+    vm_param *param;
+    int n;
+    const char *tensor, *parameter; /* "attn_norm" for blk.N.attn_norm.weight; "input_layernorm.weight" for model.layers.N.input_layernorm.weight */
+} vm_vector;
+enum { VM_MAX_VECTORS = 4 };
+int vm_model_vectors(vm_model *m, int layer, vm_vector *vectors); /* fills vectors[VM_MAX_VECTORS], returns the count */
 /* Every trained tensor of the model (weights, norms, LoRA), in a fixed order; the array is the caller's (vm_free). */
 vmoer_status vm_model_params(vm_model *m, vm_param_list *out);
 /* Packs anew what an optimiser step changed. */
@@ -97,8 +106,9 @@ struct vm_arch {
     const char *name;                                            /* general.architecture */
     vmoer_status (*read_config)(const vm_gguf *g, vm_config *out); /* what config.c does not read for all */
     bool interleaved;                                            /* Q and K are stored as vm_slot.heads says */
+    enum { VM_QK_NORM_NONE, VM_QK_NORM_HEADS, VM_QK_NORM_WHOLE } qk_norm; /* of q and k before RoPE: of each head, or of all together (qk_norm.h) */
     vm_names sites[VM_SITE_COUNT];
 };
-extern const vm_arch vm_arch_llama, vm_arch_qwen2, vm_arch_granite, vm_arch_granitemoe;
+extern const vm_arch vm_arch_llama, vm_arch_qwen2, vm_arch_granite, vm_arch_granitemoe, vm_arch_qwen3moe, vm_arch_olmoe;
 
 #endif

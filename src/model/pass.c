@@ -2,6 +2,7 @@
 #include "model/pass_internal.h"
 
 #include "base/status.h"
+#include "model/qk_norm.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -140,6 +141,19 @@ static vm_attention attention_of(const vm_pass *p) {
                           .segments = p->batch->segments};
 }
 
+/* q NULL: the model has none. */
+static vm_qk_norm qk_norm_of(const vm_pass *p, int layer) {
+    const vm_config *c = &p->m->config;
+    vm_layer *l = &p->m->layers[layer];
+    return (vm_qk_norm){.n_heads = c->n_heads,
+                        .n_kv_heads = c->n_kv_heads,
+                        .head_dim = c->head_dim,
+                        .whole = c->arch->qk_norm == VM_QK_NORM_WHOLE,
+                        .eps = c->rms_eps,
+                        .q = l->q_norm.value ? &l->q_norm : NULL,
+                        .k = &l->k_norm};
+}
+
 static vm_ffn_route route_of(const vm_pass *p, int layer) {
     const vm_pass_options *o = &p->options;
     bool bayesian = o->router && vm_router_has_layer(o->router, layer);
@@ -168,6 +182,11 @@ static vmoer_status attention_forward(vm_pass *p, int layer, const float *x, vm_
     a->n1 = vm_arena_floats(arena, t, d, &ok), a->inv1 = vm_arena_floats(arena, t, 1, &ok);
     a->qkv = vm_arena_floats(arena, t, width, &ok);
     a->attended = vm_arena_floats(arena, t, q, &ok);
+    vm_qk_norm norm = qk_norm_of(p, layer);
+    if (norm.q) {
+        a->qk = vm_arena_floats(arena, t, (q + width) / 2, &ok);
+        a->inv_qk = vm_arena_floats(arena, t, (size_t)vm_qk_norm_count(&norm), &ok);
+    }
     a->t_qkv = vm_arena_floats(arena, t, (size_t)vm_linear_rank(&l->qkv), &ok);
     a->t_out = vm_arena_floats(arena, t, (size_t)vm_linear_rank(&l->attention_out), &ok);
     float *y = vm_arena_floats(p->scratch, t, d, &ok);
@@ -176,6 +195,7 @@ static vmoer_status attention_forward(vm_pass *p, int layer, const float *x, vm_
     vm_pass_norm(p, x, NULL, &l->attention_norm, T, a->n1, a->inv1);
     vm_linear_call qkv = {.l = &l->qkv, .m = T, .x = a->n1, .ldx = d, .y = a->qkv, .ldy = width, .t = a->t_qkv};
     VM_TRY(vm_linear_forward(p->pool, p->scratch, &qkv, 1));
+    if (norm.q) vm_qk_norm_forward(&norm, p->pool, T, a->qkv, a->qk, a->inv_qk);
     rope(p, a->qkv, 1.0f);
     vm_attention attention = attention_of(p);
     vm_past past;
@@ -268,7 +288,9 @@ static vmoer_status layer_backward(vm_pass *p, int layer, layer_acts *a, float k
     bool attention = input || attention_trained(l);
     VM_TRY(vm_ffn_backward(&l->ffn, p->pool, p->scratch, T, &route, &a->ffn, dy, kl_weight, attention ? dn : NULL));
     if (attention) {
-        float *dattended = vm_arena_floats(p->scratch, t, q, &ok), *dqkv = vm_arena_floats(p->scratch, t, width, &ok);
+        vm_qk_norm norm = qk_norm_of(p, layer);
+        float *dattended = vm_arena_floats(p->scratch, t, q, &ok), *dqkv = vm_arena_floats(p->scratch, t, width, &ok),
+              *room_qk = norm.q ? vm_arena_floats(p->scratch, t, (q + width) / 2, &ok) : NULL;
         if (!ok) return vm_pass_no_memory(p);
         norm_backward(p, a->h, &l->ffn_norm, a->inv2, dn, T, dx);
         dy = times_residual_scale(p, dx, room);
@@ -285,6 +307,7 @@ static vmoer_status layer_backward(vm_pass *p, int layer, layer_acts *a, float k
         vm_attention heads = attention_of(p);
         VM_TRY(vm_attention_backward(&heads, p->pool, p->scratch, a->qkv, dattended, dqkv));
         rope(p, dqkv, -1.0f);
+        if (norm.q) vm_qk_norm_backward(&norm, p->pool, T, a->qk, a->inv_qk, dqkv, room_qk);
         bool norm_wanted = input || l->attention_norm.grad;
         vm_linear_call qkv = {.l = &l->qkv,
                               .m = T,

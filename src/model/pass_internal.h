@@ -8,6 +8,7 @@ typedef struct layer_acts {
     bool filled;
     float *n1, *inv1; /* [T, D], [T]: attention's normed input and 1 / rms */
     float *qkv;       /* [T, q + 2 kv], rotated */
+    float *qk, *inv_qk; /* what vm_qk_norm_forward leaves; NULL without such norms */
     float *attended;  /* [T, q] */
     const float *h;   /* [T, D]: residual stream between the halves */
     float *n2, *inv2; /* [T, D], [T] */

@@ -173,10 +173,12 @@ static vmoer_status make_ffn(const vm_config *c, vm_ffn *f) {
 static vmoer_status load_layer(loader *ld, vm_layer *l) {
     const vm_config *c = &ld->m->config;
     char name[96];
-    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", ld->layer);
-    VM_TRY(load_norm(ld, name, c->dim, &l->attention_norm));
-    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", ld->layer);
-    VM_TRY(load_norm(ld, name, c->dim, &l->ffn_norm));
+    vm_vector vectors[VM_MAX_VECTORS];
+    int n_vectors = vm_model_vectors(ld->m, ld->layer, vectors);
+    for (int i = 0; i < n_vectors; i++) {
+        snprintf(name, sizeof name, "blk.%d.%s.weight", ld->layer, vectors[i].tensor);
+        VM_TRY(load_norm(ld, name, vectors[i].n, vectors[i].param));
+    }
     VM_TRY(make_ffn(c, &l->ffn));
     for (int site = 0; site < VM_SITE_COUNT; site++) {
         vm_slot parts[VM_MAX_LORA];
@@ -302,8 +304,9 @@ static void norm_clear(vm_param *p) {
 void vm_model_free(vm_model *m) {
     if (!m) return;
     for (int l = 0; m->layers && l < m->config.n_layers; l++) {
-        norm_clear(&m->layers[l].attention_norm);
-        norm_clear(&m->layers[l].ffn_norm);
+        vm_vector vectors[VM_MAX_VECTORS];
+        int n = vm_model_vectors(m, l, vectors);
+        for (int i = 0; i < n; i++) norm_clear(vectors[i].param);
         vm_linear_clear(&m->layers[l].qkv);
         vm_linear_clear(&m->layers[l].attention_out);
         vm_ffn_clear(&m->layers[l].ffn);
@@ -394,8 +397,9 @@ vmoer_status vm_model_params(vm_model *m, vm_param_list *out) {
     collector c = {{NULL, 0}, 0};
     vmoer_status status = each_linear(m, collect, &c);
     for (int l = 0; l < m->config.n_layers && status == VMOER_OK && m->layers[l].ffn_norm.grad; l++) {
-        status = add_param(&c, &m->layers[l].attention_norm);
-        if (status == VMOER_OK) status = add_param(&c, &m->layers[l].ffn_norm);
+        vm_vector vectors[VM_MAX_VECTORS];
+        int n = vm_model_vectors(m, l, vectors);
+        for (int i = 0; i < n && status == VMOER_OK; i++) status = add_param(&c, vectors[i].param);
     }
     if (status == VMOER_OK && m->final_norm.grad) status = add_param(&c, &m->final_norm);
     if (status == VMOER_OK && m->head.weight) status = add_param(&c, m->head.weight);

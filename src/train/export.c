@@ -53,7 +53,7 @@ static vmoer_status put_param(vm_gguf_writer *w, vm_arena *arena, const vm_gguf_
     return put(w, arena, &s);
 }
 
-/* The model is only read: vm_model_linear has no const twin. */
+/* The model is only read: vm_model_linear and vm_model_vectors have no const twin. */
 static const vm_linear *linear_of(const vm_model *m, int layer, vm_site site, int expert) {
     return vm_model_linear((vm_model *)(uintptr_t)m, layer, site, expert);
 }
@@ -90,10 +90,11 @@ static bool is_called(const vm_gguf_tensor *t, const char *name, const char *end
 /* A tensor of a layer. *known: it was one. */
 static vmoer_status put_layer_tensor(vm_gguf_writer *w, vm_arena *arena, const vm_model *m, const vm_gguf_tensor *t,
                                      int layer, bool *known) {
-    const vm_layer *l = &m->layers[layer];
+    vm_vector vectors[VM_MAX_VECTORS];
+    int n_vectors = vm_model_vectors((vm_model *)(uintptr_t)m, layer, vectors);
     *known = true;
-    if (strcmp(t->name, l->attention_norm.name) == 0) return put_param(w, arena, t, &l->attention_norm, VM_F32);
-    if (strcmp(t->name, l->ffn_norm.name) == 0) return put_param(w, arena, t, &l->ffn_norm, VM_F32);
+    for (int i = 0; i < n_vectors; i++)
+        if (strcmp(t->name, vectors[i].param->name) == 0) return put_param(w, arena, t, vectors[i].param, VM_F32);
     for (int site = 0; site < VM_SITE_COUNT; site++) {
         vm_slot slots[VM_MAX_LORA];
         int n = vm_model_tensors(&m->config, layer, (vm_site)site, slots);

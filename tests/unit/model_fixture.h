@@ -58,7 +58,8 @@ static inline void stir_router(vm_router *r, float noise, vm_rng *rng) {
         for (size_t k = 0; k < vm_param_size(list.items[i]); k++) list.items[i]->value[k] += noise * vm_rng_normal(rng);
 }
 
-static const char *const tiny_models[] = {"tiny-llama", "tiny-qwen2", "tiny-granite", "tiny-moe", "tiny-moe-neutral", "tiny-moe-noshared", "tiny-mixtral"};
+static const char *const tiny_models[] = {"tiny-llama",       "tiny-qwen2",        "tiny-granite", "tiny-qwen3moe", "tiny-olmoe", "tiny-moe",
+                                          "tiny-moe-neutral", "tiny-moe-noshared", "tiny-mixtral"};
 enum { TINY_MODELS = sizeof tiny_models / sizeof *tiny_models };
 
 /* ---- golden tensors ---- */

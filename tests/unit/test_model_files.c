@@ -99,7 +99,9 @@ static void check_shape(const char *model, const vm_gguf_tensor *t) {
     if (strcmp(t->name, "token_embd.weight") != 0) assert_refused(model, &(change){.tall_tensor = t->name}, says);
 }
 
-static bool untied(const char *model) { return is(model, "tiny-moe-noshared") || is(model, "tiny-mixtral"); }
+static bool untied(const char *model) {
+    return is(model, "tiny-moe-noshared") || is(model, "tiny-mixtral") || is(model, "tiny-olmoe");
+}
 
 static void check_values(const char *model, const vm_gguf_tensor *t) {
     char says[160];
@@ -158,7 +160,8 @@ static void test_keys(void **state) {
         const char *says;
     } cases[] = {
         {{.text_key = "general.architecture", .text = "mamba"},
-         "general.architecture 'mamba' is not supported; supported are llama, qwen2, granite, granitemoe"},
+         "general.architecture 'mamba' is not supported; supported are llama, qwen2, granite, granitemoe, qwen3moe, "
+         "olmoe"},
         {{.text_key = "general.architecture", .text = ""}, "general.architecture '' is not supported"},
         {{.text_key = "general.architecture", .text = "an architecture with a name that no field holds"},
          "general.architecture: longer than"},
@@ -224,6 +227,19 @@ static void test_keys(void **state) {
                    "granite.attention.scale is -1");
     assert_refused("tiny-granite", &(change){.false_key = "granite.rope.scaling.finetuned"},
                    "granite.rope.scaling.finetuned is false: ");
+    assert_refused("tiny-qwen3moe", &(change){.drop_key = "qwen3moe.expert_feed_forward_length"},
+                   "qwen3moe.expert_feed_forward_length");
+    assert_refused("tiny-qwen3moe", &(change){.drop_key = "qwen3moe.expert_count"}, "qwen3moe.expert_count");
+    assert_refused("tiny-qwen3moe",
+                   &(change){.text_key = "qwen3moe.expert_weights_norm", .text = "a string where a bool is due"},
+                   "qwen3moe.expert_weights_norm");
+    assert_refused(
+        "tiny-qwen3moe",
+        &(change){.drop_key = "qwen3moe.rope.dimension_count", .u32_key = "qwen3moe.attention.key_length", .u32 = 8},
+        "blk.0.attn_q_norm.weight: shape [16, 1, 1, 1], expected [8, 1, 1, 1]");
+    assert_refused("tiny-olmoe", &(change){.f32_key = "olmoe.attention.clamp_kqv", .f32 = 8},
+                   "olmoe.attention.clamp_kqv is 8: clipping is not supported");
+    assert_refused("tiny-olmoe", &(change){.drop_key = "olmoe.feed_forward_length"}, "olmoe.feed_forward_length");
     assert_refused("tiny-moe", &(change){.bias_tensor = "blk.0.attn_k.bias"}, "blk.0.attn_q.bias: missing tensor");
     assert_refused("tiny-moe", &(change){.bias_tensor = "blk.1.ffn_up_exps.bias"},
                    "blk.1.ffn_up_exps.bias: biases of experts are not supported");
@@ -258,6 +274,26 @@ static void test_defaults(void **state) {
     unlink(path);
 }
 
+/* Whether the gates sum to 1: what the architecture does, unless the file says. */
+static void test_renormalise(void **state) {
+    (void)state;
+    static const struct {
+        const char *model, *key;
+        bool expected;
+    } cases[] = {{"tiny-qwen3moe", NULL, true},
+                 {"tiny-qwen3moe", "qwen3moe.expert_weights_norm", false},
+                 {"tiny-olmoe", NULL, false},
+                 {"tiny-mixtral", "llama.expert_weights_norm", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *path = changed(cases[i].model, &(change){.false_key = cases[i].key});
+        vm_model *m;
+        OK(vm_model_load(path, &(vm_model_options){.backward_from = -1}, NULL, &m));
+        assert_int_equal(m->config.renormalise, cases[i].expected);
+        vm_model_free(m);
+        unlink(path);
+    }
+}
+
 /* The fingerprint is that of the content: weights and keys. In a file this small the sampled blocks are all there is.
  */
 static void test_fingerprint(void **state) {
@@ -281,9 +317,9 @@ static void test_fingerprint(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_shapes), cmocka_unit_test(test_values),
-        cmocka_unit_test(test_missing_keys),    cmocka_unit_test(test_keys),   cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_shapes),      cmocka_unit_test(test_values),
+        cmocka_unit_test(test_missing_keys),    cmocka_unit_test(test_keys),        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_renormalise),     cmocka_unit_test(test_fingerprint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

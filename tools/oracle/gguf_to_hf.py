@@ -12,7 +12,8 @@ import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM)
+                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM)
 
 from .hf_to_gguf import INTERLEAVED
 
@@ -67,6 +68,9 @@ def attention(src, arch, heads, kv_heads, layer):
             if blk + f"{ours}.{kind}" in src:
                 value = src[blk + f"{ours}.{kind}"]
                 out[p + f"self_attn.{theirs}.{kind}"] = unpermute(value, n) if n and arch in INTERLEAVED else value
+    for which in "qk":
+        if blk + f"attn_{which}_norm.weight" in src:
+            out[p + f"self_attn.{which}_norm.weight"] = src[blk + f"attn_{which}_norm.weight"]
     return out
 
 
@@ -104,6 +108,17 @@ def load(path):
     elif arch == "granite":
         config = GraniteConfig(intermediate_size=meta["granite.feed_forward_length"], **multipliers(meta, arch, common["head_dim"]), **common)
         model = GraniteForCausalLM(config)
+    elif arch == "qwen3moe":
+        config = Qwen3MoeConfig(
+            intermediate_size=meta.get("qwen3moe.feed_forward_length", 1), moe_intermediate_size=meta["qwen3moe.expert_feed_forward_length"],
+            num_experts=meta["qwen3moe.expert_count"], num_experts_per_tok=meta["qwen3moe.expert_used_count"], norm_topk_prob=True,
+            experts_implementation="eager", **common)
+        model = Qwen3MoeForCausalLM(config)
+    elif arch == "olmoe":
+        config = OlmoeConfig(
+            intermediate_size=meta["olmoe.feed_forward_length"], num_experts=meta["olmoe.expert_count"],
+            num_experts_per_tok=meta["olmoe.expert_used_count"], norm_topk_prob=False, experts_implementation="eager", **common)
+        model = OlmoeForCausalLM(config)
     elif arch == "granitemoe":
         moe, router = "block_sparse_moe", "router"
         # expert_feed_forward_length wins where both are given, as it is the unambiguous one

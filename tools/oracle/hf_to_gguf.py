@@ -32,7 +32,8 @@ def permute(w, heads):
 
 # model_type: architecture in GGUF, module with router and experts (None: dense), the router's name in it
 KINDS = {"llama": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate"),
-         "qwen2": ("qwen2", None, None), "granite": ("granite", None, None)}
+         "qwen2": ("qwen2", None, None), "granite": ("granite", None, None),
+         "qwen3_moe": ("qwen3moe", "mlp", "gate"), "olmoe": ("olmoe", "mlp", "gate")}
 INTERLEAVED = ("llama", "granite", "granitemoe")  # architectures whose Q and K rows are permuted in GGUF
 
 
@@ -61,8 +62,10 @@ def write(model, path, name):
     w.add_layer_norm_rms_eps(config.rms_norm_eps)
     w.add_vocab_size(config.vocab_size)
     if moe:
-        w.add_expert_count(config.num_local_experts)
+        w.add_expert_count(getattr(config, "num_local_experts", None) or config.num_experts)
         w.add_expert_used_count(config.num_experts_per_tok)
+    if arch == "qwen3moe":
+        w.add_expert_feed_forward_length(config.moe_intermediate_size)
     if arch == "granitemoe":
         w.add_expert_feed_forward_length(config.intermediate_size)
         if config.shared_intermediate_size:
@@ -104,6 +107,9 @@ def write(model, path, name):
                 if p + f"self_attn.{theirs}.{kind}" in state:
                     value = state[p + f"self_attn.{theirs}.{kind}"]
                     put(blk + f"{ours}.{kind}", permute(value, heads) if heads and arch in INTERLEAVED else value)
+        for which in "qk":
+            if p + f"self_attn.{which}_norm.weight" in state:
+                put(blk + f"attn_{which}_norm.weight", state[p + f"self_attn.{which}_norm.weight"])
         put(blk + "ffn_norm.weight", state[p + "post_attention_layernorm.weight"])
         if not moe:
             for part in ("gate", "up", "down"):

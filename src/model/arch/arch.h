@@ -21,7 +21,7 @@
 vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out);
 vmoer_status vm_arch_f32(const vm_gguf *g, const vm_config *c, const char *key, float low, float high, float *out);
 bool vm_arch_has(const vm_gguf *g, const vm_config *c, const char *key);
-/* expert_count and expert_used_count. */
+/* expert_count, expert_used_count and, where the file has it, expert_weights_norm into c->renormalise. */
 vmoer_status vm_arch_read_experts(const vm_gguf *g, vm_config *c);
 /* feed_forward_length of a dense model, which an expert_count other than 0 is not. */
 vmoer_status vm_arch_read_dense(const vm_gguf *g, vm_config *c);
