@@ -167,6 +167,15 @@ VMOER_API vmoer_status vmoer_generate(vmoer_model *model, const vmoer_generate_p
 VMOER_API void vmoer_free(void *text);
 /* JSON: architecture, sizes, experts, tokenizer, routers, licence, what is missing. Reads no weights. */
 VMOER_API vmoer_status vmoer_info(const char *path, char **out_json);
+
+typedef struct vmoer_verify_params {
+    const char *model;
+    const char *adapter, *router; /* as in vmoer_model_params: must be made for the model; NULL: none */
+    int threads;
+} vmoer_verify_params;
+/* Every tensor that the architecture asks for is there, of its shape, and every value of it is finite; the tokenizer and the chat template can be read;
+ * adapter and router fit. The error names the tensor and the offset at fault. JSON with the files' SHA-256, and the tensors no place was found for. */
+VMOER_API vmoer_status vmoer_verify(const vmoer_verify_params *params, char **out_json);
 /* JSON: {"ids": [...], "pieces": [...]}. parse_special: text like <|im_start|> becomes its token. path: a GGUF, or a tokenizer.json
  * (a name that ends in .json). */
 VMOER_API vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json);

@@ -62,7 +62,7 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
     if (!s->arena) return vm_error(VMOER_ERROR_MEMORY, "no memory for a session");
     VM_TRY(vm_pool_create(o->threads, &s->pool));
     if (o->adapter) VM_TRY(vm_adapter_open(o->adapter, &adapter));
-    vm_model_options m = {.compute = o->compute, .adapter = adapter, .backward_from = -1};
+    vm_model_options m = {.compute = o->compute, .adapter = adapter, .backward_from = -1, .check_only = o->check_only};
     VM_GOTO(vm_model_load(model_path, &m, s->pool, &s->model));
     if (adapter) {
         vm_copy_text(s->adapter_name, sizeof s->adapter_name, vm_adapter_name(adapter));

@@ -5,7 +5,7 @@
 #include "model/questions.h"
 
 typedef struct vm_session_options {
-    const char *adapter;   /* PEFT folder or NULL */
+    const char *adapter;   /* LoRA or NULL */
     const char *router;    /* router file or NULL */
     vm_compute compute;
     int inference;         /* vm_inference, or -1: the default of the router's kind */
@@ -13,6 +13,7 @@ typedef struct vm_session_options {
     vm_routing_mode routing;
     uint64_t seed;
     int threads;
+    bool check_only;       /* of the model's weights nothing is kept, and no question can be asked */
 } vm_session_options;
 
 typedef struct vm_session {

@@ -35,6 +35,7 @@ typedef struct vm_model {
     vm_config config;
     vm_gguf *file;            /* stays mapped: embedding rows are read from it */
     char fingerprint[65];
+    bool *used;               /* [tensors of the file] what the architecture has a place for */
     vm_layer *layers;         /* [n_layers] */
     vm_param final_norm;      /* [1, D] */
     vm_linear head;           /* [V, D] */
@@ -51,6 +52,7 @@ typedef struct vm_model_options {
     vm_adapter *adapter;       /* merged into the weights; NULL: none */
     int backward_from;         /* -1: no backward pass; l >= 0: gradients can flow down to layer l */
     bool train_all;            /* full fine-tuning: every weight becomes a parameter */
+    bool check_only;           /* everything is read and checked as always, and no projection kept: the model cannot run */
 } vm_model_options;
 
 /* Hyper-parameters alone, checked (limits, divisibility); reads no weights. */

@@ -23,9 +23,8 @@ typedef struct loader {
 } loader;
 
 /* The tensor, which must be [experts,] rows x cols of a type that can be read; n_experts 0: two dimensions. */
-static vmoer_status find(const vm_gguf *g, const char *name, int n_experts, int rows, int cols,
-                         const vm_gguf_tensor **out) {
-    const vm_gguf_tensor *t = vm_gguf_find_tensor(g, name);
+static vmoer_status find(vm_model *m, const char *name, int n_experts, int rows, int cols, const vm_gguf_tensor **out) {
+    const vm_gguf_tensor *t = vm_gguf_find_tensor(m->file, name);
     if (!t) return vm_error(VMOER_ERROR_FORMAT, "%s: missing tensor", name);
     int64_t experts = n_experts ? n_experts : 1;
     if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != experts || t->ne[3] != 1)
@@ -35,6 +34,7 @@ static vmoer_status find(const vm_gguf *g, const char *name, int n_experts, int 
     if (!vm_dequantize(t->type, NULL, 0, NULL))
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported (" VM_DTYPES " are)", name,
                         vm_dtype_name(t->type));
+    m->used[t - vm_gguf_tensor_at(m->file, 0)] = true;
     *out = t;
     return VMOER_OK;
 }
@@ -46,7 +46,9 @@ static vmoer_status read_matrix(const vm_gguf_tensor *t, int expert, int rows, i
     vm_dequantize(t->type, t->data + (size_t)expert * (n / elements) * bytes, n, out);
     for (size_t i = 0; i < n; i++)
         if (!isfinite(out[i]))
-            return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", t->name, i);
+            return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number (its block is at offset %llu)",
+                            t->name, (size_t)expert * n + i,
+                            (unsigned long long)t->offset + ((size_t)expert * n + i) / elements * bytes);
     return VMOER_OK;
 }
 
@@ -96,7 +98,7 @@ static vmoer_status load_bias(loader *ld, vm_site site, const vm_slot *parts, in
     if (!has) return VMOER_OK;
     for (int i = 0; i < n_parts; i++) {
         snprintf(tensor, sizeof tensor, "%s.bias", parts[i].name);
-        VM_TRY(find(ld->m->file, tensor, 0, 1, parts[i].rows, &tensors[i]));
+        VM_TRY(find(ld->m, tensor, 0, 1, parts[i].rows, &tensors[i]));
     }
     float *bias = vm_malloc((size_t)l->out, sizeof *bias);
     vmoer_status status = bias ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "%s: no memory", tensor);
@@ -120,7 +122,7 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
     vm_model_shape(c, site, &rows, &in);
     for (int i = 0; i < n_parts; i++) {
         snprintf(name, sizeof name, "%s.weight", parts[i].name);
-        VM_TRY(find(ld->m->file, name, parts[i].per_expert ? c->n_experts : 0, parts[i].rows, in, &tensors[i]));
+        VM_TRY(find(ld->m, name, parts[i].per_expert ? c->n_experts : 0, parts[i].rows, in, &tensors[i]));
     }
     /* Only now: sizes that the file merely claims take no memory. */
     if (!vm_grow((void **)&ld->buffer, &ld->capacity, (size_t)rows * (size_t)in, sizeof *ld->buffer))
@@ -133,7 +135,10 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
     VM_TRY(merge_adapter(ld, site, parts, n_parts, expert, in));
     /* The routing decision is f32 always. */
     vm_compute compute = site == VM_SITE_ROUTER ? VM_COMPUTE_F32 : ld->options->compute;
-    VM_TRY(vm_linear_init(out, ld->pool, compute, rows, in, ld->buffer, ld->layer >= ld->m->backward_from));
+    if (ld->options->check_only)
+        *out = (vm_linear){.in = in, .out = rows, .compute = compute};
+    else
+        VM_TRY(vm_linear_init(out, ld->pool, compute, rows, in, ld->buffer, ld->layer >= ld->m->backward_from));
     if (parts[0].per_expert)
         snprintf(name, sizeof name, "%s.%d", parts[0].name, expert);
     else
@@ -144,7 +149,7 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
 
 static vmoer_status load_norm(loader *ld, const char *name, int n, vm_param *out) {
     const vm_gguf_tensor *t;
-    VM_TRY(find(ld->m->file, name, 0, 1, n, &t));
+    VM_TRY(find(ld->m, name, 0, 1, n, &t));
     snprintf(out->name, sizeof out->name, "%s", name);
     out->rows = 1;
     out->cols = n;
@@ -193,17 +198,19 @@ static vmoer_status load_head(loader *ld) {
     vm_model *m = ld->m;
     const vm_config *c = &m->config;
     const vm_gguf_tensor *output = vm_gguf_find_tensor(m->file, "output.weight");
-    VM_TRY(find(m->file, "token_embd.weight", 0, c->n_vocab, c->dim, &m->embedding));
+    VM_TRY(find(m, "token_embd.weight", 0, c->n_vocab, c->dim, &m->embedding));
     m->tied = !output;
     const vm_gguf_tensor *t = m->embedding;
-    if (output) VM_TRY(find(m->file, "output.weight", 0, c->n_vocab, c->dim, &t));
+    if (output) VM_TRY(find(m, "output.weight", 0, c->n_vocab, c->dim, &t));
     size_t n = (size_t)c->n_vocab * (size_t)c->dim;
     float *w = vm_malloc(n, sizeof *w);
     if (!w) return vm_error(VMOER_ERROR_MEMORY, "no memory for a vocabulary of %d", c->n_vocab);
     vmoer_status status = VMOER_OK;
+    if (ld->options->check_only) VM_GOTO(read_matrix(m->embedding, 0, c->n_vocab, c->dim, w));
     VM_GOTO(read_matrix(t, 0, c->n_vocab, c->dim, w));
-    VM_GOTO(vm_linear_init(&m->head, ld->pool, ld->options->compute, c->n_vocab, c->dim, w,
-                           m->backward_from < c->n_layers));
+    if (!ld->options->check_only)
+        VM_GOTO(vm_linear_init(&m->head, ld->pool, ld->options->compute, c->n_vocab, c->dim, w,
+                               m->backward_from < c->n_layers));
     if (ld->options->train_all) {
         VM_GOTO(vm_linear_train(&m->head, m->tied ? "token_embd" : "output", w));
         if (m->tied) {
@@ -272,7 +279,9 @@ static vmoer_status load(const char *path, const vm_model_options *options, vm_p
     m->first_trained = options->train_all ? 0 : c->n_layers;
     m->backward_from = options->backward_from < 0 ? c->n_layers : options->backward_from;
     m->layers = vm_calloc((size_t)c->n_layers, sizeof *m->layers);
-    vmoer_status status = m->layers ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d layers", c->n_layers);
+    m->used = vm_calloc(vm_gguf_tensor_count(m->file), sizeof *m->used);
+    vmoer_status status =
+        m->layers && m->used ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for %d layers", c->n_layers);
     for (ld.layer = 0; ld.layer < c->n_layers && status == VMOER_OK; ld.layer++)
         status = load_layer(&ld, &m->layers[ld.layer]);
     if (status == VMOER_OK) status = load_norm(&ld, "output_norm.weight", c->dim, &m->final_norm);
@@ -318,6 +327,7 @@ void vm_model_free(vm_model *m) {
     norm_clear(&m->final_norm);
     vm_linear_clear(&m->head);
     vm_free(m->layers);
+    vm_free(m->used);
     vm_free(m->rope_cos);
     vm_free(m->rope_sin);
     vm_gguf_free(m->file);
