@@ -13,7 +13,7 @@ from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedCon
                           LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
                           Qwen3MoeForCausalLM)
 
-from oracle import cloze, gguf_to_hf, hf_to_gguf, store
+from oracle import cloze, deepseek, gguf_to_hf, hf_to_gguf, store
 
 VOCAB = len(hf_to_gguf.vocabulary())
 COMMON = dict(vocab_size=VOCAB, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
@@ -46,6 +46,9 @@ MODELS = {
         **dict(MOE, num_key_value_heads=4))),
     "tiny-mixtral": (8, MixtralForCausalLM, MixtralConfig(
         num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False, **MOE)),
+    "tiny-deepseek": (15, deepseek.DeepseekForCausalLM, deepseek.DeepseekConfig(
+        num_hidden_layers=3, intermediate_size=48, first_k_dense_replace=1, num_experts=8, n_shared_experts=2,
+        num_experts_per_tok=3, moe_intermediate_size=8, routed_scaling_factor=1.5, tie_word_embeddings=True, **COMMON)),
 }
 
 

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TESTS = 64, MAX_LIST = 16, MAX_PASS_QUESTIONS = 256, ROUTER_WIDTH = 64, AUTO_LAYERS = 10 };
+enum { MAX_TESTS = 64, MAX_LIST = 16, MAX_PASS_QUESTIONS = 256, ROUTER_WIDTH = 64 };
 static const double peak_seconds = 0.2, head_scale = 0.02;
 
 vmoer_bench_params vmoer_bench_params_default(void) {
@@ -249,10 +249,11 @@ static void cpu_name(char out[128]) {
 
 /* ---- routers ---- */
 
-/* Ten layers at most, and at most a third of them, evenly spread. */
-static void spread_layers(int n_layers, vm_router_config *c) {
-    c->n_layers = n_layers >= 3 * AUTO_LAYERS ? AUTO_LAYERS : n_layers / 3 ? n_layers / 3 : 1;
-    for (int i = 0; i < c->n_layers; i++) c->layers[i] = (2 * i + 1) * n_layers / (2 * c->n_layers);
+/* As many as --layers auto would choose, evenly spread over those with a router. */
+static void spread_layers(const vm_config *model, vm_router_config *c) {
+    int n = model->n_layers - model->dense_layers;
+    c->n_layers = vm_api_auto_layers(n);
+    for (int i = 0; i < c->n_layers; i++) c->layers[i] = model->dense_layers + (2 * i + 1) * n / (2 * c->n_layers);
 }
 
 /* A VGLR-FC whose heads are small random numbers, so that no part of the work is a special case. */
@@ -266,9 +267,9 @@ static vmoer_status make_router(const bench *b, vm_router **out) {
                           .seed = b->p->seed,
                           .temperature = 1};
     if (strcmp(b->p->layers, "auto") == 0)
-        spread_layers(b->config.n_layers, &c);
+        spread_layers(&b->config, &c);
     else
-        VM_TRY(vm_api_layers(b->p->layers, b->config.n_layers, &c));
+        VM_TRY(vm_api_layers(b->p->layers, &b->config, &c));
     VM_TRY(vm_router_create(&c, out));
     vm_param_list params = vm_router_params(*out);
     for (size_t i = 0; i < params.count; i++) {

@@ -47,7 +47,7 @@ typedef struct calibration {
     json_t *trials; /* of what is fitted */
 } calibration;
 
-vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c) {
+vmoer_status vm_api_layers(const char *text, const vm_config *model, vm_router_config *c) {
     static const char malformed[] = "--layers '%s': must be auto, all, or like 3,7-9";
     bool chosen[512] = {false}, all = strcmp(text, "all") == 0;
     for (const char *at = all ? "" : text; *at;) {
@@ -59,13 +59,17 @@ vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c) 
             high = strtol(at, &end, 10);
             if (end == at) return vm_error(VMOER_ERROR_ARGUMENT, malformed, text);
         }
-        if (low < 0 || high < low || high >= n_layers || (*end && *end != ','))
-            return vm_error(VMOER_ERROR_ARGUMENT, "--layers '%s': the model's layers are 0 to %d", text, n_layers - 1);
+        if (low < 0 || high < low || high >= model->n_layers || (*end && *end != ','))
+            return vm_error(VMOER_ERROR_ARGUMENT, "--layers '%s': the model's layers are 0 to %d", text,
+                            model->n_layers - 1);
+        if (!vm_model_routes(model, (int)low))
+            return vm_error(VMOER_ERROR_ARGUMENT, "--layers '%s': layer %ld is dense, those with a router are %d to %d",
+                            text, low, model->dense_layers, model->n_layers - 1);
         for (long l = low; l <= high; l++) chosen[l] = true;
         at = *end ? end + 1 : end;
     }
     c->n_layers = 0;
-    for (int l = 0; l < n_layers; l++)
+    for (int l = model->dense_layers; l < model->n_layers; l++)
         if (all || chosen[l]) c->layers[c->n_layers++] = l;
     return c->n_layers ? VMOER_OK : vm_error(VMOER_ERROR_ARGUMENT, "--layers names no layer");
 }
@@ -138,13 +142,15 @@ static vmoer_status router_config(const vmoer_calibrate_params *p, vm_router_con
         return vm_error(VMOER_ERROR_ARGUMENT, "keep_experts: %d of the %d experts a token, so that none is drawn",
                         c->keep_experts, model.top_k);
     *auto_layers = strcmp(p->layers, "auto") == 0;
-    return vm_api_layers(*auto_layers ? "0" : p->layers, model.n_layers, c);
+    VM_TRY(vm_api_layers(*auto_layers ? "all" : p->layers, &model, c));
+    if (*auto_layers) c->n_layers = 1;
+    return VMOER_OK;
 }
 
 /* The least stable layers by the held-out questions; what was measured goes into the record. */
 static vmoer_status choose_layers(calibration *c, const vmoer_hooks *hooks, vm_router_config *config) {
     const vm_training *t = c->training;
-    int n = t->model->config.n_layers, count = vm_api_auto_layers(n);
+    int first = t->model->config.dense_layers, n = t->model->config.n_layers - first, count = vm_api_auto_layers(n);
     const vm_noise noise = {.sigma = VM_AUTO_SIGMA, .relative = true, .seed = 0};
     const vm_stability how = {
         .questions = VM_AUTO_QUESTIONS, .levels = &noise, .n_levels = 1, .answer = {.samples = 1}};
@@ -152,17 +158,19 @@ static vmoer_status choose_layers(calibration *c, const vmoer_hooks *hooks, vm_r
     vm_stability_figures figures;
     VM_TRY(vm_stability_measure(&how, t->model, t->pool, t->pass, heldout, hooks, &figures));
     double jaccard[512];
-    memcpy(jaccard, figures.isolated, (size_t)n * sizeof *jaccard);
+    memcpy(jaccard, figures.isolated + first, (size_t)n * sizeof *jaccard);
     vm_stability_figures_free(&figures);
     vm_least_stable(jaccard, n, count, config->layers);
     config->n_layers = count;
+    for (int i = 0; i < count; i++) config->layers[i] += first;
     json_t *list = json_array();
-    for (int l = 0; l < n; l++) json_array_append_new(list, json_pack("{s:i, s:f}", "layer", l, "jaccard", jaccard[l]));
+    for (int l = 0; l < n; l++)
+        json_array_append_new(list, json_pack("{s:i, s:f}", "layer", first + l, "jaccard", jaccard[l]));
     c->facts = json_pack("{s:o}", "stability", list);
     if (!c->facts) return vm_error(VMOER_ERROR_MEMORY, "no memory for the training record");
     for (int i = 0; i < count; i++)
         vm_log(hooks, "layer %d is variational: Jaccard %.4f under noise", config->layers[i],
-               jaccard[config->layers[i]]);
+               jaccard[config->layers[i] - first]);
     return VMOER_OK;
 }
 

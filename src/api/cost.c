@@ -59,12 +59,11 @@ static size_t count_parameters(const vm_param_list *list) {
     return sum;
 }
 
-/* A router like `given` in all of n layers. */
-static vmoer_status spread_router(vm_router *given, int n, vm_router **out) {
+/* A router like `given` in all of the model's layers that have one. */
+static vmoer_status spread_router(vm_router *given, const vm_config *model, vm_router **out) {
     vm_router_config c = *vm_router_get_config(given);
     size_t layers = (size_t)c.n_layers;
-    c.n_layers = n;
-    for (int l = 0; l < n; l++) c.layers[l] = l;
+    VM_TRY(vm_api_layers("all", model, &c));
     VM_TRY(vm_router_create(&c, out));
     vm_param_list from = vm_router_params(given), to = vm_router_params(*out);
     size_t each = from.count / layers;
@@ -80,7 +79,7 @@ static vmoer_status make_ways(account *a) {
     vm_router *router = a->session->router;
     bool layers = vm_router_get_config(router)->n_layers > 0;
     int passes = a->session->options.inference == VM_INFERENCE_PASSES && layers ? a->session->options.samples : 1;
-    if (layers) VM_TRY(spread_router(router, a->session->model->config.n_layers, &a->all));
+    if (layers) VM_TRY(spread_router(router, &a->session->model->config, &a->all));
     a->ways[DETERMINISTIC] = (way){.passes = 1};
     a->ways[CHOSEN] = (way){.router = router, .passes = passes};
     a->ways[ALL] = (way){.router = layers ? a->all : router, .passes = passes};

@@ -188,7 +188,7 @@ static void add_facts(const evaluation *e, routing_facts *r, size_t i, size_t fi
     size_t N = (size_t)c->n_experts, K = (size_t)c->top_k;
     if (!r->sums || i != r->n || i >= FACT_QUESTIONS) return;
     vm_facts facts = vm_pass_facts(e->session->pass);
-    for (size_t l = 0; l < (size_t)c->n_layers; l++)
+    for (size_t l = (size_t)c->dense_layers; l < (size_t)c->n_layers; l++)
         for (size_t t = l * all + first; t < l * all + first + T; t++) {
             double *s = r->sums + l * (N + 3);
             s[0] += 1, s[1] += (double)facts.spread[t], s[2] += (double)facts.margin[t];
@@ -201,7 +201,7 @@ static vmoer_status facts_to_json(const evaluation *e, const routing_facts *r, j
     const vm_config *c = &e->session->model->config;
     size_t N = (size_t)c->n_experts;
     json_t *layers = json_array();
-    for (size_t l = 0; l < (size_t)c->n_layers; l++) {
+    for (size_t l = (size_t)c->dense_layers; l < (size_t)c->n_layers; l++) {
         const double *s = r->sums + l * (N + 3);
         double entropy = 0, total = s[0] * c->top_k;
         for (size_t x = 0; x < N; x++)

@@ -135,10 +135,10 @@ vmoer_status vm_api_fit_quick(const vm_train_job *job, const vmoer_hooks *hooks,
 /* The router's output temperature, with itself in place: the trials of 1 and of the fitted one. */
 vmoer_status vm_api_fit_temperature(const vm_train_job *job, vm_router *router, json_t *trials);
 
-/* "3,7-9" or "all" -> c->layers, ascending. */
-vmoer_status vm_api_layers(const char *text, int n_layers, vm_router_config *c);
+/* "3,7-9" or "all" -> c->layers, ascending; of a MoE. A layer without a router is an error. */
+vmoer_status vm_api_layers(const char *text, const vm_config *model, vm_router_config *c);
 enum { VM_TRAINING_TEXT = 4096 };
-/* --layers auto: how many layers of so many are variational, and how their stability is measured (docs/METHOD.md). */
+/* --layers auto: how many layers of so many with a router are variational, and how their stability is measured (docs/METHOD.md). */
 enum { VM_AUTO_QUESTIONS = 64 };
 #define VM_AUTO_SIGMA 0.1
 int vm_api_auto_layers(int n_layers);

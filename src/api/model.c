@@ -110,11 +110,12 @@ static vmoer_status describe(const vm_gguf *g, json_t *o) {
     json_decref(own);
     if (c.n_experts) {
         /* Parameters a token runs through: all but the routed experts it does not take. */
-        double expert = 3.0 * c.dim * c.expert_width, idle = (double)c.n_layers * (c.n_experts - c.top_k) * expert;
+        double expert = 3.0 * c.dim * c.expert_width,
+               idle = (double)(c.n_layers - c.dense_layers) * (c.n_experts - c.top_k) * expert;
         json_object_set_new(o, "experts",
-                            json_pack("{s:i, s:i, s:i, s:i, s:f}", "routed", c.n_experts, "per_token", c.top_k, "width",
-                                      c.expert_width, "shared_width", c.shared_width, "active_parameters",
-                                      parameters - idle));
+                            json_pack("{s:i, s:i, s:i, s:i, s:f, s:i}", "routed", c.n_experts, "per_token", c.top_k,
+                                      "width", c.expert_width, "shared_width", c.shared_width, "active_parameters",
+                                      parameters - idle, "dense_layers", c.dense_layers));
     } else {
         json_object_set_new(o, "experts", json_null());
         json_object_set_new(o, "feed_forward", json_integer(c.shared_width));

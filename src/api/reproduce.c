@@ -70,7 +70,7 @@ static vmoer_status open_model(vm_experiment *x) {
     vm_gguf_free(g);
     if (status != VMOER_OK) return vm_error_in(status, "%s", x->p->model);
     if (!c.n_experts) return vm_error(VMOER_ERROR_ARGUMENT, "'%s' is dense: it has no router", c.name);
-    x->n_layers = c.n_layers;
+    x->first_layer = c.dense_layers, x->n_layers = c.n_layers - c.dense_layers;
     snprintf(x->model_name, sizeof x->model_name, "%s", c.name);
     return VMOER_OK;
 }

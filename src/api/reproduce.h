@@ -58,7 +58,7 @@ typedef struct vm_experiment {
     const vmoer_hooks *hooks;
     char data_dir[4096];
     char model_name[128], fingerprint[65];
-    int n_layers;                  /* of the model */
+    int first_layer, n_layers;     /* of the model, with routers */
     json_t *settings;              /* resolved */
     json_t *skipped;               /* {name: why}: tasks and sets without data */
     vmoer_finetune_params map;

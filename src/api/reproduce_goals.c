@@ -73,7 +73,7 @@ static vmoer_status add_level(const vm_experiment *x, const seeds_of *s, vm_map_
     if (!isfinite(sigma)) return VMOER_OK; /* some seed's MAP never falls to the target */
     json_t *layers = json_array(), *bayesian = means_of(s, level, "mean_bayesian"), *entry = means_of(s, level, "mean");
     for (size_t l = 0; l < (size_t)x->n_layers; l++)
-        json_array_append_new(layers, json_pack("{s:I, s:f, s:f}", "layer", (json_int_t)l, "isolated",
+        json_array_append_new(layers, json_pack("{s:I, s:f, s:f}", "layer", (json_int_t)l + x->first_layer, "isolated",
                                                 layer_over_seeds(s, level, l, "isolated"), "load_entropy",
                                                 layer_over_seeds(s, level, l, "load_entropy")));
     json_t *own =

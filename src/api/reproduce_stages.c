@@ -253,7 +253,7 @@ static vmoer_status layers_of(const vm_experiment *x, const vm_stage *s, char te
     text[0] = '\0';
     for (int i = 0; i < count; i++) {
         size_t used = strlen(text);
-        snprintf(text + used, 4096 - used, "%s%d", i ? "," : "", layers[i]);
+        snprintf(text + used, 4096 - used, "%s%d", i ? "," : "", x->first_layer + layers[i]);
     }
     return VMOER_OK;
 }

@@ -102,7 +102,8 @@ static json_t *level_to_json(const measurement *m, int i, double chance) {
     const vm_router *router = m->session->router;
     row all = {.layers = 0}, bayesian = {.layers = 0};
     json_t *layers = json_array();
-    for (int l = 0; l < m->session->model->config.n_layers; l++) {
+    const vm_config *c = &m->session->model->config;
+    for (int l = c->dense_layers; l < c->n_layers; l++) {
         row own = {.layers = 0};
         add_layer(m, i, l, &own);
         add_layer(m, i, l, &all);

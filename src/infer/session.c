@@ -46,10 +46,13 @@ vmoer_status vm_check_router(const char *path, const vm_router *router, const vm
         return vm_error(VMOER_ERROR_MISMATCH, "%s: router made for %s, here is %s", path, theirs, own);
     }
     for (int i = 0; i < r->n_layers; i++)
-        if (r->layers[i] >= c->n_layers || r->n_experts != c->n_experts || r->dim != c->dim)
+        if (!vm_model_routes(c, r->layers[i]) || r->layers[i] >= c->n_layers || r->n_experts != c->n_experts ||
+            r->dim != c->dim)
             return vm_error(VMOER_ERROR_MISMATCH,
-                            "%s: layer %d, %d experts, dimension %d; the model has %d layers, %d experts, dimension %d",
-                            path, r->layers[i], r->n_experts, r->dim, c->n_layers, c->n_experts, c->dim);
+                            "%s: layer %d, %d experts, dimension %d; the model has routers in layers %d to %d, %d "
+                            "experts, dimension %d",
+                            path, r->layers[i], r->n_experts, r->dim, c->dense_layers, c->n_layers - 1, c->n_experts,
+                            c->dim);
     return VMOER_OK;
 }
 

@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const vm_arch *const architectures[] = {&vm_arch_llama,      &vm_arch_qwen2,    &vm_arch_granite,
-                                               &vm_arch_granitemoe, &vm_arch_qwen3moe, &vm_arch_olmoe};
+static const vm_arch *const architectures[] = {&vm_arch_llama,    &vm_arch_qwen2, &vm_arch_granite, &vm_arch_granitemoe,
+                                               &vm_arch_qwen3moe, &vm_arch_olmoe, &vm_arch_deepseek};
 
 vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out) {
     char full[128];

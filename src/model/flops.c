@@ -35,15 +35,15 @@ static layer_flops count_layer(const vm_model *m, int layer, const vm_batch *b, 
     double T = b->n_tokens, D = c->dim, width = (double)c->n_heads * c->head_dim;
     layer_flops n = {.into_attention = T * 2 * D * l->qkv.out,
                      .out_of_attention = T * 2 * width * D,
-                     .ffn = T * 6 * D * c->shared_width,
+                     .ffn = T * 6 * D * f->shared_width,
                      .scores = 4 * width * seen(b),
                      .lora_input = T * 2 * D * vm_linear_rank(&l->qkv),
                      .lora = T * (lora_flops(&l->qkv) + lora_flops(&l->attention_out) + lora_flops(&f->shared_in) +
                                   lora_flops(&f->shared_out))};
-    if (c->n_experts) {
-        n.ffn += T * (2 * D * c->n_experts + 6 * D * c->expert_width * c->top_k);
+    if (f->n_experts) {
+        n.ffn += T * (2 * D * f->n_experts + 6 * D * f->width * f->top_k);
         n.lora +=
-            T * (lora_flops(&f->router) + c->top_k * (lora_flops(&f->expert_in[0]) + lora_flops(&f->expert_out[0])));
+            T * (lora_flops(&f->router) + f->top_k * (lora_flops(&f->expert_in[0]) + lora_flops(&f->expert_out[0])));
     }
     if (o->router && vm_router_has_layer(o->router, layer))
         n.router = T * (o->training ? vm_router_flops(o->router, VM_INFERENCE_SAMPLE, 1)

@@ -14,8 +14,9 @@ typedef struct vm_config {
     char name[128];
     int n_layers, dim, n_vocab, context;
     int n_heads, n_kv_heads, head_dim; /* attention width is n_heads * head_dim */
-    int shared_width;                  /* neurons of the dense FFN or of the shared experts; 0: none */
+    int shared_width;                  /* neurons of a dense model's FFN, or of the shared experts; 0: none */
     int n_experts, top_k, expert_width; /* n_experts 0: dense */
+    int dense_layers, dense_width;     /* of a MoE: so many layers at the bottom are dense, of so many neurons */
     bool renormalise;
     float expert_scale;
     float rope_base, rms_eps;
@@ -63,6 +64,11 @@ void vm_model_free(vm_model *m); /* takes NULL */
 /* SHA-256 over the header and 64 blocks of 4 KiB spread over the tensor data: start-up stays instant. */
 void vm_model_fingerprint(const vm_gguf *g, char hex[65]);
 
+/* Whether the layer has routed experts. */
+bool vm_model_routes(const vm_config *c, int layer);
+/* Neurons of the layer's dense FFN, or of its shared experts. */
+int vm_model_shared_width(const vm_config *c, int layer);
+
 /* ---- where the projections are: for adapters and LoRA ---- */
 typedef enum vm_site {
     VM_SITE_QKV, VM_SITE_ATTENTION_OUT, VM_SITE_ROUTER, VM_SITE_SHARED_IN, VM_SITE_SHARED_OUT, VM_SITE_EXPERT_IN, VM_SITE_EXPERT_OUT, VM_SITE_COUNT
@@ -74,11 +80,11 @@ typedef struct vm_slot {
     int heads;       /* > 0: a tensor that stores the rows of each of so many heads as (0, half, 1, half + 1, ...) */
     bool per_expert; /* all experts in one: [n_experts, rows, in] */
 } vm_slot;
-/* Both fill slots[VM_MAX_LORA], which cover the site's rows in order, and return the count; 0 if the model has no such site. */
+/* Both fill slots[VM_MAX_LORA], which cover the site's rows in order, and return the count; 0 if the layer has no such site. */
 int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *slots);   /* Hugging Face's modules */
 int vm_model_tensors(const vm_config *c, int layer, vm_site site, vm_slot *slots); /* GGUF's tensors */
-/* Shape [rows, in] of a site's projection; rows 0 if the model has no such site. */
-void vm_model_shape(const vm_config *c, vm_site site, int *rows, int *in);
+/* Shape [rows, in] of a site's projection; rows 0 if the layer has no such site. */
+void vm_model_shape(const vm_config *c, int layer, vm_site site, int *rows, int *in);
 /* The projection of a site; expert is used by the per-expert sites only. */
 vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert);
 /* A norm's weights in a layer. */
@@ -111,6 +117,6 @@ struct vm_arch {
     enum { VM_QK_NORM_NONE, VM_QK_NORM_HEADS, VM_QK_NORM_WHOLE } qk_norm; /* of q and k before RoPE: of each head, or of all together (qk_norm.h) */
     vm_names sites[VM_SITE_COUNT];
 };
-extern const vm_arch vm_arch_llama, vm_arch_qwen2, vm_arch_granite, vm_arch_granitemoe, vm_arch_qwen3moe, vm_arch_olmoe;
+extern const vm_arch vm_arch_llama, vm_arch_qwen2, vm_arch_granite, vm_arch_granitemoe, vm_arch_qwen3moe, vm_arch_olmoe, vm_arch_deepseek;
 
 #endif

@@ -346,7 +346,17 @@ static void record(const vm_pass *p, float *fact, float value) {
     *fact = p->passes ? *fact + (value - *fact) / (float)(p->passes + 1) : value;
 }
 
+/* A layer without a router. */
+static void record_nothing(vm_pass *p, int layer) {
+    float *const facts[] = {p->gate_entropy, p->trace, p->trace_projected, p->temperature, p->spread, p->margin};
+    size_t T = (size_t)p->batch->n_tokens, K = (size_t)p->m->config.top_k, base = (size_t)layer * T;
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++)
+        for (size_t t = 0; t < T; t++) facts[i][base + t] = NAN;
+    for (size_t i = 0; i < T * K; i++) p->chosen[base * K + i] = -1;
+}
+
 static void record_facts(vm_pass *p, int layer, const vm_ffn_acts *a) {
+    if (!vm_model_routes(&p->m->config, layer)) return record_nothing(p, layer);
     const vm_config *c = &p->m->config;
     size_t T = (size_t)p->batch->n_tokens, N = (size_t)c->n_experts, K = (size_t)c->top_k, base = (size_t)layer * T;
     bool bayesian = p->options.router && vm_router_has_layer(p->options.router, layer);

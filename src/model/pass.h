@@ -86,7 +86,7 @@ typedef struct vm_facts {
     const float *temperature;     /* T(u) of the routing */
     const float *spread;          /* standard deviation of l_det over the experts */
     const float *margin;          /* K-th minus K+1-th largest of p; 0 if K == N */
-    const int32_t *chosen;        /* [n_layers, T, K] */
+    const int32_t *chosen;        /* [n_layers, T, K]; -1 in a layer without a router */
 } vm_facts;
 vm_facts vm_pass_facts(const vm_pass *p);
 /* Of one of these arrays (NULL: there is none) the mean over the layers that have it, at one of T tokens; NAN: no layer has it. */

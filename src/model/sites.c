@@ -1,13 +1,22 @@
 /* sites.c: where the projections of a layer are, and who calls which of their rows what: the one table that reading
  * (weights.c), writing (train/export.c), adapters and LoRA share. Names and row order are the architecture's. */
-#include "model/model.h"
+#include "model/arch/arch.h"
 
 #include <stdio.h>
 #include <string.h>
 
-void vm_model_shape(const vm_config *c, vm_site site, int *rows, int *in) {
-    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    bool shared = c->shared_width > 0, experts = c->n_experts > 0;
+/* Of layers that are dense in a MoE. */
+static const vm_names dense[VM_SITE_COUNT] = {VM_ARCH_DENSE};
+
+bool vm_model_routes(const vm_config *c, int layer) { return c->n_experts > 0 && layer >= c->dense_layers; }
+
+int vm_model_shared_width(const vm_config *c, int layer) {
+    return layer < c->dense_layers ? c->dense_width : c->shared_width;
+}
+
+void vm_model_shape(const vm_config *c, int layer, vm_site site, int *rows, int *in) {
+    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim, shared = vm_model_shared_width(c, layer);
+    bool experts = vm_model_routes(c, layer);
     *rows = 0, *in = c->dim;
     switch (site) {
     case VM_SITE_QKV:
@@ -17,13 +26,13 @@ void vm_model_shape(const vm_config *c, vm_site site, int *rows, int *in) {
         *rows = c->dim, *in = q;
         break;
     case VM_SITE_ROUTER:
-        *rows = c->n_experts;
+        *rows = experts ? c->n_experts : 0;
         break;
     case VM_SITE_SHARED_IN:
-        *rows = 2 * c->shared_width;
+        *rows = 2 * shared;
         break;
     case VM_SITE_SHARED_OUT:
-        *rows = shared ? c->dim : 0, *in = c->shared_width;
+        *rows = shared ? c->dim : 0, *in = shared;
         break;
     case VM_SITE_EXPERT_IN:
         *rows = experts ? 2 * c->expert_width : 0;
@@ -37,9 +46,9 @@ void vm_model_shape(const vm_config *c, vm_site site, int *rows, int *in) {
 }
 
 /* The site's rows under the names of a list: Q, K and V where they are apart, equal parts elsewhere. */
-static int cut(const vm_config *c, vm_site site, const char *const *names, vm_slot *s) {
+static int cut(const vm_config *c, int layer, vm_site site, const char *const *names, vm_slot *s) {
     int rows, in, n = 0, row = 0;
-    vm_model_shape(c, site, &rows, &in);
+    vm_model_shape(c, layer, site, &rows, &in);
     while (rows && n < VM_MAX_LORA && names[n]) n++;
     for (int i = 0; i < n; row += s[i++].rows) {
         int heads = i == 0 ? c->n_heads : c->n_kv_heads;
@@ -51,16 +60,22 @@ static int cut(const vm_config *c, vm_site site, const char *const *names, vm_sl
     return n;
 }
 
+/* Who has the site's rows in this layer. */
+static const vm_names *names_of(const vm_config *c, int layer, vm_site site) {
+    bool shared = site == VM_SITE_SHARED_IN || site == VM_SITE_SHARED_OUT;
+    return shared && layer < c->dense_layers ? &dense[site] : &c->arch->sites[site];
+}
+
 int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
-    const char *const *names = c->arch->sites[site].modules;
-    int n = cut(c, site, names, s);
+    const char *const *names = names_of(c, layer, site)->modules;
+    int n = cut(c, layer, site, names, s);
     for (int i = 0; i < n; i++) snprintf(s[i].name, sizeof s[i].name, "model.layers.%d.%s", layer, names[i]);
     return n;
 }
 
 int vm_model_tensors(const vm_config *c, int layer, vm_site site, vm_slot *s) {
-    const char *const *names = c->arch->sites[site].tensors;
-    int n = cut(c, site, names, s);
+    const char *const *names = names_of(c, layer, site)->tensors;
+    int n = cut(c, layer, site, names, s);
     for (int i = 0; i < n; i++) snprintf(s[i].name, sizeof s[i].name, "blk.%d.%s", layer, names[i]);
     return n;
 }

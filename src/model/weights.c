@@ -119,7 +119,7 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
     const vm_gguf_tensor *tensors[VM_MAX_LORA];
     char name[128];
     int rows, in;
-    vm_model_shape(c, site, &rows, &in);
+    vm_model_shape(c, ld->layer, site, &rows, &in);
     for (int i = 0; i < n_parts; i++) {
         snprintf(name, sizeof name, "%s.weight", parts[i].name);
         VM_TRY(find(ld->m, name, parts[i].per_expert ? c->n_experts : 0, parts[i].rows, in, &tensors[i]));
@@ -160,19 +160,19 @@ static vmoer_status load_norm(loader *ld, const char *name, int n, vm_param *out
     return read_matrix(t, 0, 1, n, out->value);
 }
 
-static vmoer_status make_ffn(const vm_config *c, vm_ffn *f) {
+static vmoer_status make_ffn(const vm_config *c, int layer, vm_ffn *f) {
     *f = (vm_ffn){.dim = c->dim,
-                  .shared_width = c->shared_width,
-                  .n_experts = c->n_experts,
+                  .shared_width = vm_model_shared_width(c, layer),
+                  .n_experts = vm_model_routes(c, layer) ? c->n_experts : 0,
                   .width = c->expert_width,
                   .top_k = c->top_k,
                   .renormalise = c->renormalise,
                   .scale = c->expert_scale};
-    if (!c->n_experts) return VMOER_OK;
-    f->expert_in = vm_calloc((size_t)c->n_experts, sizeof *f->expert_in);
-    f->expert_out = vm_calloc((size_t)c->n_experts, sizeof *f->expert_out);
+    if (!f->n_experts) return VMOER_OK;
+    f->expert_in = vm_calloc((size_t)f->n_experts, sizeof *f->expert_in);
+    f->expert_out = vm_calloc((size_t)f->n_experts, sizeof *f->expert_out);
     return f->expert_in && f->expert_out ? VMOER_OK
-                                         : vm_error(VMOER_ERROR_MEMORY, "no memory for %d experts", c->n_experts);
+                                         : vm_error(VMOER_ERROR_MEMORY, "no memory for %d experts", f->n_experts);
 }
 
 static vmoer_status load_layer(loader *ld, vm_layer *l) {
@@ -184,7 +184,7 @@ static vmoer_status load_layer(loader *ld, vm_layer *l) {
         snprintf(name, sizeof name, "blk.%d.%s.weight", ld->layer, vectors[i].tensor);
         VM_TRY(load_norm(ld, name, vectors[i].n, vectors[i].param));
     }
-    VM_TRY(make_ffn(c, &l->ffn));
+    VM_TRY(make_ffn(c, ld->layer, &l->ffn));
     for (int site = 0; site < VM_SITE_COUNT; site++) {
         vm_slot parts[VM_MAX_LORA];
         int n = vm_model_tensors(c, ld->layer, (vm_site)site, parts);

@@ -15,7 +15,7 @@ static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "no me
 
 /* ---- questions through the model ---- */
 
-/* What both measurements walk with: batches of questions, and a hook on every layer's input. */
+/* What both measurements walk with: batches of questions, and a hook on the input of every layer with a router. */
 typedef struct walk {
     vm_model *m;
     vm_pool *pool;
@@ -31,7 +31,7 @@ typedef struct walk {
 static void capture(void *context, int layer, int n_tokens, const float *u) {
     (void)n_tokens;
     walk *w = context;
-    if (w->status == VMOER_OK) w->status = w->layer(w->context, layer, u);
+    if (w->status == VMOER_OK && vm_model_routes(&w->m->config, layer)) w->status = w->layer(w->context, layer, u);
 }
 
 static vmoer_status walk_batch(walk *w, const vm_pass_options *answer, const vm_examples *e, size_t first, size_t n) {
@@ -110,7 +110,7 @@ static void draw_anew(uint64_t *seed, uint64_t *step) {
     *step += 1;
 }
 
-/* The batch's own memory, on its first layer. */
+/* The batch's own memory, on its first layer with a router. */
 static vmoer_status begin_batch(watch *w) {
     const vm_questions *q = &w->walk.q;
     const vm_config *c = &w->walk.m->config;
@@ -208,7 +208,7 @@ static vmoer_status disturb(watch *w, int layer, const float *u, const int32_t *
 static vmoer_status clean_layer(void *context, int layer, const float *u) {
     watch *w = context;
     const vm_config *c = &w->walk.m->config;
-    if (layer == 0) VM_TRY(begin_batch(w));
+    if (layer == c->dense_layers) VM_TRY(begin_batch(w));
     size_t T = (size_t)w->walk.q.batch.n_tokens, K = (size_t)c->top_k, l = (size_t)layer;
     int32_t *clean = w->clean + l * T * K;
     memcpy(clean, vm_pass_facts(w->walk.pass).chosen + l * T * K, T * K * sizeof *clean);
@@ -232,7 +232,7 @@ static vmoer_status propagate(void *context) {
         draw_anew(&options.seed, &options.step);
         VM_TRY(vm_pass_forward(w->walk.pass, &w->walk.q.batch, &options, NULL, NULL, NULL));
         const int32_t *chosen = vm_pass_facts(w->walk.pass).chosen;
-        for (size_t l = 0; l < L; l++) {
+        for (size_t l = (size_t)c->dense_layers; l < L; l++) {
             comparison pair = {
                 .a = w->clean + l * T * K, .b = chosen + l * T * K, .k = c->top_k, .jaccard = w->jaccard};
             w->sum->propagated[(size_t)i * L + l] += sum_jaccard(w->walk.pool, &pair, T);
@@ -259,11 +259,15 @@ static void finish(const watch *w) {
     size_t L = (size_t)c->n_layers, N = (size_t)c->n_experts;
     double tokens = (double)w->tokens;
     for (size_t i = 0; i < (size_t)w->s->n_levels * L; i++) {
-        w->sum->isolated[i] /= tokens;
-        w->sum->shared[i] /= tokens;
-        w->sum->propagated[i] = w->s->propagated ? w->sum->propagated[i] / tokens : NAN;
+        bool routes = vm_model_routes(c, (int)(i % L));
+        w->sum->isolated[i] = routes ? w->sum->isolated[i] / tokens : NAN;
+        w->sum->shared[i] = routes ? w->sum->shared[i] / tokens : NAN;
+        w->sum->propagated[i] = routes && w->s->propagated ? w->sum->propagated[i] / tokens : NAN;
     }
-    for (size_t l = 0; l < L; l++) {
+    for (size_t l = 0; l < (size_t)c->dense_layers; l++)
+        w->sum->flip_rate[l] = w->sum->scale_variation[l] = w->sum->off_diagonal[l] = w->sum->between[l] =
+            w->sum->load_entropy[l] = NAN;
+    for (size_t l = (size_t)c->dense_layers; l < L; l++) {
         const double *trace = w->traces + 3 * l;
         bool drawn = w->s->alive && w->s->answer.router && vm_router_has_layer(w->s->answer.router, (int)l);
         double mean = trace[0] / tokens, variance = fmax(0, trace[1] / tokens - mean * mean);
@@ -342,7 +346,7 @@ static vmoer_status keep_layer(void *context, int layer, const float *u) {
     size_t T = (size_t)b->n_tokens, D = (size_t)c->dim, N = (size_t)c->n_experts, L = (size_t)c->n_layers,
            K = (size_t)c->top_k;
     bool ok = true;
-    if (layer == 0) {
+    if (layer == c->dense_layers) {
         s->batches[s->n_batches++] = (kept){.tokens = T,
                                             .clean = vm_arena_alloc(s->arena, L, sizeof(float *)),
                                             .noise = vm_arena_alloc(s->arena, L, sizeof(float *)),
@@ -391,11 +395,11 @@ static void try_rows(void *context, size_t begin, size_t end, int worker) {
     }
 }
 
-/* The mean over tokens and layers at one sigma. */
+/* The mean over tokens and layers with a router at one sigma. */
 static double try_sigma(const search *s, double sigma, double *jaccard) {
     double sum = 0, count = 0;
     for (int b = 0; b < s->n_batches; b++)
-        for (int l = 0; l < s->walk.m->config.n_layers; l++) {
+        for (int l = s->walk.m->config.dense_layers; l < s->walk.m->config.n_layers; l++) {
             const kept *k = &s->batches[b];
             trial y = {.s = s,
                        .clean = k->clean[l],

@@ -15,7 +15,7 @@ typedef struct vm_stability {
     vm_pass_options answer; /* the router under test: router, inference, samples, seed and step; {0}: the model's own */
 } vm_stability;
 
-/* Means over all tokens of the questions, choices included, layer by layer of L. */
+/* Means over all tokens of the questions, choices included, layer by layer of L; all NAN in a layer without a router. */
 typedef struct vm_stability_figures {
     double *isolated;     /* [n_levels, L] Jaccard index of the clean and the noisy choice, whose draws are independent */
     double *shared;       /* [n_levels, L] the same with the same draws on both sides; equal where the inference draws nothing */

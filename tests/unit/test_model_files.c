@@ -210,6 +210,33 @@ static void test_keys(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_refused("tiny-moe", &cases[i].c, cases[i].says);
     assert_refused("tiny-llama", &(change){.drop_key = "llama.feed_forward_length"}, "llama.feed_forward_length");
+#define DEEPSEEK(key) "deepseek." key
+    static const struct {
+        change c;
+        const char *says;
+    } deepseek[] = {
+        {{.drop_key = DEEPSEEK("expert_count")}, DEEPSEEK("expert_count")},
+        {{.drop_key = DEEPSEEK("expert_shared_count")}, DEEPSEEK("expert_shared_count")},
+        {{.drop_key = DEEPSEEK("expert_feed_forward_length")}, DEEPSEEK("expert_feed_forward_length")},
+        {{.drop_key = DEEPSEEK("feed_forward_length")}, DEEPSEEK("feed_forward_length")},
+        {{.drop_key = DEEPSEEK("leading_dense_block_count")}, "blk.0.ffn_gate_inp.weight: missing tensor"},
+        {{.u32_key = DEEPSEEK("leading_dense_block_count"), .u32 = 3},
+         "leading_dense_block_count is 3, must be 0 to 2"},
+        {{.u32_key = DEEPSEEK("leading_dense_block_count"), .u32 = 2}, "blk.1.ffn_gate.weight: missing tensor"},
+        {{.u32_key = DEEPSEEK("leading_dense_block_count"), .u32 = 4000000000u},
+         "leading_dense_block_count is 4000000000"},
+        {{.u32_key = DEEPSEEK("expert_shared_count"), .u32 = 1},
+         "blk.1.ffn_gate_shexp.weight: shape [32, 16, 1, 1], expected [32, 8"},
+        {{.u32_key = DEEPSEEK("expert_shared_count"), .u32 = 4000000000u},
+         DEEPSEEK("expert_shared_count is 4000000000")},
+        {{.u32_key = DEEPSEEK("expert_feed_forward_length"), .u32 = 1u << 20}, "blk.1.ffn_gate_shexp.weight: shape"},
+        {{.u32_key = DEEPSEEK("feed_forward_length"), .u32 = 0}, DEEPSEEK("feed_forward_length is 0")},
+        {{.u32_key = DEEPSEEK("feed_forward_length"), .u32 = 49}, "blk.0.ffn_gate.weight: shape [32, 48"},
+        {{.f32_key = DEEPSEEK("expert_weights_scale"), .f32 = -1}, DEEPSEEK("expert_weights_scale is -1")},
+        {{.f32_key = DEEPSEEK("expert_weights_scale"), .f32 = NAN}, DEEPSEEK("expert_weights_scale is nan")},
+    };
+    for (size_t i = 0; i < sizeof deepseek / sizeof *deepseek; i++)
+        assert_refused("tiny-deepseek", &deepseek[i].c, deepseek[i].says);
     assert_refused("tiny-llama", &(change){.u32_key = "llama.expert_count", .u32 = 8}, "llama.expert_used_count");
     assert_refused("tiny-mixtral", &(change){.u32_key = "llama.expert_count", .u32 = 1025},
                    "llama.expert_count is 1025");

@@ -1,4 +1,4 @@
-"""Reads a GGUF into a transformers model with f32 weights.
+"""Reads a GGUF into a transformers model (or one of ours, where transformers has none) with f32 weights.
 
 The model that comes back computes with exactly the numbers the file holds (quantised blocks are expanded to f32), so any
 difference between it and another reader of the same file is that reader's arithmetic, not its weights.
@@ -15,6 +15,7 @@ from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedCon
                           LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
                           Qwen3MoeForCausalLM)
 
+from . import deepseek
 from .hf_to_gguf import INTERLEAVED
 
 
@@ -119,6 +120,14 @@ def load(path):
             intermediate_size=meta["olmoe.feed_forward_length"], num_experts=meta["olmoe.expert_count"],
             num_experts_per_tok=meta["olmoe.expert_used_count"], norm_topk_prob=False, experts_implementation="eager", **common)
         model = OlmoeForCausalLM(config)
+    elif arch == "deepseek":
+        config = deepseek.DeepseekConfig(
+            intermediate_size=meta["deepseek.feed_forward_length"], first_k_dense_replace=meta["deepseek.leading_dense_block_count"],
+            num_experts=meta["deepseek.expert_count"], num_experts_per_tok=meta["deepseek.expert_used_count"],
+            n_shared_experts=meta["deepseek.expert_shared_count"],
+            moe_intermediate_size=meta["deepseek.expert_feed_forward_length"],
+            routed_scaling_factor=meta.get("deepseek.expert_weights_scale", 1.0), **common)
+        model = deepseek.DeepseekForCausalLM(config)
     elif arch == "granitemoe":
         moe, router = "block_sparse_moe", "router"
         # expert_feed_forward_length wins where both are given, as it is the unambiguous one
@@ -151,6 +160,9 @@ def load(path):
             state[p + "shared_mlp.input_linear.weight"] = np.concatenate(
                 [src[blk + "ffn_gate_shexp.weight"], src[blk + "ffn_up_shexp.weight"]], axis=0)
             state[p + "shared_mlp.output_linear.weight"] = src[blk + "ffn_down_shexp.weight"]
+        if arch == "deepseek":
+            for part in ("gate", "up", "down"):
+                state[p + f"mlp.shared_experts.{part}_proj.weight"] = src[blk + f"ffn_{part}_shexp.weight"]
 
     missing, unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=False)
     missing = [m for m in missing if not (m == "lm_head.weight" and config.tie_word_embeddings)]

@@ -33,8 +33,8 @@ def permute(w, heads):
 # model_type: architecture in GGUF, module with router and experts (None: dense), the router's name in it
 KINDS = {"llama": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate"),
          "qwen2": ("qwen2", None, None), "granite": ("granite", None, None),
-         "qwen3_moe": ("qwen3moe", "mlp", "gate"), "olmoe": ("olmoe", "mlp", "gate")}
-INTERLEAVED = ("llama", "granite", "granitemoe")  # architectures whose Q and K rows are permuted in GGUF
+         "qwen3_moe": ("qwen3moe", "mlp", "gate"), "olmoe": ("olmoe", "mlp", "gate"), "deepseek": ("deepseek", "mlp", "gate")}
+INTERLEAVED = ("llama", "granite", "granitemoe", "deepseek")  # architectures whose Q and K rows are permuted in GGUF
 
 
 def write(model, path, name):
@@ -75,6 +75,11 @@ def write(model, path, name):
         w.add_residual_scale(config.residual_multiplier)
         w.add_logit_scale(config.logits_scaling)
         w.add_attention_scale(config.attention_multiplier)
+    if arch == "deepseek":
+        w.add_leading_dense_block_count(config.first_k_dense_replace)
+        w.add_expert_feed_forward_length(config.moe_intermediate_size)
+        w.add_expert_shared_count(config.n_shared_experts)
+        w.add_expert_weights_scale(config.routed_scaling_factor)
 
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("smollm")
@@ -111,7 +116,7 @@ def write(model, path, name):
             if p + f"self_attn.{which}_norm.weight" in state:
                 put(blk + f"attn_{which}_norm.weight", state[p + f"self_attn.{which}_norm.weight"])
         put(blk + "ffn_norm.weight", state[p + "post_attention_layernorm.weight"])
-        if not moe:
+        if p + "mlp.gate_proj.weight" in state:
             for part in ("gate", "up", "down"):
                 put(blk + f"ffn_{part}.weight", state[p + f"mlp.{part}_proj.weight"])
             continue
@@ -125,6 +130,9 @@ def write(model, path, name):
             put(blk + "ffn_gate_shexp.weight", gate)
             put(blk + "ffn_up_shexp.weight", up)
             put(blk + "ffn_down_shexp.weight", state[p + "shared_mlp.output_linear.weight"])
+        if arch == "deepseek":
+            for part in ("gate", "up", "down"):
+                put(blk + f"ffn_{part}_shexp.weight", state[p + f"mlp.shared_experts.{part}_proj.weight"])
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()

@@ -17,6 +17,10 @@
     [VM_SITE_ROUTER] = {{"ffn_gate_inp"}, {block "." gate}},                                         \
     [VM_SITE_EXPERT_IN] = {{"ffn_gate_exps", "ffn_up_exps"}, {block ".experts.gate_up_proj"}},       \
     [VM_SITE_EXPERT_OUT] = {{"ffn_down_exps"}, {block ".experts.down_proj"}}
+/* Shared experts in the Hugging Face module `module`. */
+#define VM_ARCH_SHARED(module)                                                                       \
+    [VM_SITE_SHARED_IN] = {{"ffn_gate_shexp", "ffn_up_shexp"}, {module ".gate_proj", module ".up_proj"}}, \
+    [VM_SITE_SHARED_OUT] = {{"ffn_down_shexp"}, {module ".down_proj"}}
 
 vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out);
 vmoer_status vm_arch_f32(const vm_gguf *g, const vm_config *c, const char *key, float low, float high, float *out);
