@@ -8,10 +8,10 @@
 
 typedef struct run_options {
     common_options common;
-    const char *model, *file;
+    const char *model, *file, *chat, *system;
     vmoer_model_params load;
     vmoer_generate_params p;
-    int uncertainty;
+    int conversation, uncertainty;
 } run_options;
 
 static const option options[] = {
@@ -27,9 +27,18 @@ static const option options[] = {
     {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(run_options, load.threads), NULL, 0},
     {.name = "Prompt", .kind = OPTION_HEADING},
     {"prompt", 'p', OPTION_TEXT, "TEXT",
-     "text to go on with; without it and --file every line of standard input is one", offsetof(run_options, p.prompt),
-     NULL, 0},
+     "text to go on with; without it, --file and --chat every line of standard input is one",
+     offsetof(run_options, p.prompt), NULL, 0},
     {"file", 'f', OPTION_TEXT, "FILE", "the same from a file, all of it", offsetof(run_options, file), NULL, 0},
+    {"chat", 0, OPTION_TEXT, "FILE",
+     "a JSON list of messages ({role, content}) to answer, laid out by the model's chat template",
+     offsetof(run_options, chat), NULL, 0},
+    {"conversation", 0, OPTION_FLAG, NULL,
+     "the text is a user's message, laid out by the model's chat template; lines of standard input are the messages of "
+     "one conversation",
+     offsetof(run_options, conversation), NULL, 0},
+    {"system", 0, OPTION_TEXT, "TEXT", "with --conversation: a message of the role system before all others",
+     offsetof(run_options, system), NULL, 0},
     {"parse_special", 0, OPTION_FLAG, NULL, "text like <|im_start|> in it becomes its token",
      offsetof(run_options, p.parse_special), NULL, 0},
     {.name = "Text", .kind = OPTION_HEADING},
@@ -94,6 +103,7 @@ static double signal_of(const vmoer_token *t, int i) {
 typedef struct printer {
     output_format output;
     int uncertainty, terminal;
+    FILE *reply;         /* gets the text too; NULL: nobody asks */
     double sum[SIGNALS]; /* NAN: the model has no such signal */
     int failed;
 } printer;
@@ -143,6 +153,7 @@ static void print_text(const printer *out, const vmoer_token *t) {
 static int on_token(void *user, const vmoer_token *t) {
     printer *out = user;
     for (int i = 0; i < SIGNALS; i++) out->sum[i] += signal_of(t, i);
+    if (out->reply) fwrite(t->text, 1, t->text_length, out->reply);
     if (out->output == OUTPUT_MD)
         print_text(out, t);
     else
@@ -172,12 +183,15 @@ static int on_progress(void *user, const char *stage, uint64_t done, uint64_t to
     return session_stopped();
 }
 
-static int generate(vmoer_model *model, const run_options *o, const char *prompt) {
+/* prompt or messages; reply: where the text goes, NULL: nobody asks. */
+static int generate(vmoer_model *model, const run_options *o, const char *prompt, const char *messages, FILE *reply) {
     vmoer_generate_params p = o->p;
     vmoer_hooks hooks = session_hooks();
     vmoer_generated g;
-    printer out = {.output = o->common.output, .uncertainty = o->uncertainty, .terminal = isatty(STDOUT_FILENO)};
+    printer out = {
+        .output = o->common.output, .uncertainty = o->uncertainty, .terminal = isatty(STDOUT_FILENO), .reply = reply};
     p.prompt = prompt;
+    p.messages = messages;
     p.on_token = on_token;
     p.user = &out;
     hooks.progress = on_progress; /* a bar would stand in the text */
@@ -193,6 +207,31 @@ static int generate(vmoer_model *model, const run_options *o, const char *prompt
     return 0;
 }
 
+/* One more message; 0, or the exit code. */
+static int say(json_t *messages, const char *role, const char *text, size_t length) {
+    json_t *content = json_stringn(text, length);
+    if (!content) return session_fail(1, "the message is not UTF-8");
+    return json_array_append_new(messages, json_pack("{s:s, s:o}", "role", role, "content", content))
+               ? session_fail(1, "out of memory")
+               : 0;
+}
+
+/* Says text to the model and answers it; the answer is a message too. */
+static int converse(vmoer_model *model, const run_options *o, json_t *messages, const char *text) {
+    char *reply = NULL;
+    size_t length = 0;
+    int code = say(messages, "user", text, strlen(text));
+    if (code) return code;
+    FILE *memory = open_memstream(&reply, &length);
+    char *all = json_dumps(messages, 0);
+    code = memory && all ? generate(model, o, NULL, all, memory) : session_fail(1, "out of memory");
+    if (memory) fclose(memory);
+    if (code == 0) code = say(messages, "assistant", reply, length);
+    free(reply);
+    free(all);
+    return code;
+}
+
 static char *read_text(const char *path) {
     FILE *f = fopen(path, "rb");
     char *text = NULL;
@@ -206,19 +245,37 @@ static char *read_text(const char *path) {
     return NULL;
 }
 
-/* Each line of standard input is a prompt. */
-static int generate_lines(vmoer_model *model, const run_options *o) {
+/* A text of its own, or with messages the next one of the conversation. */
+static int answer(vmoer_model *model, const run_options *o, json_t *messages, const char *text) {
+    return messages ? converse(model, o, messages, text) : generate(model, o, text, NULL, NULL);
+}
+
+static int answer_lines(vmoer_model *model, const run_options *o, json_t *messages) {
     int code = 0, terminal = isatty(STDIN_FILENO);
     char *line = NULL;
     size_t capacity = 0;
     for (;;) {
         if (terminal) fputs("> ", stderr);
         ssize_t n = getline(&line, &capacity, stdin);
-        if (n < 0 || code) break;
+        if (n < 0) break;
         if (n && line[n - 1] == '\n') line[n - 1] = 0;
-        if (*line) code = generate(model, o, line);
+        if (*line && (code = answer(model, o, messages, line))) break;
     }
     free(line);
+    return code;
+}
+
+static int run_model(vmoer_model *model, const run_options *o, const char *text) {
+    if (o->common.output == OUTPUT_CSV) {
+        printf("id,position,text");
+        for (int i = 0; i < SIGNALS; i++) printf(",%s", signals[i].name);
+        putchar('\n');
+    }
+    if (o->chat) return generate(model, o, NULL, text, NULL);
+    json_t *messages = o->conversation ? json_array() : NULL;
+    int code = o->system ? say(messages, "system", o->system, strlen(o->system)) : 0;
+    if (code == 0) code = text ? answer(model, o, messages, text) : answer_lines(model, o, messages);
+    json_decref(messages);
     return code;
 }
 
@@ -229,18 +286,16 @@ static int run(const void *given, char **operands, int n_operands) {
     vmoer_model *model;
     char *text = NULL;
     session_begin("run", o->common.quiet);
-    if (o->p.prompt && o->file) return session_fail(2, "either --prompt or --file");
-    if (o->file && !(text = read_text(o->file))) return 1;
+    if (!!o->p.prompt + !!o->file + !!o->chat > 1) return session_fail(2, "one of --prompt, --file and --chat");
+    if (o->chat && o->conversation) return session_fail(2, "--chat is a conversation; it goes without --conversation");
+    if (o->system && !o->conversation) return session_fail(2, "--system goes with --conversation");
+    if (o->p.parse_special && (o->chat || o->conversation))
+        return session_fail(2, "--parse_special is for plain text: in a message nothing is a special token");
+    if ((o->file || o->chat) && !(text = read_text(o->file ? o->file : o->chat))) return 1;
     load.seed = o->p.seed;
     int code = session_end(vmoer_model_load(o->model, &load, &model));
     if (code == 0) {
-        if (o->common.output == OUTPUT_CSV) {
-            printf("id,position,text");
-            for (int i = 0; i < SIGNALS; i++) printf(",%s", signals[i].name);
-            putchar('\n');
-        }
-        const char *prompt = text ? text : o->p.prompt;
-        code = prompt ? generate(model, o, prompt) : generate_lines(model, o);
+        code = run_model(model, o, text ? text : o->p.prompt);
         vmoer_model_free(model);
     }
     free(text);
@@ -251,10 +306,13 @@ const verb verb_run = {
     .name = "run",
     .summary = "text from a model, token by token, and what it and its router say of each",
     .description =
-        "Goes on with a text. Standard output is the new text; with -o json (or csv) a line a token, with its id, "
-        "position, text, probability, entropy and the router's signals (docs/FORMATS.md), and a last line that says "
-        "why "
-        "it stopped. One seed gives one text, whatever --threads and --batch_size are.",
+        "Goes on with a text, or answers a conversation. Standard output is the new text; with -o json (or csv) a line "
+        "a "
+        "token, with its id, position, text, probability, entropy and the router's signals (docs/FORMATS.md), and a "
+        "last "
+        "line that says why it stopped. One seed gives one text, whatever --threads and --batch_size are. In a "
+        "conversation special tokens come from the model's template alone: what looks like one in a message is plain "
+        "text.",
     .options = options,
     .size = sizeof(run_options),
     .defaults = defaults,

@@ -124,7 +124,8 @@ typedef struct vmoer_token {
 
 /* A token follows from the model's logits, in this order: the repeat penalty, top_k, top_p, min_p, the temperature, a draw. */
 typedef struct vmoer_generate_params {
-    const char *prompt;    /* text to go on with, UTF-8 */
+    const char *prompt;    /* text to go on with, UTF-8; NULL with messages */
+    const char *messages;  /* JSON: a conversation to answer, a list of {"role", "content"}, laid out as by vmoer_tokenize_chat; NULL with a prompt */
     int parse_special;     /* text like <|im_start|> in the prompt becomes its token */
     int max_tokens;        /* -1: until the context is full */
     int context;           /* most tokens of prompt and text; 0: as many as the model takes */
@@ -180,8 +181,8 @@ VMOER_API vmoer_status vmoer_verify(const vmoer_verify_params *params, char **ou
  * (a name that ends in .json). */
 VMOER_API vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json);
 /* messages_path: a JSON list of {"role", "content", ...}, laid out by the model's own chat template (GGUF key tokenizer.chat_template), with the opening of an
- * answer where add_generation_prompt is set. JSON: {"text": "...", "ids": [...], "pieces": [...]}, special tokens parsed, those in the messages' own texts too.
- * VMOER_ERROR_DATA: the template refuses these messages. */
+ * answer where add_generation_prompt is set. JSON: {"text": "...", "ids": [...], "pieces": [...]}. Special tokens come from the template alone: what looks like
+ * one in a message is plain text. VMOER_ERROR_DATA: the template refuses these messages. */
 VMOER_API vmoer_status vmoer_tokenize_chat(const char *path, const char *messages_path, int add_generation_prompt, char **out_json);
 VMOER_API vmoer_status vmoer_detokenize(const char *path, const int32_t *ids, size_t count, char **out_text);
 /* Runs each prompt (token ids, flat with offsets[n+1]) and writes safetensors {"ids","offsets","logits" [n, vocabulary] f32}

@@ -1,5 +1,6 @@
 /* generate.c: text from a model, token by token. */
 #include "api/internal.h"
+#include "infer/conversation.h"
 #include "infer/sampler.h"
 
 #include <math.h>
@@ -43,7 +44,24 @@ static vmoer_status check(const vmoer_generate_params *p) {
         return vm_error(VMOER_ERROR_ARGUMENT, "max_tokens %d, must be 0 or more, or -1: until the context is full",
                         p->max_tokens);
     if (!(p->memory_gib >= 0)) return vm_error(VMOER_ERROR_ARGUMENT, "memory_gib %g, must be 0 or more", p->memory_gib);
-    return p->prompt ? VMOER_OK : vm_error(VMOER_ERROR_ARGUMENT, "no prompt given");
+    if (!p->prompt == !p->messages) return vm_error(VMOER_ERROR_ARGUMENT, "say either a prompt or messages");
+    return VMOER_OK;
+}
+
+/* The ids of a conversation that waits for its next message. */
+static vmoer_status read_messages(const vmoer_model *m, const char *messages, vm_ids *ids) {
+    json_t *list;
+    char *text;
+    size_t length;
+    VM_TRY(vm_json_parse(messages, strlen(messages), "messages", &list));
+    vmoer_status status = vm_conversation_check(list);
+    if (status != VMOER_OK) vm_error_in(status, "messages");
+    if (status == VMOER_OK)
+        status =
+            vm_conversation_tokens(m->session->model->file, m->session->tokenizer, list, true, &text, &length, ids);
+    if (status == VMOER_OK) vm_free(text);
+    json_decref(list);
+    return status;
 }
 
 /* What the text goes on with. */
@@ -52,8 +70,12 @@ static vmoer_status begin(vmoer_model *m, const vmoer_generate_params *p, vmoer_
     vm_ids ids = {NULL, 0, 0};
     size_t kept = 0;
     vmoer_status status = VMOER_OK;
-    VM_GOTO(vm_tokenizer_begin(t, &ids));
-    VM_GOTO(vm_tokenizer_encode(t, p->prompt, strlen(p->prompt), p->parse_special, &ids));
+    if (p->messages) {
+        VM_GOTO(read_messages(m, p->messages, &ids));
+    } else {
+        VM_GOTO(vm_tokenizer_begin(t, &ids));
+        VM_GOTO(vm_tokenizer_encode(t, p->prompt, strlen(p->prompt), p->parse_special, &ids));
+    }
     if (ids.count == 0) VM_GOTO(vm_error(VMOER_ERROR_ARGUMENT, "the prompt is empty"));
     VM_GOTO(vm_generation_set(m->generation, ids.ids, ids.count, &kept));
     out->prompt_tokens = (int)ids.count;

@@ -4,14 +4,13 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
-#include "io/chat_template.h"
+#include "infer/conversation.h"
 #include "io/safetensors.h"
 #include "report/report.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params, vmoer_model **out) {
     vmoer_model *m = vm_calloc(1, sizeof *m);
@@ -171,99 +170,53 @@ static vmoer_status open_tokenizer(const char *path, vm_tokenizer **t) {
     return status == VMOER_OK ? status : vm_error_in(status, "%s", path);
 }
 
-static vmoer_status tokens_of(const vm_tokenizer *t, const char *text, size_t length, bool parse_special,
-                              json_t **out) {
-    vm_ids ids = {NULL, 0, 0};
-    vmoer_status status = vm_tokenizer_encode(t, text, length, parse_special, &ids);
-    if (status == VMOER_OK) {
-        json_t *list = json_array(), *pieces = json_array();
-        for (size_t i = 0; i < ids.count; i++) {
-            json_array_append_new(list, json_integer(ids.ids[i]));
-            json_array_append_new(pieces, json_string(vm_tokenizer_piece(t, ids.ids[i])));
-        }
-        *out = json_pack("{s:o, s:o}", "ids", list, "pieces", pieces);
+static json_t *pieces_of(const vm_tokenizer *t, const vm_ids *ids) {
+    json_t *list = json_array(), *pieces = json_array();
+    for (size_t i = 0; i < ids->count; i++) {
+        json_array_append_new(list, json_integer(ids->ids[i]));
+        json_array_append_new(pieces, json_string(vm_tokenizer_piece(t, ids->ids[i])));
     }
-    vm_ids_free(&ids);
-    return status;
+    return json_pack("{s:o, s:o}", "ids", list, "pieces", pieces);
 }
 
 vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json) {
     vm_tokenizer *t;
-    json_t *tokens = NULL;
+    vm_ids ids = {NULL, 0, 0};
     VM_TRY(open_tokenizer(path, &t));
-    vmoer_status status = tokens_of(t, text, length, parse_special, &tokens);
-    if (status == VMOER_OK) status = vm_api_return_json(tokens, out_json);
+    vmoer_status status = vm_tokenizer_encode(t, text, length, parse_special, &ids);
+    if (status == VMOER_OK) status = vm_api_return_json(pieces_of(t, &ids), out_json);
+    vm_ids_free(&ids);
     vm_tokenizer_free(t);
     return status;
-}
-
-/* ---- conversations ---- */
-
-static void add_token(json_t *variables, const char *name, const vm_tokenizer *t, int32_t id) {
-    if (id >= 0) json_object_set_new(variables, name, json_string(vm_tokenizer_piece(t, id)));
-}
-
-/* What transformers gives a template; the names of tools and documents are not there. */
-static vmoer_status chat_variables(const vm_tokenizer *t, const char *messages_path, int add_generation_prompt,
-                                   json_t **out) {
-    json_t *messages, *message;
-    size_t i;
-    VM_TRY(vm_json_load(messages_path, &messages));
-    vmoer_status status = VMOER_OK;
-    if (!json_is_array(messages)) status = vm_error(VMOER_ERROR_DATA, "%s: not a list of messages", messages_path);
-    json_array_foreach(messages, i, message) {
-        if (status == VMOER_OK && !json_is_string(json_object_get(message, "role")))
-            status = vm_error(VMOER_ERROR_DATA, "%s: message %zu has no role", messages_path, i);
-    }
-    if (status != VMOER_OK) {
-        json_decref(messages);
-        return status;
-    }
-    *out = json_pack("{s:o, s:b}", "messages", messages, "add_generation_prompt", add_generation_prompt);
-    if (!*out) return vm_error(VMOER_ERROR_MEMORY, "no memory for the messages");
-    add_token(*out, "bos_token", t, vm_tokenizer_bos(t));
-    add_token(*out, "eos_token", t, vm_tokenizer_eos(t));
-    return VMOER_OK;
-}
-
-static vmoer_status render_chat(const vm_gguf *g, const json_t *variables, char **text, size_t *length) {
-    static const char key[] = "tokenizer.chat_template";
-    const char *template;
-    size_t size;
-    vm_chat_template *t;
-    struct tm now;
-    time_t seconds = time(NULL);
-    if (!vm_gguf_has_key(g, key)) return vm_error(VMOER_ERROR_UNSUPPORTED, "the model has no chat template (%s)", key);
-    VM_TRY(vm_gguf_get_string(g, key, &template, &size));
-    VM_TRY_IN(vm_chat_template_parse(template, size, &t), "%s", key);
-    vmoer_status status = localtime_r(&seconds, &now) ? vm_chat_template_render(t, variables, &now, text, length)
-                                                      : vm_error(VMOER_ERROR_IO, "no local time");
-    vm_chat_template_free(t);
-    return status == VMOER_OK ? VMOER_OK : vm_error_in(status, "%s", key);
 }
 
 vmoer_status vmoer_tokenize_chat(const char *path, const char *messages_path, int add_generation_prompt,
                                  char **out_json) {
     vm_gguf *g;
     vm_tokenizer *t;
-    json_t *variables = NULL, *tokens = NULL;
-    char *text = NULL;
-    size_t length = 0;
-    VM_TRY(open_gguf_tokenizer(path, &g, &t));
-    vmoer_status status = chat_variables(t, messages_path, add_generation_prompt, &variables);
+    vm_ids ids = {NULL, 0, 0};
+    json_t *messages, *tokens;
+    char *text;
+    size_t length;
+    VM_TRY(vm_json_load(messages_path, &messages));
+    vmoer_status status = vm_conversation_check(messages);
+    if (status != VMOER_OK) vm_error_in(status, "%s", messages_path);
+    if (status == VMOER_OK) status = open_gguf_tokenizer(path, &g, &t);
     if (status == VMOER_OK) {
-        status = render_chat(g, variables, &text, &length);
-        if (status != VMOER_OK) vm_error_in(status, "%s", path);
+        status = vm_conversation_tokens(g, t, messages, add_generation_prompt != 0, &text, &length, &ids);
+        if (status == VMOER_OK) {
+            tokens = pieces_of(t, &ids);
+            json_object_set_new(tokens, "text", json_stringn(text, length));
+            status = vm_api_return_json(tokens, out_json);
+            vm_free(text);
+        } else {
+            vm_error_in(status, "%s", path);
+        }
+        vm_tokenizer_free(t);
+        vm_gguf_free(g);
     }
-    if (status == VMOER_OK) status = tokens_of(t, text, length, true, &tokens);
-    if (status == VMOER_OK) {
-        json_object_set_new(tokens, "text", json_stringn(text, length));
-        status = vm_api_return_json(tokens, out_json);
-    }
-    json_decref(variables);
-    vm_free(text);
-    vm_tokenizer_free(t);
-    vm_gguf_free(g);
+    vm_ids_free(&ids);
+    json_decref(messages);
     return status;
 }
 

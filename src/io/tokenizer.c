@@ -43,6 +43,15 @@ void vm_ids_free(vm_ids *ids) {
     *ids = (vm_ids){0};
 }
 
+vmoer_status vm_ids_add(vm_ids *out, int32_t id) {
+    void *grown = out->ids;
+    if (!vm_grow(&grown, &out->capacity, out->count + 1, sizeof *out->ids))
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", out->count + 1);
+    out->ids = grown;
+    out->ids[out->count++] = id;
+    return VMOER_OK;
+}
+
 /* ---- GPT-2's printable stand-ins for bytes ---- */
 enum { STAND_INS = 0x144 };
 
@@ -283,17 +292,8 @@ void vm_tokenizer_free(vm_tokenizer *t) {
 }
 
 /* ---- encoding ---- */
-static vmoer_status append(vm_ids *out, int32_t id) {
-    void *grown = out->ids;
-    if (!vm_grow(&grown, &out->capacity, out->count + 1, sizeof *out->ids))
-        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", out->count + 1);
-    out->ids = grown;
-    out->ids[out->count++] = id;
-    return VMOER_OK;
-}
-
 vmoer_status vm_tokenizer_begin(const vm_tokenizer *t, vm_ids *out) {
-    return t->adds_bos ? append(out, t->bos) : VMOER_OK;
+    return t->adds_bos ? vm_ids_add(out, t->bos) : VMOER_OK;
 }
 
 /* First of special[low, high) whose byte `depth` is at least `byte`; all of them share their first `depth` bytes. */
@@ -324,6 +324,33 @@ static int32_t match_special(const vm_tokenizer *t, const char *text, size_t len
         if (ends && (control || t->type[id] == VM_TOKEN_USER)) found = id;
     }
     return found;
+}
+
+static int32_t next_special(const vm_tokenizer *t, const char *text, size_t length, bool control, size_t *at,
+                            size_t *end) {
+    for (; *at < length; ++*at) {
+        int32_t id = -1;
+        if (t->starts_special[(uint8_t)text[*at]]) id = match_special(t, text + *at, length - *at, control);
+        if (id < 0) continue;
+        *end = *at + t->piece_at[id + 1] - t->piece_at[id] - 1;
+        return id;
+    }
+    return -1;
+}
+
+int32_t vm_tokenizer_next_special(const vm_tokenizer *t, const char *text, size_t length, size_t *at, size_t *end) {
+    return next_special(t, text, length, true, at, end);
+}
+
+bool vm_tokenizer_special_begins(const vm_tokenizer *t, const char *text, size_t length) {
+    if (length == 0 || !t->starts_special[(uint8_t)text[0]]) return false;
+    for (size_t i = 0; i < t->n_special; i++) {
+        const char *special = t->pieces + t->piece_at[t->special[i]];
+        size_t n = strlen(special);
+        if (t->type[t->special[i]] == VM_TOKEN_CONTROL && memcmp(text, special, n < length ? n : length) == 0)
+            return true;
+    }
+    return false;
 }
 
 /* What one call reuses for all its pieces. */
@@ -357,7 +384,7 @@ static vmoer_status encode_plain(const vm_tokenizer *t, encoder *e, const char *
         int32_t id = -1;
         if (t->keeps_words) VM_TRY(find_whole(t, e, text + start, end - start, &id));
         if (id >= 0) {
-            VM_TRY(append(out, id));
+            VM_TRY(vm_ids_add(out, id));
             continue;
         }
         VM_TRY(vm_bpe_begin(&e->bpe, end - start));
@@ -367,7 +394,7 @@ static vmoer_status encode_plain(const vm_tokenizer *t, encoder *e, const char *
         }
         vm_bpe_merge(&e->bpe, &t->merges);
         size_t at = 0;
-        while (vm_bpe_next(&e->bpe, &at, &id)) VM_TRY(append(out, id));
+        while (vm_bpe_next(&e->bpe, &at, &id)) VM_TRY(vm_ids_add(out, id));
     }
     return VMOER_OK;
 }
@@ -379,20 +406,12 @@ vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t
     if (!vm_utf8_valid(text, length, &bad)) return vm_error(VMOER_ERROR_DATA, "the text is not UTF-8 at byte %zu", bad);
     encoder e = {0};
     vmoer_status status = VMOER_OK;
-    size_t start = 0, at = 0;
-    while (at < length) {
-        int32_t id = -1;
-        if (t->starts_special[(uint8_t)text[at]]) id = match_special(t, text + at, length - at, parse_special);
-        if (id < 0) {
-            at++;
-            continue;
-        }
+    for (size_t start = 0, at, end; (at = start) < length; start = end) {
+        int32_t id = next_special(t, text, length, parse_special, &at, &end);
         VM_GOTO(encode_plain(t, &e, text + start, at - start, out));
-        VM_GOTO(append(out, id));
-        at += t->piece_at[id + 1] - t->piece_at[id] - 1;
-        start = at;
+        if (id < 0) break;
+        VM_GOTO(vm_ids_add(out, id));
     }
-    VM_GOTO(encode_plain(t, &e, text + start, length - start, out));
 done:
     vm_bpe_free(&e.bpe);
     vm_free(e.word);

@@ -19,6 +19,7 @@ typedef struct vm_ids {
     size_t count, capacity;
 } vm_ids;
 void vm_ids_free(vm_ids *ids);
+vmoer_status vm_ids_add(vm_ids *ids, int32_t id);
 
 vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out);
 /* Of a tokenizer.json (Hugging Face tokenizers). What it asks for beyond byte-level BPE with a known pre-tokenizer, a normalizer
@@ -31,6 +32,10 @@ vmoer_status vm_tokenizer_begin(const vm_tokenizer *t, vm_ids *out);
 vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special, vm_ids *out);
 /* Bytes of ids, special tokens' text included if keep_special; *text is NUL-terminated, freed by the caller with vm_free. */
 vmoer_status vm_tokenizer_decode(const vm_tokenizer *t, const int32_t *ids, size_t count, bool keep_special, char **text, size_t *length);
+/* The first token in text[*at, length) that encode with parse_special finds whole: its id, and *at and *end are where it stands. -1: none, *at = length. */
+int32_t vm_tokenizer_next_special(const vm_tokenizer *t, const char *text, size_t length, size_t *at, size_t *end);
+/* Does text[length] begin with the text of a token that parse_special alone finds, or is all of it the beginning of one? */
+bool vm_tokenizer_special_begins(const vm_tokenizer *t, const char *text, size_t length);
 size_t vm_tokenizer_size(const vm_tokenizer *t); /* vocabulary */
 const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id); /* the token's stored (byte-encoded) text; NULL if out of range */
 bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id);

@@ -106,10 +106,13 @@ static block *make_blocks(const vm_ffn *f, vm_arena *scratch, const vm_ffn_acts 
             int height = parts ? ((rows + parts - 1) / parts + STRIP - 1) / STRIP * STRIP : 0;
             parts = height ? (rows + height - 1) / height : 0;
             for (int part = 0; part < parts; part++) {
-                int done = part * height, left = rows - done, next = e + 1 < f->n_experts ? e + 1 : 0;
-                blocks[(*count)++] = (block){e, first + done, left < height ? left : height, part, parts, next};
+                int done = part * height, left = rows - done;
+                blocks[(*count)++] = (block){e, first + done, left < height ? left : height, part, parts, e};
             }
         }
+    /* Of few tokens most experts have no rows: what is fetched ahead is of one that has. */
+    for (int i = *count - 2; blocks && i >= 0; i--)
+        blocks[i].next_expert = blocks[i + 1].part ? blocks[i + 1].next_expert : blocks[i + 1].expert;
     return blocks;
 }
 
@@ -200,24 +203,31 @@ static void add_part(void *context, int task, int worker) {
         columns = (end < f->dim ? end : f->dim) - column;
     for (int t = token; !f->shared_width && t < last_token; t++)
         memset(j->out + (size_t)t * (size_t)f->dim + column, 0, (size_t)columns * sizeof *j->out);
+    vm_product waiting = {.m = 0}; /* for the one after it, which it fetches */
     for (int e = 0; e < f->n_experts; e++) {
         const vm_linear *l = j->backward ? &f->expert_in[e] : &f->expert_out[e];
-        const vm_linear *next = e + 1 < f->n_experts ? l + 1 : l;
-        int first = row_from(j->a, e, token);
-        vm_product p = {.a = &j->inner,
-                        .first = first,
-                        .m = row_from(j->a, e, last_token) - first,
-                        .b = j->backward ? &l->backward : &l->forward,
-                        .column = column,
-                        .columns = columns,
-                        .c = j->out + column,
-                        .ldc = (size_t)f->dim,
-                        .c_index = j->a->row_token + first,
-                        .scale = j->backward ? NULL : j->gate + first,
-                        .accumulate = true};
-        fetch_next(&p, j->backward ? &next->backward : &next->forward, 0, 1);
-        vm_multiply(&p);
+        int first = row_from(j->a, e, token), rows = row_from(j->a, e, last_token) - first;
+        if (rows == 0) continue;
+        const vm_panel *b = j->backward ? &l->backward : &l->forward;
+        if (waiting.m) {
+            fetch_next(&waiting, b, 0, 1);
+            vm_multiply(&waiting);
+        }
+        waiting = (vm_product){.a = &j->inner,
+                               .first = first,
+                               .m = rows,
+                               .b = b,
+                               .column = column,
+                               .columns = columns,
+                               .c = j->out + column,
+                               .ldc = (size_t)f->dim,
+                               .c_index = j->a->row_token + first,
+                               .scale = j->backward ? NULL : j->gate + first,
+                               .accumulate = true};
     }
+    if (!waiting.m) return;
+    fetch_next(&waiting, waiting.b, 0, 1);
+    vm_multiply(&waiting);
 }
 
 /* The second stage is cut by tokens too, whose rows of the output are in the thread's cache then, or by columns. */
