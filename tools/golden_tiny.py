@@ -22,6 +22,12 @@ COMMON = dict(vocab_size=VOCAB, hidden_size=32, num_attention_heads=4, num_key_v
 MOE = dict(COMMON, intermediate_size=16, experts_implementation="eager")
 NEUTRAL = dict(embedding_multiplier=1.0, residual_multiplier=1.0, logits_scaling=1.0, attention_multiplier=8 ** -0.5)
 
+
+
+def scaled(**rope):
+    return dict(COMMON, rope_parameters=dict(rope_theta=10000.0, **rope))
+
+
 MODELS = {
     "tiny-llama": (1, LlamaForCausalLM, LlamaConfig(
         intermediate_size=48, num_hidden_layers=3, tie_word_embeddings=True, **COMMON)),
@@ -34,10 +40,13 @@ MODELS = {
     "tiny-moe-noshared": (6, GraniteMoeSharedForCausalLM, GraniteMoeSharedConfig(
         num_hidden_layers=1, num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=0, tie_word_embeddings=False,
         **NEUTRAL, **MOE)),
-    "tiny-qwen2": (9, Qwen2ForCausalLM, Qwen2Config(intermediate_size=48, num_hidden_layers=1, tie_word_embeddings=True, **COMMON)),
+    "tiny-qwen2": (9, Qwen2ForCausalLM, Qwen2Config(
+        intermediate_size=48, num_hidden_layers=1, tie_word_embeddings=True, **scaled(
+            rope_type="yarn", factor=2.0, original_max_position_embeddings=64))),
     "tiny-granite": (10, GraniteForCausalLM, GraniteConfig(
         intermediate_size=48, num_hidden_layers=1, tie_word_embeddings=True, embedding_multiplier=1.5, residual_multiplier=0.7, logits_scaling=2.0,
-        attention_multiplier=0.3, attention_bias=True, **COMMON)),
+        attention_multiplier=0.3, attention_bias=True, **scaled(
+            rope_type="llama3", factor=4.0, low_freq_factor=0.5, high_freq_factor=2.0, original_max_position_embeddings=32))),
     "tiny-qwen3moe": (11, Qwen3MoeForCausalLM, Qwen3MoeConfig(
         num_hidden_layers=1, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=16, norm_topk_prob=True, tie_word_embeddings=True,
         **MOE)),
@@ -117,6 +126,8 @@ def main():
         for (n1, p1), (n2, p2) in zip(sorted(model.named_parameters()), sorted(back.named_parameters())):
             if n1 != n2 or not torch.equal(p1, p2):
                 sys.exit(f"{name}: {n1} does not survive the round trip through GGUF")
+        if not torch.allclose(model.model.rotary_emb.inv_freq, back.model.rotary_emb.inv_freq, rtol=1e-6):
+            sys.exit(f"{name}: RoPE does not survive the round trip through GGUF")
         out = measure(back, seed)
         gap = margin(out, getattr(config, "num_experts_per_tok", 0))
         if gap < 1e-3:

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { MAX_CONTEXT = 1 << 26 }; /* that a file may claim */
+
 static const vm_arch *const architectures[] = {&vm_arch_llama,    &vm_arch_qwen2, &vm_arch_granite, &vm_arch_granitemoe,
                                                &vm_arch_qwen3moe, &vm_arch_olmoe, &vm_arch_deepseek};
 
@@ -53,14 +55,81 @@ static vmoer_status copy_string(const vm_gguf *g, const char *key, char *out, si
     return VMOER_OK;
 }
 
+/* A number that may be absent; 0 means the same. */
+static vmoer_status read_optional(const vm_gguf *g, const vm_config *c, const char *key, float low, float high,
+                                  float *value) {
+    float stored = 0;
+    if (!vm_arch_has(g, c, key)) return VMOER_OK;
+    VM_TRY(vm_arch_f32(g, c, key, 0.0f, high, &stored));
+    return stored == 0 ? VMOER_OK : vm_arch_f32(g, c, key, low, high, value);
+}
+
+/* As llama.cpp reads them: without a type, a factor is linear. */
+static vmoer_status read_scaling(const vm_gguf *g, vm_config *c) {
+    static const char *const types[] = {
+        [VM_ROPE_NONE] = "none", [VM_ROPE_LINEAR] = "linear", [VM_ROPE_DYNAMIC] = "dynamic", [VM_ROPE_YARN] = "yarn"};
+    char key[96], type[32] = "linear";
+    size_t i = 0;
+    snprintf(key, sizeof key, "%s.rope.scaling.type", c->arch->name);
+    if (vm_gguf_has_key(g, key)) VM_TRY(copy_string(g, key, type, sizeof type));
+    while (i < sizeof types / sizeof *types && strcmp(type, types[i]) != 0) i++;
+    if (i == sizeof types / sizeof *types)
+        return vm_error(VMOER_ERROR_UNSUPPORTED,
+                        "%s: '%s' RoPE scaling is not supported; none, linear, dynamic and yarn are", key, type);
+    c->rope.scaling = (vm_rope_scaling)i;
+    return VMOER_OK;
+}
+
+/* Keys of scaling that are not looked at must have the value that changes nothing. */
+static vmoer_status refuse_scaling(const vm_gguf *g, const vm_config *c, const char *key, float neutral) {
+    float value = neutral;
+    if (vm_arch_has(g, c, key)) VM_TRY(vm_arch_f32(g, c, key, -1e30f, 1e30f, &value));
+    return value == neutral ? VMOER_OK
+                            : vm_error(VMOER_ERROR_UNSUPPORTED, "%s.%s is %g; only %g is supported", c->arch->name, key,
+                                       (double)value, (double)neutral);
+}
+
+static vmoer_status read_rope(const vm_gguf *g, vm_config *c) {
+    vm_rope *r = &c->rope;
+    *r = (vm_rope){.base = 10000.0f,
+                   .factor = 1,
+                   .original = c->context,
+                   .beta_fast = 32,
+                   .beta_slow = 1,
+                   .whole = true,
+                   .attention = 1};
+    int dimension = c->head_dim;
+    if (vm_arch_has(g, c, "rope.dimension_count"))
+        VM_TRY(vm_arch_u32(g, c, "rope.dimension_count", 1, VM_MAX_HEAD, &dimension));
+    if (dimension != c->head_dim)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.rope.dimension_count %d is not the head dimension %d",
+                        c->arch->name, dimension, c->head_dim);
+    VM_TRY(read_scaling(g, c));
+    if (vm_arch_has(g, c, "rope.freq_base"))
+        VM_TRY(vm_arch_f32(g, c, "rope.freq_base", r->scaling == VM_ROPE_YARN ? 1.01f : 1.0f, 1e12f, &r->base));
+    const char *factor = vm_arch_has(g, c, "rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
+    VM_TRY(read_optional(g, c, factor, 1e-3f, 1e6f, &r->factor));
+    VM_TRY(read_optional(g, c, "rope.scaling.attn_factor", 1e-3f, 1e3f, &r->attention));
+    if (vm_arch_has(g, c, "rope.scaling.original_context_length"))
+        VM_TRY(vm_arch_u32(g, c, "rope.scaling.original_context_length", 1, MAX_CONTEXT, &r->original));
+    VM_TRY(read_optional(g, c, "rope.scaling.yarn_beta_fast", 1e-3f, 1e6f, &r->beta_fast));
+    VM_TRY(read_optional(g, c, "rope.scaling.yarn_beta_slow", 1e-3f, 1e6f, &r->beta_slow));
+    VM_TRY(refuse_scaling(g, c, "rope.scaling.yarn_ext_factor", 1));
+    VM_TRY(refuse_scaling(g, c, "rope.scaling.yarn_attn_factor", 1));
+    VM_TRY(refuse_scaling(g, c, "rope.scaling.yarn_log_multiplier", 0));
+    VM_TRY(refuse_scaling(g, c, "rope.scaling.alpha", 0));
+    return c->head_dim > 2 || r->scaling != VM_ROPE_DYNAMIC
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_UNSUPPORTED, "%s: dynamic RoPE scaling of heads of 2", c->arch->name);
+}
+
 /* What every architecture here has. */
 static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
     const vm_gguf_tensor *embedding = vm_gguf_find_tensor(g, "token_embd.weight");
     if (!embedding) return vm_error(VMOER_ERROR_FORMAT, "token_embd.weight: missing tensor");
     VM_TRY(vm_arch_u32(g, c, "block_count", 1, 512, &c->n_layers));
     VM_TRY(vm_arch_u32(g, c, "embedding_length", 1, 65536, &c->dim));
-    VM_TRY(vm_arch_u32(g, c, "context_length", 1, 1u << 26, &c->context));
-    if (c->context > 16384) c->context = 16384;
+    VM_TRY(vm_arch_u32(g, c, "context_length", 1, MAX_CONTEXT, &c->context));
     VM_TRY(vm_arch_u32(g, c, "attention.head_count", 1, 1024, &c->n_heads));
     c->n_kv_heads = c->n_heads;
     if (vm_arch_has(g, c, "attention.head_count_kv"))
@@ -69,31 +138,19 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
         return vm_error(VMOER_ERROR_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d",
                         c->arch->name, c->n_heads, c->n_kv_heads);
     if (vm_arch_has(g, c, "attention.key_length")) {
-        VM_TRY(vm_arch_u32(g, c, "attention.key_length", 2, 1024, &c->head_dim));
+        VM_TRY(vm_arch_u32(g, c, "attention.key_length", 2, VM_MAX_HEAD, &c->head_dim));
     } else {
         if (c->dim % c->n_heads)
             return vm_error(VMOER_ERROR_FORMAT, "%s.embedding_length %d is not a multiple of attention.head_count %d",
                             c->arch->name, c->dim, c->n_heads);
         c->head_dim = c->dim / c->n_heads;
+        if (c->head_dim > VM_MAX_HEAD)
+            return vm_error(VMOER_ERROR_LIMIT, "%s: head dimension %d is more than %d", c->arch->name, c->head_dim,
+                            VM_MAX_HEAD);
     }
     if (c->head_dim % 2)
         return vm_error(VMOER_ERROR_FORMAT, "%s: head dimension %d is odd", c->arch->name, c->head_dim);
-    if (vm_arch_has(g, c, "rope.dimension_count")) {
-        int rope;
-        VM_TRY(vm_arch_u32(g, c, "rope.dimension_count", 1, 1024, &rope));
-        if (rope != c->head_dim)
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.rope.dimension_count %d is not the head dimension %d",
-                            c->arch->name, rope, c->head_dim);
-    }
-    if (vm_arch_has(g, c, "rope.scaling.type")) {
-        char key[96], type[32];
-        snprintf(key, sizeof key, "%s.rope.scaling.type", c->arch->name);
-        VM_TRY(copy_string(g, key, type, sizeof type));
-        if (strcmp(type, "none") != 0)
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: '%s' RoPE scaling is not supported", key, type);
-    }
-    c->rope_base = 10000.0f;
-    if (vm_arch_has(g, c, "rope.freq_base")) VM_TRY(vm_arch_f32(g, c, "rope.freq_base", 1.0f, 1e12f, &c->rope_base));
+    VM_TRY(read_rope(g, c));
     VM_TRY(vm_arch_f32(g, c, "attention.layer_norm_rms_epsilon", 0.0f, 1.0f, &c->rms_eps));
     c->embedding_scale = c->residual_scale = c->logit_scale = c->expert_scale = 1.0f;
     c->attention_scale = 1.0f / sqrtf((float)c->head_dim);
@@ -102,6 +159,7 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
         return vm_error(VMOER_ERROR_FORMAT, "token_embd.weight: shape [%lld, %lld], embedding_length is %d",
                         (long long)embedding->ne[1], (long long)embedding->ne[0], c->dim);
     c->n_vocab = (int)embedding->ne[1];
+    if (c->context > 16384) c->context = 16384;
     return VMOER_OK;
 }
 

@@ -2,12 +2,14 @@
 #ifndef VM_MODEL_MODEL_H
 #define VM_MODEL_MODEL_H
 
+#include "base/rope.h"
 #include "io/gguf.h"
 #include "model/adapter.h"
 #include "model/ffn.h"
 #include "model/linear.h"
 
 typedef struct vm_arch vm_arch;
+enum { VM_MAX_HEAD = 1024 }; /* head_dim */
 
 typedef struct vm_config {
     const vm_arch *arch;
@@ -19,7 +21,8 @@ typedef struct vm_config {
     int dense_layers, dense_width;     /* of a MoE: so many layers at the bottom are dense, of so many neurons */
     bool renormalise;
     float expert_scale;
-    float rope_base, rms_eps;
+    vm_rope rope;
+    float rms_eps;
     float embedding_scale, residual_scale, attention_scale; /* multipliers */
     float logit_scale;                                      /* logits are divided by it */
 } vm_config;

@@ -235,19 +235,36 @@ done:
     return status;
 }
 
-/* cos and sin of position * base^(-2 i / head_dim), the angle in f32 as the reference implementations have it. */
+/* Divides the frequencies by what the file has for it, as Llama 3's do. */
+static vmoer_status divide_frequencies(vm_model *m, float *frequencies) {
+    int half = m->config.head_dim / 2;
+    float factors[VM_MAX_HEAD / 2];
+    const vm_gguf_tensor *t;
+    if (!vm_gguf_find_tensor(m->file, "rope_freqs.weight")) return VMOER_OK;
+    VM_TRY(find(m, "rope_freqs.weight", 0, 1, half, &t));
+    VM_TRY(read_matrix(t, 0, 1, half, factors));
+    for (int i = 0; i < half; i++) {
+        if (!(factors[i] > 0)) return vm_error(VMOER_ERROR_FORMAT, "rope_freqs.weight: element %d is not positive", i);
+        frequencies[i] /= factors[i];
+    }
+    return VMOER_OK;
+}
+
+/* cos and sin of position * frequency, the angle in f32 as the reference implementations have it. */
 static vmoer_status make_rope(vm_model *m) {
+    float frequencies[VM_MAX_HEAD / 2], scale;
+    vm_rope_frequencies(&m->config.rope, m->config.head_dim, m->config.context, frequencies, &scale);
+    VM_TRY(divide_frequencies(m, frequencies));
     size_t half = (size_t)m->config.head_dim / 2, n = (size_t)m->config.context * half;
     m->rope_cos = vm_malloc(n, sizeof(float));
     m->rope_sin = vm_malloc(n, sizeof(float));
     if (!m->rope_cos || !m->rope_sin)
         return vm_error(VMOER_ERROR_MEMORY, "no memory for %d positions", m->config.context);
     for (size_t i = 0; i < half; i++) {
-        float frequency = 1.0f / powf(m->config.rope_base, (float)(2 * i) / (float)m->config.head_dim);
         for (size_t p = 0; p < (size_t)m->config.context; p++) {
-            float angle = (float)p * frequency;
-            m->rope_cos[p * half + i] = cosf(angle);
-            m->rope_sin[p * half + i] = sinf(angle);
+            float angle = (float)p * frequencies[i];
+            m->rope_cos[p * half + i] = cosf(angle) * scale;
+            m->rope_sin[p * half + i] = sinf(angle) * scale;
         }
     }
     return VMOER_OK;

@@ -45,9 +45,20 @@ static vmoer_status check_shape(const vm_recipe *r) {
     return VMOER_OK;
 }
 
+/* The split model is a granitemoe file, which says nothing of what a Llama does not have. */
+static vmoer_status check_dense(const vm_config *c) {
+    if (c->n_experts) return vm_error(VMOER_ERROR_ARGUMENT, "%s is a Mixture-of-Experts already", c->name);
+    if (strcmp(c->arch->name, "llama") != 0)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s has the architecture %s; only a llama can be split", c->name,
+                        c->arch->name);
+    if ((c->rope.scaling != VM_ROPE_NONE && c->rope.factor != 1) || c->rope.attention != 1)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s has scaled RoPE, which the split model cannot say", c->name);
+    return VMOER_OK;
+}
+
 vmoer_status vm_recipe_create(const vm_model *dense, int experts, int expert_width, int top_k, vm_recipe **out) {
     const vm_config *c = &dense->config;
-    if (c->n_experts) return vm_error(VMOER_ERROR_ARGUMENT, "%s is a Mixture-of-Experts already", c->name);
+    VM_TRY(check_dense(c));
     vm_recipe *r = vm_calloc(1, sizeof *r);
     if (!r) return vm_error(VMOER_ERROR_MEMORY, "no memory for a recipe");
     r->n_layers = c->n_layers, r->dim = c->dim, r->width = c->shared_width;
@@ -302,7 +313,7 @@ static vmoer_status put_keys(const vm_recipe *r, const vm_config *c, const vm_gg
      * each that is there, and with many experts a token its graph has none to spare (0.3.36: 16 of 32 without shared
      * ones). */
     VM_TRY(vm_gguf_writer_f32(g, "granitemoe.logit_scale", 1.0f));
-    VM_TRY(vm_gguf_writer_f32(g, "granitemoe.rope.freq_base", c->rope_base));
+    VM_TRY(vm_gguf_writer_f32(g, "granitemoe.rope.freq_base", c->rope.base));
     VM_TRY(vm_gguf_writer_u32(g, "granitemoe.rope.dimension_count", (uint32_t)c->head_dim));
     VM_TRY(vm_gguf_writer_u32(g, "granitemoe.vocab_size", (uint32_t)c->n_vocab));
     return vm_gguf_writer_copy_keys(g, dense, "tokenizer.");
@@ -319,6 +330,7 @@ static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writ
     if (c.n_layers != r->n_layers || c.dim != r->dim || c.shared_width != r->width)
         return vm_error(VMOER_ERROR_MISMATCH, "the recipe has %d layers, dimension %d, width %d; the model %d, %d, %d",
                         r->n_layers, r->dim, r->width, c.n_layers, c.dim, c.shared_width);
+    VM_TRY(check_dense(&c));
     VM_TRY(put_keys(r, &c, dense, g));
     VM_TRY(copy_rest(dense, g));
     float *work = vm_malloc(4 * (size_t)r->width * (size_t)r->dim, sizeof *work);

@@ -208,7 +208,7 @@ static void test_foreign_tensor(void **state) {
         OK(vm_gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->ne, t->data));
     }
     static const char *const names[] = {"blk.00.attn_q.weight", "blk.0.ffn_up.weight", "blk.0.attn_q.scale",
-                                        "blk.999.attn_q.weight", "rope_freqs.weight"};
+                                        "blk.999.attn_q.weight", "rope.weight"};
     enum { NAMES = sizeof names / sizeof *names };
     for (int i = 0; i < NAMES; i++) OK(vm_gguf_writer_tensor(w, names[i], VM_F16, 1, (int64_t[]){40}, extra));
     OK(vm_gguf_writer_save(w, source));

@@ -87,6 +87,7 @@ static void check_missing(const char *model, const vm_gguf_tensor *t) {
     char says[160];
     if (strcmp(t->name, "output.weight") == 0) return;          /* absent means tied */
     if (strcmp(t->name, "blk.0.attn_output.bias") == 0) return; /* absent means none */
+    if (strcmp(t->name, "rope_freqs.weight") == 0) return;      /* the same */
     snprintf(says, sizeof says, "%s: missing tensor", t->name);
     assert_refused(model, &(change){.drop_tensor = t->name}, says);
 }
@@ -186,7 +187,22 @@ static void test_keys(void **state) {
         {{.u32_key = MOE("attention.key_length"), .u32 = 6}, MOE("rope.dimension_count 8 is not the head dimension 6")},
         {{.u32_key = MOE("attention.key_length"), .u32 = 1u << 20}, MOE("attention.key_length is 1048576")},
         {{.u32_key = MOE("rope.dimension_count"), .u32 = 4}, MOE("rope.dimension_count 4 is not the head dimension 8")},
-        {{.text_key = MOE("rope.scaling.type"), .text = "yarn"}, MOE("rope.scaling.type: 'yarn'")},
+        {{.text_key = MOE("rope.scaling.type"), .text = "longrope"},
+         MOE("rope.scaling.type: 'longrope' RoPE scaling is not supported; none, linear, dynamic and yarn are")},
+        {{.text_key = MOE("rope.scaling.type"), .text = ""}, MOE("rope.scaling.type: ''")},
+        {{.f32_key = MOE("rope.scaling.factor"), .f32 = -2}, MOE("rope.scaling.factor is -2")},
+        {{.f32_key = MOE("rope.scaling.factor"), .f32 = 1e-30f}, MOE("rope.scaling.factor is 1e-30")},
+        {{.f32_key = MOE("rope.scale_linear"), .f32 = INFINITY}, MOE("rope.scale_linear is inf")},
+        {{.f32_key = MOE("rope.scaling.attn_factor"), .f32 = NAN}, MOE("rope.scaling.attn_factor is nan")},
+        {{.u32_key = MOE("rope.scaling.original_context_length"), .u32 = 0},
+         MOE("rope.scaling.original_context_length is 0")},
+        {{.f32_key = MOE("rope.scaling.yarn_beta_fast"), .f32 = -1}, MOE("rope.scaling.yarn_beta_fast is -1")},
+        {{.f32_key = MOE("rope.scaling.yarn_ext_factor"), .f32 = 0.5f},
+         MOE("rope.scaling.yarn_ext_factor is 0.5; only 1 is supported")},
+        {{.f32_key = MOE("rope.scaling.yarn_log_multiplier"), .f32 = 0.1f},
+         MOE("rope.scaling.yarn_log_multiplier is 0.1; only 0 is supported")},
+        {{.text_key = MOE("rope.scaling.type"), .text = "yarn", .f32_key = MOE("rope.freq_base"), .f32 = 1},
+         MOE("rope.freq_base is 1, must be 1.01")},
         {{.f32_key = MOE("rope.freq_base"), .f32 = 0}, MOE("rope.freq_base is 0")},
         {{.f32_key = MOE("rope.freq_base"), .f32 = NAN}, MOE("rope.freq_base is nan")},
         {{.f32_key = MOE("attention.layer_norm_rms_epsilon"), .f32 = -1},
@@ -249,6 +265,8 @@ static void test_keys(void **state) {
     assert_refused("tiny-qwen2", &(change){.u32_key = "qwen2.expert_count", .u32 = 8},
                    "qwen2.expert_count is 8: experts are not supported in this architecture");
     assert_refused("tiny-granite", &(change){.u32_key = "granite.expert_count", .u32 = 2}, "granite.expert_count is 2");
+    assert_refused("tiny-granite", &(change){.spoilt_tensor = "rope_freqs.weight", .f32 = 0},
+                   "rope_freqs.weight: element 3 is not positive");
     assert_refused("tiny-granite", &(change){.drop_key = "granite.logit_scale"}, "granite.logit_scale");
     assert_refused("tiny-granite", &(change){.f32_key = "granite.attention.scale", .f32 = -1},
                    "granite.attention.scale is -1");
@@ -287,7 +305,7 @@ static void test_defaults(void **state) {
         assert_float_equal(m->config.embedding_scale, i == 0 ? 1 : 1.5f, 0);
         assert_float_equal(m->config.residual_scale, i == 1 ? 1 : 0.7f, 0);
         assert_float_equal(m->config.attention_scale, i == 2 ? 1 / sqrtf(8) : 0.3f, 0);
-        assert_float_equal(m->config.rope_base, 10000, 0);
+        assert_float_equal(m->config.rope.base, 10000, 0);
         assert_string_equal(m->config.name, i == 4 ? "" : "tiny-moe");
         vm_model_free(m);
         unlink(path);
@@ -299,6 +317,40 @@ static void test_defaults(void **state) {
     assert_int_equal(m->config.context, 16384);
     vm_model_free(m);
     unlink(path);
+}
+
+/* How positions are stretched, as llama.cpp has it: a factor without a type is linear, a type "none" switches it off.
+ */
+static void test_scaling(void **state) {
+    (void)state;
+    static const struct {
+        change c;
+        vm_rope_scaling scaling;
+        float frequency; /* of the second pair, without scaling 0.1 */
+    } cases[] = {
+        {{.f32_key = MOE("rope.scaling.factor"), .f32 = 4}, VM_ROPE_LINEAR, 0.025f},
+        {{.f32_key = MOE("rope.scaling.factor"), .f32 = 0}, VM_ROPE_LINEAR, 0.1f},
+        {{.f32_key = MOE("rope.scale_linear"), .f32 = 2}, VM_ROPE_LINEAR, 0.05f},
+        {{.f32_key = MOE("rope.scaling.factor"), .f32 = 4, .text_key = MOE("rope.scaling.type"), .text = "none"},
+         VM_ROPE_NONE,
+         0.1f},
+        {{.f32_key = MOE("rope.scaling.factor"),
+          .f32 = 4,
+          .text_key = MOE("rope.scaling.type"),
+          .text = "dynamic",
+          .u32_key = MOE("rope.scaling.original_context_length"),
+          .u32 = 64},
+         VM_ROPE_DYNAMIC,
+         0.0584804f}}; /* (10000 * (4 * 128 / 64 - 3)^(8/6))^-0.25 */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *path = changed("tiny-moe", &cases[i].c);
+        vm_model *m;
+        OK(vm_model_load(path, &(vm_model_options){.backward_from = -1}, NULL, &m));
+        assert_int_equal(m->config.rope.scaling, cases[i].scaling);
+        assert_float_equal(m->rope_sin[4 + 1], sinf(cases[i].frequency), 1e-6); /* [position 1][pair 1] */
+        vm_model_free(m);
+        unlink(path);
+    }
 }
 
 /* Whether the gates sum to 1: what the architecture does, unless the file says. */
@@ -344,9 +396,9 @@ static void test_fingerprint(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_shapes),      cmocka_unit_test(test_values),
-        cmocka_unit_test(test_missing_keys),    cmocka_unit_test(test_keys),        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_renormalise),     cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_shapes),  cmocka_unit_test(test_values),
+        cmocka_unit_test(test_missing_keys),    cmocka_unit_test(test_keys),    cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_renormalise),     cmocka_unit_test(test_scaling), cmocka_unit_test(test_fingerprint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

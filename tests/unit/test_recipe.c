@@ -634,6 +634,14 @@ static void test_other_models(void **state) {
     vm_model *moe = load_model("tiny-moe", (vm_model_options){.backward_from = -1}),
              *dense = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
     assert_int_equal(vm_recipe_create(moe, 4, 8, 2, &none), VMOER_ERROR_ARGUMENT);
+    dense->config.rope.scaling = VM_ROPE_LINEAR, dense->config.rope.factor = 2;
+    assert_int_equal(vm_recipe_create(dense, 4, 8, 2, &none), VMOER_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(vm_error_text(), "has scaled RoPE"));
+    dense->config.rope.scaling = VM_ROPE_NONE;
+    vm_model *biased = load_model("tiny-qwen2", (vm_model_options){.backward_from = -1});
+    assert_int_equal(vm_recipe_create(biased, 4, 8, 2, &none), VMOER_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(vm_error_text(), "has the architecture qwen2; only a llama can be split"));
+    vm_model_free(biased);
     static const int wrong[][3] = {{1, 8, 1}, {4, 13, 2}, {4, 0, 2},  {4, 8, 5},
                                    {4, 8, 0}, {4, -8, 2}, {-4, 8, 2}, {1025, 1, 2}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)

@@ -39,6 +39,18 @@ def tensors(reader):
     return out
 
 
+def rope_parameters(meta, arch):
+    key = f"{arch}.rope.scaling."
+    out = {"rope_type": "default", "rope_theta": meta.get(f"{arch}.rope.freq_base", 10000.0)}
+    kind = meta.get(key + "type", "none")
+    if kind == "yarn":
+        out.update(rope_type="yarn", factor=meta[key + "factor"], original_max_position_embeddings=meta[key + "original_context_length"],
+                   beta_fast=meta.get(key + "yarn_beta_fast", 32.0), beta_slow=meta.get(key + "yarn_beta_slow", 1.0))
+    elif kind != "none":
+        raise ValueError(f"{key}type {kind} is not supported")
+    return out
+
+
 def common_config(meta, arch, vocab):
     heads = meta[f"{arch}.attention.head_count"]
     dim = meta[f"{arch}.embedding_length"]
@@ -50,7 +62,7 @@ def common_config(meta, arch, vocab):
         num_key_value_heads=meta.get(f"{arch}.attention.head_count_kv", heads),
         max_position_embeddings=meta[f"{arch}.context_length"],
         rms_norm_eps=meta[f"{arch}.attention.layer_norm_rms_epsilon"],
-        rope_parameters={"rope_type": "default", "rope_theta": meta.get(f"{arch}.rope.freq_base", 10000.0)},
+        rope_parameters=rope_parameters(meta, arch),
         head_dim=meta.get(f"{arch}.attention.key_length", dim // heads),
         hidden_act="silu",
         bos_token_id=meta.get("tokenizer.ggml.bos_token_id"),
@@ -87,8 +99,6 @@ def load(path):
     reader = GGUFReader(path)
     meta, src = fields(reader), tensors(reader)
     arch = meta["general.architecture"]
-    if any(name.startswith("rope_") for name in src):
-        raise ValueError(f"{path}: rope factors are not supported")
     common = common_config(meta, arch, src["token_embd.weight"].shape[0])
     common["tie_word_embeddings"] = "output.weight" not in src
     common["attention_bias"] = "blk.0.attn_output.bias" in src
@@ -169,4 +179,6 @@ def load(path):
     if missing or unexpected:
         raise ValueError(f"{path}: weights missing {missing}, unexpected {unexpected}")
     model.tie_weights()
+    if "rope_freqs.weight" in src:
+        model.model.rotary_emb.inv_freq /= torch.from_numpy(src["rope_freqs.weight"])
     return model.float().eval()

@@ -60,6 +60,13 @@ def write(model, path, name):
         w.add_key_length(head)
         w.add_value_length(head)
     w.add_layer_norm_rms_eps(config.rms_norm_eps)
+    rope = config.rope_parameters
+    if rope["rope_type"] == "yarn":
+        w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        w.add_rope_scaling_factor(rope["factor"])
+        w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        w.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast", 32.0))
+        w.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow", 1.0))
     w.add_vocab_size(config.vocab_size)
     if moe:
         w.add_expert_count(getattr(config, "num_local_experts", None) or config.num_experts)
@@ -99,6 +106,9 @@ def write(model, path, name):
     def put(name, array):
         w.add_tensor(name, np.ascontiguousarray(array, dtype=np.float32))
 
+    if rope["rope_type"] == "llama3":  # what the frequencies are divided by
+        plain = rope["rope_theta"] ** (-np.arange(0, head, 2, dtype=np.float32) / head)
+        put("rope_freqs.weight", plain / model.model.rotary_emb.inv_freq.numpy())
     put("token_embd.weight", state["model.embed_tokens.weight"])
     put("output_norm.weight", state["model.norm.weight"])
     if not config.tie_word_embeddings:
