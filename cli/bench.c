@@ -17,7 +17,9 @@ static const option options[] = {
      offsetof(bench_options, p.layers), NULL, 0},
     {.name = "Tests", .kind = OPTION_HEADING},
     {"tests", 0, OPTION_TEXT, "LIST",
-     "all, or some of peak, prefill, router, eval, four-prompts (eval without shared prefixes), finetune, calibrate",
+     "all, or some of peak, prefill, router, decode (token by token), eval, four-prompts (eval without shared "
+     "prefixes), "
+     "finetune, calibrate",
      offsetof(bench_options, p.tests), NULL, 0},
     {"lengths", 'p', OPTION_TEXT, "LIST", "tokens of the prompts of prefill; the router's is the last",
      offsetof(bench_options, p.lengths), NULL, 0},
@@ -81,9 +83,10 @@ static int run(const void *given, char **operands, int n_operands) {
 
 const verb verb_bench = {
     .name = "bench",
-    .summary = "prefill, router, evaluation and training speed beside the machine's peaks",
+    .summary = "prefill, router, decode, evaluation and training speed beside the machine's peaks",
     .description =
-        "Measures tokens/s of prefill, how much longer it takes with the variational router (overhead, in percent of "
+        "Measures tokens/s of prefill and of decode, how much longer it takes with the variational router (overhead, "
+        "in percent of "
         "the time), questions/s of evaluation and training on a task's training questions, and the machine's peaks: "
         "multiply-adds in registers, reading memory. gflops counts what the products need, two for a multiply-add; "
         "of_peak is its share of the peak of the same arithmetic on as many threads. Tests that share a model run in "

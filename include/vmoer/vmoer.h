@@ -375,7 +375,7 @@ typedef struct vmoer_bench_params {
     const char *router;        /* router file; NULL: a VGLR-FC made in memory, its heads small random numbers */
     const char *layers;        /* of the one in memory: "auto" (a third of them, ten at most, evenly spread), "all" or "3,7-9" */
     vmoer_questions questions; /* of the training part, whatever `split` says */
-    const char *tests;         /* "all", or names with commas: peak, prefill, router, eval, four-prompts, finetune, calibrate */
+    const char *tests;         /* "all", or names with commas: peak, prefill, router, decode, eval, four-prompts, finetune, calibrate */
     const char *lengths;       /* "128,512": tokens of the prompts of prefill; the router's is the last */
     const char *samples;       /* "1,8,32,128": draws of the router */
     const char *targets;       /* of finetune's LoRA, as in vmoer_finetune_params; its alpha is twice the rank */

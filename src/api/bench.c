@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TESTS = 64, MAX_LIST = 16, MAX_PASS_QUESTIONS = 256, ROUTER_WIDTH = 64 };
+enum { MAX_TESTS = 64, MAX_LIST = 16, MAX_PASS_QUESTIONS = 256, ROUTER_WIDTH = 64, DECODED = 64 };
 static const double peak_seconds = 0.2, head_scale = 0.02;
 
 vmoer_bench_params vmoer_bench_params_default(void) {
@@ -32,13 +32,13 @@ vmoer_bench_params vmoer_bench_params_default(void) {
                                 .repeats = 5};
 }
 
-typedef enum kind { PREFILL, EVAL, FOUR_PROMPTS, FINETUNE, CALIBRATE, CALIBRATE_AGAIN } kind;
+typedef enum kind { PREFILL, DECODE, EVAL, FOUR_PROMPTS, FINETUNE, CALIBRATE, CALIBRATE_AGAIN } kind;
 
 typedef struct bench bench;
 typedef struct test {
     char name[64];
     kind kind;
-    int length;             /* PREFILL: tokens */
+    int length;             /* PREFILL, DECODE: tokens */
     bool routed;            /* with the variational router */
     vm_inference inference; /* of it */
     int samples;
@@ -90,7 +90,8 @@ static bool wanted(const bench *b, const char *name, bool *named) {
 }
 
 static vmoer_status check_tests(const char *tests) {
-    static const char *const known[] = {"peak", "prefill", "router", "eval", "four-prompts", "finetune", "calibrate"};
+    static const char *const known[] = {"peak", "prefill",      "router",   "decode",
+                                        "eval", "four-prompts", "finetune", "calibrate"};
     if (strcmp(tests, "all") == 0) return VMOER_OK;
     for (const char *at = tests;;) {
         size_t n = strcspn(at, ",");
@@ -99,7 +100,7 @@ static vmoer_status check_tests(const char *tests) {
             found = found || (strlen(known[i]) == n && strncmp(at, known[i], n) == 0);
         if (!found)
             return vm_error(VMOER_ERROR_ARGUMENT,
-                            "--tests '%s': must be all, or some of peak, prefill, router, eval, four-prompts, "
+                            "--tests '%s': must be all, or some of peak, prefill, router, decode, eval, four-prompts, "
                             "finetune, calibrate",
                             tests);
         if (!at[n]) return VMOER_OK;
@@ -163,6 +164,8 @@ static vmoer_status plan(bench *b) {
     for (int i = prefill ? 0 : n - 1; (prefill || router) && i < n; i++)
         add_test(b, PREFILL, "pp%d", lengths[i])->length = lengths[i];
     if (router) VM_TRY(plan_router(b, lengths[n - 1], b->n_tests - 1));
+    int decoded = vm_at_most(DECODED, b->config.context);
+    if (wanted(b, "decode", &named)) add_test(b, DECODE, "tg%d", decoded)->length = decoded;
     if (wanted(b, "eval", &named)) add_test(b, EVAL, "eval", 0);
     if (wanted(b, "four-prompts", &named)) add_test(b, FOUR_PROMPTS, "four prompts", 0);
     if (wanted(b, "finetune", &named)) add_test(b, FINETUNE, "finetune r %d", b->p->rank);
@@ -306,23 +309,44 @@ static vm_pass_options options_of(const bench *b, const test *t) {
     return o;
 }
 
-/* A prompt of random tokens; the next one's distribution is asked for. */
-static vmoer_status run_prefill(bench *b, test *t) {
-    int32_t *ids = vm_arena_alloc(b->arena, (size_t)t->length, sizeof *ids), target_row = 0;
-    if (!ids) return no_memory();
+static vmoer_status random_ids(bench *b, int n, int32_t **out) {
+    *out = vm_arena_alloc(b->arena, (size_t)n, sizeof **out);
+    if (!*out) return no_memory();
     vm_rng rng = vm_rng_start(b->p->seed, VM_RNG_TEXT, 0);
-    for (int i = 0; i < t->length; i++) ids[i] = (int32_t)vm_rng_below(&rng, (uint32_t)b->config.n_vocab);
+    for (int i = 0; i < n; i++) (*out)[i] = (int32_t)vm_rng_below(&rng, (uint32_t)b->config.n_vocab);
+    return VMOER_OK;
+}
+
+/* The pass over `length` tokens after `past` others; the next one's distribution is asked for. */
+static vmoer_status run_tokens(bench *b, test *t, const int32_t *ids, int length, int past, vm_kv_cache *cache) {
+    int32_t target_row = 0;
     vm_batch batch;
     float log_probability;
-    VM_TRY(vm_sequence_build(b->arena, ids, t->length, 0, &batch));
+    VM_TRY(vm_sequence_build(b->arena, ids + past, length, past, &batch));
     batch.n_targets = 1, batch.target_row = &target_row, batch.target_id = ids;
+    batch.cache = cache;
     vm_pass_options o = options_of(b, t);
-    double start = vm_api_seconds();
-    VM_TRY(vm_pass_forward(b->session->pass, &batch, &o, &log_probability, NULL, NULL));
-    t->best = fmin(t->best, vm_api_seconds() - start);
+    t->flops += vm_flops_forward(b->session->model, &batch, &o);
+    return vm_pass_forward(b->session->pass, &batch, &o, &log_probability, NULL, NULL);
+}
+
+/* A prompt of random tokens at once, or a sequence token by token. */
+static vmoer_status run_sequence(bench *b, test *t) {
+    int at_once = t->kind == PREFILL ? t->length : 1;
+    vm_kv_cache *cache = NULL;
+    int32_t *ids;
+    VM_TRY(random_ids(b, t->length, &ids));
+    if (t->kind == DECODE)
+        VM_TRY(vm_kv_cache_create(b->config.n_layers, b->config.n_kv_heads, b->config.head_dim, t->length, 0, &cache));
     t->count = t->length;
-    t->flops = vm_flops_forward(b->session->model, &batch, &o);
-    return VMOER_OK;
+    t->flops = 0;
+    double start = vm_api_seconds();
+    vmoer_status status = VMOER_OK;
+    for (int past = 0; past < t->length && status == VMOER_OK; past += at_once)
+        status = run_tokens(b, t, ids, at_once, past, cache);
+    t->best = fmin(t->best, vm_api_seconds() - start);
+    vm_kv_cache_free(cache);
+    return status;
 }
 
 /* Questions, or their choices one by one, in passes of eval's size. */
@@ -393,7 +417,7 @@ static vmoer_status run_training(bench *b, test *t) {
 
 static vmoer_status run_test(bench *b, test *t) {
     vm_arena_reset(b->arena);
-    if (t->kind == PREFILL) return run_prefill(b, t);
+    if (t->kind == PREFILL || t->kind == DECODE) return run_sequence(b, t);
     return t->kind == EVAL || t->kind == FOUR_PROMPTS ? run_eval(b, t) : run_training(b, t);
 }
 
@@ -438,7 +462,7 @@ static vmoer_status session_phase(bench *b, int first, int last) {
     bool routed = false, asked = false;
     for (int i = first; i < last; i++) {
         routed = routed || b->tests[i].routed;
-        asked = asked || b->tests[i].kind != PREFILL;
+        asked = asked || b->tests[i].kind == EVAL || b->tests[i].kind == FOUR_PROMPTS;
     }
     vmoer_model_params load = {
         .adapter = p->adapter, .compute = p->compute, .samples = 1, .seed = p->seed, .threads = p->threads};
@@ -535,8 +559,9 @@ static vmoer_status report_tests(bench *b) {
         const double rate = t->flops / t->best;
         json_t *overhead = t->against < 0 ? json_null() : json_real(100 * (t->best / b->tests[t->against].best - 1));
         VM_TRY(add_row(b, json_pack("{s:s, s:f, s:s, s:f, s:f, s:f, s:o, s:o, s:i, s:i}", "test", t->name, "rate",
-                                    t->count / t->best, "unit", t->kind == PREFILL ? "tokens/s" : "questions/s",
-                                    "count", t->count, "seconds", t->best, "gflops", rate / 1e9, "of_peak",
+                                    t->count / t->best, "unit",
+                                    t->kind == PREFILL || t->kind == DECODE ? "tokens/s" : "questions/s", "count",
+                                    t->count, "seconds", t->best, "gflops", rate / 1e9, "of_peak",
                                     rate_or_null(peak > 0 ? rate / peak : 0), "overhead", overhead, "threads",
                                     b->threads, "repeats", b->p->repeats)));
     }

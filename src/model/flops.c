@@ -16,7 +16,7 @@ static double seen(const vm_batch *b) { /* sum over tokens of the tokens they se
     double sum = 0;
     for (int i = 0; i < b->n_segments; i++) {
         const vm_segment *s = &b->segments[i];
-        double before = s->parent >= 0 ? b->segments[s->parent].length : 0, n = s->length;
+        double before = s->parent >= 0 ? b->segments[s->parent].length : b->cache ? b->cache->length : 0, n = s->length;
         sum += n * before + n * (n + 1) / 2;
     }
     return sum;
