@@ -133,7 +133,7 @@ const verb verb_tokenize = {
     .summary = "text to token ids and pieces, and back",
     .description =
         "Prints the ids and pieces of a text (standard input where none is given), or the text of --ids. With --chat "
-        "the text is a conversation, printed too. "
+        "the text is a conversation, printed too; what its messages say is never a special token. "
         "Adds no token of its own.",
     .operands = "[TEXT]",
     .options = options,

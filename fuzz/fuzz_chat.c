@@ -22,23 +22,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static json_t *variables;
     static const struct tm now = {.tm_year = 125, .tm_mon = 2, .tm_mday = 7};
     vm_chat_template *t;
-    char *text[2] = {NULL, NULL};
-    size_t length[2] = {0, 0}, bad;
+    vm_chat_text text[2] = {{NULL, NULL, 0}, {NULL, NULL, 0}};
+    size_t bad;
     vmoer_status status[2];
     if (!variables && vm_json_parse(conversation, sizeof conversation - 1, "conversation", &variables) != VMOER_OK)
         abort();
     if (vm_chat_template_parse((const char *)data, size, &t) != VMOER_OK) return 0;
     for (int i = 0; i < 2; i++) {
-        status[i] = vm_chat_template_render(t, variables, &now, &text[i], &length[i]);
+        status[i] = vm_chat_template_render(t, variables, &now, &text[i]);
         if (status[i] != VMOER_OK && strncmp(vm_error_text(), "line ", 5) != 0) abort();
     }
-    if (status[0] != status[1] || length[0] != length[1]) abort();
+    size_t length = text[0].length;
+    if (status[0] != status[1] || length != text[1].length) abort();
     if (status[0] == VMOER_OK) {
-        if (memcmp(text[0], text[1], length[0]) != 0 || !vm_utf8_valid(text[0], length[0], &bad)) abort();
-        if (length[0] > 16 << 20 || text[0][length[0]]) abort();
+        if (memcmp(text[0].text, text[1].text, length) != 0 || !vm_utf8_valid(text[0].text, length, &bad)) abort();
+        if (length > 16 << 20 || text[0].text[length] || memcmp(text[0].given, text[1].given, length) != 0) abort();
+        for (size_t i = 0; i < length; i++) {
+            if (text[0].given[i] & ~1) abort();
+        }
     }
-    vm_free(text[0]);
-    vm_free(text[1]);
+    vm_chat_text_free(&text[0]);
+    vm_chat_text_free(&text[1]);
     vm_chat_template_free(t);
     return 0;
 }

@@ -1,29 +1,65 @@
 /* fuzz_tokenizer.c: a vocabulary nobody vouches for, and any text under it. The input is a GGUF or a tokenizer.json,
  * then 0xff, then the text; without them the text is encoded under a small vocabulary made here, with every
- * pre-tokenizer. Encoding valid UTF-8 must work, its ids must be in range, and decode to the text where the vocabulary
- * has every byte. */
+ * pre-tokenizer. Encoding valid UTF-8 must work, its ids must be in range, and decode to the text (where it is
+ * normalised: to that) where the vocabulary has every byte. */
 #include "base/json.h"
 #include "base/memory.h"
+#include "io/nfc.h"
 #include "io/tokenizer.h"
 #include "io/unicode.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void try_text(const vm_tokenizer *t, const char *text, size_t length, bool round_trip) {
+/* What decoding the ids of a text gives back. */
+typedef enum trip {
+    TRIP_NONE,      /* anything */
+    TRIP_SAME,      /* the text */
+    TRIP_CANONICAL, /* one of the same normal form */
+    TRIP_SPACED     /* the text, its U+2581 as spaces; where no token stands for text */
+} trip;
+
+static void check_trip(trip kind, const char *text, size_t length, const char *back, size_t back_length) {
+    vm_bytes want = {0}, got = {0};
+    if (kind == TRIP_CANONICAL) {
+        if (vm_nfc(text, length, &want) != VMOER_OK || vm_nfc(back, back_length, &got) != VMOER_OK) abort();
+    } else {
+        for (size_t i = 0; i < length; i++) {
+            bool mark = kind == TRIP_SPACED && length - i >= 3 && memcmp(text + i, "\u2581", 3) == 0;
+            if (vm_bytes_add(&want, mark ? " " : text + i, 1) != VMOER_OK) abort();
+            i += mark ? 2 : 0;
+        }
+        if (vm_bytes_add(&got, back, back_length) != VMOER_OK) abort();
+    }
+    if (want.length != got.length || (got.length && memcmp(want.data, got.data, got.length) != 0)) abort();
+    vm_bytes_free(&want);
+    vm_bytes_free(&got);
+}
+
+static void try_text(const vm_tokenizer *t, const char *text, size_t length, trip kind) {
     size_t bad;
     bool valid = vm_utf8_valid(text, length, &bad);
-    for (int special = 0; special < 2; special++) {
+    for (int special = 0; special < 3; special++) {
         vm_ids ids = {0};
-        char *back;
-        size_t back_length;
-        if ((vm_tokenizer_encode(t, text, length, special, &ids) == VMOER_OK) != valid) abort();
+        char *back, *given = calloc(length + 1, 1);
+        size_t back_length, third = length / 3;
+        vmoer_status status;
+        if (special < 2) {
+            status = vm_tokenizer_encode(t, text, length, special, &ids);
+        } else { /* the middle is somebody's */
+            memset(given + third, 1, third);
+            status = vm_tokenizer_encode_chat(t, text, given, length, &ids);
+        }
+        free(given);
+        if ((status == VMOER_OK) != valid) abort();
         for (size_t i = 0; i < ids.count; i++) {
             if (!vm_tokenizer_piece(t, ids.ids[i])) abort();
         }
         if (vm_tokenizer_decode(t, ids.ids, ids.count, true, &back, &back_length) != VMOER_OK) abort();
-        if (valid && round_trip && (back_length != length || memcmp(back, text, length) != 0)) abort();
+        if (valid && kind != TRIP_NONE && (kind != TRIP_SPACED || special == 0))
+            check_trip(kind, text, length, back, back_length);
         vm_free(back);
         vm_ids_free(&ids);
     }
@@ -89,12 +125,44 @@ static vm_tokenizer *small_tokenizer(const char *pre) {
     return t;
 }
 
+/* SentencePiece's: every byte, a few that merge, one control token. */
+static vm_tokenizer *small_characters(void) {
+    static buffer b;
+    static const char *const made[] = {"<unk>", "<s>",     "</s>", "\u2581", "a",           "b",
+                                       "aa",    "\u2581a", "aaa",  "ab",     "\u2581\u2581"};
+    enum { N = 256 + 11 };
+    put(&b, "GGUF", 4);
+    put_u32(&b, 3);
+    put_u64(&b, 0);
+    put_u64(&b, 4);
+    put_string(&b, "tokenizer.ggml.model", "llama");
+    put_array(&b, "tokenizer.ggml.tokens", VM_GGUF_STRING, N);
+    for (int i = 0; i < 11; i++) put_text(&b, made[i]);
+    for (int byte = 0; byte < 256; byte++) {
+        char text[16];
+        snprintf(text, sizeof text, "<0x%02X>", (unsigned)byte);
+        put_text(&b, text);
+    }
+    put_array(&b, "tokenizer.ggml.token_type", VM_GGUF_I32, N);
+    for (int i = 0; i < N; i++) put_u32(&b, i == 0 ? 2 : i < 3 ? 3 : i < 11 ? 1 : 6);
+    put_array(&b, "tokenizer.ggml.scores", VM_GGUF_F32, N);
+    for (int i = 0; i < N; i++) put(&b, &(float){(float)-(i / 2)}, 4);
+    vm_gguf *g;
+    vm_tokenizer *t;
+    if (vm_gguf_open_memory(b.bytes, b.size, "small", &g) != VMOER_OK || vm_tokenizer_from_gguf(g, &t) != VMOER_OK)
+        abort();
+    vm_gguf_free(g);
+    return t;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char *const kinds[] = {"gpt-2",  "smollm",       "qwen2",      "llama-bpe",
                                         "gpt-4o", "deepseek-llm", "deepseek-v3"};
     enum { N_KINDS = sizeof kinds / sizeof *kinds };
     static vm_tokenizer *small[N_KINDS];
+    static vm_tokenizer *characters;
     for (int i = 0; i < N_KINDS && !small[i]; i++) small[i] = small_tokenizer(kinds[i]);
+    if (!characters) characters = small_characters();
     const uint8_t *cut = memrchr(data, 0xff, size);
     size_t file_size = cut ? (size_t)(cut - data) : size;
     const char *text = cut ? (const char *)cut + 1 : "some text aaaa 12";
@@ -111,9 +179,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (vm_tokenizer_from_json(root, &t) != VMOER_OK) t = NULL;
         json_decref(root);
     } else {
-        for (int i = 0; i < N_KINDS; i++) try_text(small[i], (const char *)data, size, true);
+        for (int i = 0; i < N_KINDS; i++)
+            try_text(small[i], (const char *)data, size, strcmp(kinds[i], "qwen2") == 0 ? TRIP_CANONICAL : TRIP_SAME);
+        try_text(characters, (const char *)data, size, TRIP_SPACED);
     }
-    if (t) try_text(t, text, length, false);
+    if (t) try_text(t, text, length, TRIP_NONE);
     vm_tokenizer_free(t);
     return 0;
 }

@@ -3,18 +3,24 @@
 
   golden_tokens.py golden MODEL.gguf OUT   writes OUT/tokens_*.txt and the tiny vocabularies OUT/vocab_*.gguf
   golden_tokens.py pieces OUT              writes OUT/pieces.txt: how the other pre-tokenizers cut texts
+  golden_tokens.py nfc OUT                 writes OUT/nfc.txt: normal forms, and hashes of those of every code point
   golden_tokens.py json OUT                writes OUT/tokenizer.json, OUT/tokens_json.txt and OUT/pre_tokenizers.json
-  golden_tokens.py kinds TOKENIZE_STREAM COUNT [PRE...]
-                                           compares ids under a made-up vocabulary for each pre-tokenizer: every code
-                                           point alone and beside others, and COUNT random strings
+  golden_tokens.py spm OUT                 writes SentencePiece's BPE: OUT/vocab_spm.gguf, OUT/tokens_spm.txt (llama.cpp's ids)
+                                           and OUT/tokenizer_*.json, OUT/tokens_spm-*.txt (Hugging Face's)
+  golden_tokens.py kinds TOKENIZE_STREAM COUNT [KIND...]
+                                           compares ids under a made-up vocabulary for each kind: every code point alone
+                                           and beside others, COUNT random strings; of all but these what is decoded, too
   golden_tokens.py check MODEL.gguf TOKENIZE_STREAM DATA
                                            compares the ids of every text in DATA, every code point alone and beside
                                            others, and random strings; TOKENIZE_STREAM is tools/tokenize_stream.c built
 
 A line of tokens_*.txt: parse_special (0 or 1), the text in hexadecimal ("-" if empty), the ids.
-A line of pieces.txt: tokenizer.ggml.pre, the text in hexadecimal, the lengths of its pieces in bytes."""
+A line of pieces.txt: tokenizer.ggml.pre, the text in hexadecimal, the lengths of its pieces in bytes.
+A line of nfc.txt: a text and its normal form C in hexadecimal; or "sha256", what stands before and behind each code
+point but the surrogates (in hexadecimal, "-" if empty), and the SHA-256 of all those normal forms, a newline after each."""
 import csv
 import glob
+import hashlib
 import json
 import random
 import struct
@@ -23,7 +29,7 @@ import sys
 import tempfile
 
 import gguf
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 NORMAL, CONTROL, USER = 1, 3, 4
 
@@ -55,17 +61,19 @@ LLM = ["[\r\n]", rf"\s?[{CASED}]+", "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018
 STAGES = {
     "gpt2": [],
     "smollm": [digits()],  # HuggingFaceTB/SmolLM2-135M
-    "qwen2": [split(CL100K % "")],  # Qwen/Qwen2-7B, whose normalizer NFC is left out: a GGUF does not name it
+    "qwen2": [split(CL100K % "")],  # Qwen/Qwen2-7B
     "llama-bpe": [split(CL100K % "{1,3}")],  # meta-llama/Meta-Llama-3-8B
     "gpt-4o": [split(O200K)],  # openai/gpt-oss-20b
     "deepseek-llm": [*map(split, LLM), digits()],
     "deepseek-v3": [*map(split, [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", V3])],  # deepseek-ai/DeepSeek-V3
 }
+# A GGUF does not name a normalizer; these models' tokenizer.json has NFC.
+NFC = ("qwen2", "olmo")
 
 
 def pre_tokenizer(pre):
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt2", "smollm"))
-    return pre_tokenizers.Sequence([*STAGES[pre], byte_level])
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt2", "olmo", "smollm"))
+    return pre_tokenizers.Sequence([*STAGES.get(pre, []), byte_level])
 
 
 
@@ -73,6 +81,8 @@ def build(tokens, types, merges, pre):
     vocabulary = {t: i for i, t in enumerate(tokens)}
     tok = Tokenizer(models.BPE(vocabulary, [tuple(m.split(" ")) for m in merges], ignore_merges=pre == "llama-bpe"))
     tok.pre_tokenizer = pre_tokenizer(pre)
+    if pre in NFC:
+        tok.normalizer = normalizers.NFC()
     tok.decoder = decoders.ByteLevel()
     tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, y in zip(tokens, types) if y == CONTROL])
     tok.add_tokens([AddedToken(t, special=False, normalized=False) for t, y in zip(tokens, types) if y == USER])
@@ -86,8 +96,10 @@ def from_gguf(path):
 
 
 def encode(tok, texts, special):
+    if isinstance(tok, LlamaCpp):
+        return [tok.encode(t, special) for t in texts]
     tok.encode_special_tokens = not special
-    return [e.ids for e in tok.encode_batch(texts, add_special_tokens=False)]
+    return [e.ids for e in tok.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 # ---- texts ----
@@ -176,6 +188,107 @@ def golden(model, out):
         write_lines(f"{out}/tokens_{pre}.txt", from_gguf(f"{out}/vocab_{pre}.gguf"), texts)
 
 
+# ---- SentencePiece's BPE: Llama 2, Mixtral ----
+def spm_pieces(texts, size):
+    """Tokens, types and scores as sentencepiece writes them: the unknown, two control tokens, the bytes, what merging makes, the characters."""
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    texts = [t.replace("\0", "") for t in texts]  # no token has one
+    tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, show_progress=False, limit_alphabet=size // 3))
+    state = json.loads(tok.to_str())["model"]
+    characters = sorted(t for t in state["vocab"] if len(t) == 1 and t != "\u2581") + ["\u2581"]
+    made = [a + b for a, b in state["merges"]] + ["\u2581" * n for n in (2, 4, 3, 8)] + ["aa", "aaa", "====", "=="]
+    first = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
+    made = [m for m in dict.fromkeys(made) if len(m) > 1 and m not in first]
+    tokens = first + made + characters
+    types = [2, CONTROL, CONTROL] + [6] * 256 + [NORMAL] * (len(made) + len(characters))
+    scores = [0.0] * 259 + [-float(i) for i in range(len(made) + len(characters))]
+    assert len(set(tokens)) == len(tokens)
+    return tokens, types, scores
+
+
+def spm_merges(tokens, scores):
+    """As transformers' convert_slow_tokenizer.py: all ways to make a token of two, by its score."""
+    vocab, merges = {t: i for i, t in enumerate(tokens)}, []
+    for token, score in zip(tokens, scores):
+        ways = [(token[:i], token[i:]) for i in range(1, len(token))]
+        ways = sorted((w for w in ways if w[0] in vocab and w[1] in vocab), key=lambda w: (vocab[w[0]], vocab[w[1]]))
+        merges += [(a, b, score) for a, b in ways]
+    return [m[:2] for m in sorted(merges, key=lambda m: (m[2], len(m[0]), len(m[1])), reverse=True)]
+
+
+def spm_json(kind, tokens, scores):
+    """The tokenizer.json of a kind of file: "mixtral" as the models came, "llama" as transformers 5 saves them, the others to see each part."""
+    vocab = {t: i for i, t in enumerate(tokens)}
+    model = models.BPE(vocab, spm_merges(tokens, scores), unk_token="<unk>", fuse_unk=kind != "unknown", byte_fallback=kind not in ("unknown", "fused"))
+    tok = Tokenizer(model)
+    if kind in ("mixtral", "unknown", "fused"):
+        tok.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        scheme = {"llama": "first", "always": "always", "added": "never"}[kind]
+        tok.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=kind == "always")
+    if kind == "added":
+        tok.normalizer = normalizers.NFC()
+    strip = [] if kind == "added" else [decoders.Strip(" ", 1, 0)]
+    tok.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    old = kind == "unknown"  # early files looked for the control tokens in normalised text
+    tok.add_special_tokens([AddedToken(t, special=True, normalized=old) for t in tokens[:3]])
+    if kind == "added":
+        tok.add_special_tokens([AddedToken("<|user|>", special=True, normalized=False, rstrip=True), AddedToken("<|end|>", special=True, normalized=False, lstrip=True)])
+        tok.add_tokens([AddedToken(t, normalized=True) for t in ("caf\u00e9", "caf\u00e9s", "e\u0301t", "  ")])
+        tok.add_tokens([AddedToken(t, normalized=False, lstrip=True, rstrip=True) for t in ("<tool>",)])
+        tok.add_tokens([AddedToken(t, normalized=False) for t in ("end", "end|>x")])
+    tok.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return tok
+
+
+SPM_KINDS = ("mixtral", "llama", "always", "unknown", "fused", "added")
+
+
+def write_spm_vocabulary(path, tokens, types, scores):
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_tokenizer_model("llama")
+    w.add_tokenizer_pre("default")
+    w.add_token_list(tokens)
+    w.add_token_types(types)
+    w.add_token_scores(scores)
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(2)
+    w.add_unk_token_id(0)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.close()
+
+
+class LlamaCpp:
+    """The vocabulary of a GGUF as llama.cpp has it, with what of Tokenizer is used here."""
+
+    def __init__(self, path):
+        import llama_cpp
+
+        self.llama = llama_cpp.Llama(path, vocab_only=True, verbose=False)
+
+    def encode(self, text, special):
+        return self.llama.tokenize(text.encode(), add_bos=False, special=special)
+
+
+def spm_texts():
+    extra = ["a  b   c", "   ", " a", "a ", "<s>a</s> b<s>", "<s> x</s>  y", "<unk>z", "<0x41><0x0A>", "\u2581", "\u2581a \u2581", "aaaaaaa", "=======", "\n\n", "a\tb",
+             "caf\u00e9s cafe\u0301 e\u0301t", "<|user|>  hi<|end|> \n<|end|>", "a <tool>  b", "<|end|>x", "\u4e16\U0001f600\ue000\u0378"]
+    return extra + nasty() + edge_texts()
+
+
+def write_spm(out):
+    texts = spm_texts()
+    tokens, types, scores = spm_pieces(texts * 2, 700)
+    write_spm_vocabulary(f"{out}/vocab_spm.gguf", tokens, types, scores)
+    write_lines(f"{out}/tokens_spm.txt", LlamaCpp(f"{out}/vocab_spm.gguf"), texts[::2])
+    for kind in ("mixtral", "added"):
+        tok = spm_json(kind, tokens, scores)
+        tok.save(f"{out}/tokenizer_{kind}.json", pretty=False)
+        write_lines(f"{out}/tokens_spm-{kind}.txt", tok, texts[::2])
+
+
 # ---- pieces ----
 EDGES = """
 A'ſ we'LL'S 'RE've'D 'll' 'Lx x'sſ ''re' \'t\'
@@ -205,6 +318,30 @@ def pieces(out):
             for text in edge_texts():
                 lengths = [str(len(piece)) for piece, _ in cut.pre_tokenize_str(text)]  # a character a byte
                 f.write(" ".join([pre, text.encode().hex(), *lengths]) + "\n")
+
+
+# ---- normal forms ----
+COMPOSING = "aeou\u00e2\u1ea0\u0915\u093c\u09c7\u09be\u1100\u1161\u11a8\uac00\u0301\u0302\u0323\u0315\u0345\u0334\u0338<=\u2126\u0344\u0958\ufb2c\U0001d160\U00011099\U000110ba \n"
+CONTEXTS = [("", ""), ("e", "\u0301\u0323"), ("\u0345", "\u0334\u0301"), ("\u1100", "\u11a8"), ("a\u0315\u0300\u05ae", "\u0300b")]
+
+
+def nfc_texts():
+    random.seed(15)
+    return ["".join(random.choice(COMPOSING) for _ in range(random.randint(1, 12))) for _ in range(300)]
+
+
+def write_nfc(out):
+    nfc = normalizers.NFC().normalize_str
+    hexed = lambda text: text.encode().hex() or "-"
+    with open(f"{out}/nfc.txt", "w") as f:
+        for text in nfc_texts():
+            f.write(f"{hexed(text)} {hexed(nfc(text))}\n")
+        for before, after in CONTEXTS:
+            forms = hashlib.sha256()
+            for code in range(0x110000):
+                if not 0xD800 <= code < 0xE000:
+                    forms.update((nfc(before + chr(code) + after) + "\n").encode())
+            f.write(f"sha256 {hexed(before)} {hexed(after)} {forms.hexdigest()}\n")
 
 
 def write_json(out):
@@ -260,20 +397,31 @@ def data_texts(folder):
 
 
 def code_points():
+    """Every code point alone in a line, and beside others; several to a text, to be quick."""
+    texts = []
     for code in range(0x110000):
-        if not 0xD800 <= code < 0xE000:
-            c = chr(code)
-            yield c
-            yield f"a{c}b {c}{c} 1{c}2 {c}\n{c} '{c}"
+        if 0xD800 <= code < 0xE000:
+            continue
+        c = chr(code)
+        texts.append(f"{c}\na{c}b {c}{c} 1{c}2 {c}\n{c} '{c}")
+        if len(texts) == 16:
+            yield "\n".join(texts)
+            texts.clear()
+    yield "\n".join(texts)
+
+
+MARKS = ["<s>", "</s>", "<unk>", "<0x41>", "\u2581", "<|user|>", "<|end|>", "<tool>", "cafe\u0301", "end|>x", "  "]
 
 
 def random_texts(count):
     random.seed(7)
+    characters = [mixed_char() if random.random() < 0.96 else random.choice(MARKS) for _ in range(500000)]
     for _ in range(count):
-        yield "".join(mixed_char() for _ in range(random.randint(1, 40)))
+        yield "".join(random.choices(characters, k=random.randint(1, 40)))
 
 
 def ours(stream, model, texts, special):
+    """Of each text its ids, and what they are decoded to; None where it was refused."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as answer:
         for t in texts:
             data = t.encode()
@@ -285,12 +433,17 @@ def ours(stream, model, texts, special):
     at = 0
     for _ in texts:
         (n,) = struct.unpack_from("<I", blob, at)
-        yield None if n == 0xFFFFFFFF else list(struct.unpack_from(f"<{n}i", blob, at + 4))
-        at += 4 + (0 if n == 0xFFFFFFFF else 4 * n)
+        at += 4
+        if n == 0xFFFFFFFF:
+            yield None, None
+            continue
+        (size,) = struct.unpack_from("<I", blob, at + 4 * n)
+        yield list(struct.unpack_from(f"<{n}i", blob, at)), blob[at + 4 * n + 4 : at + 4 * n + 4 + size].decode(errors="replace")
+        at += 4 * n + 4 + size
 
 
 def compare_all(tok, stream, model, sources, specials):
-    """How many texts have other ids than the oracle's."""
+    """How many texts have other ids than the oracle's, or are another text when the ids are decoded."""
     bad = 0
     for name, texts in sources:
         n = chars = 0
@@ -299,11 +452,15 @@ def compare_all(tok, stream, model, sources, specials):
         def compare():
             nonlocal bad
             for special in specials:
-                for text, want, got in zip(chunk, encode(tok, chunk, special), ours(stream, model, chunk, special)):
-                    if want != got:
+                want = encode(tok, chunk, special)
+                decodes = name != "random" and not isinstance(tok, LlamaCpp)
+                back = tok.decode_batch(want, skip_special_tokens=True) if decodes else [None] * len(chunk)
+                for text, ids, decoded, (got, got_back) in zip(chunk, want, back, ours(stream, model, chunk, special)):
+                    differs = decoded is not None and decoded != got_back and "\ufffd" not in decoded
+                    if ids != got or differs:
                         bad += 1
                         if bad <= 20:
-                            print("DIFFERENT", special, repr(text), want, got)
+                            print("DIFFERENT", special, repr(text), ids, got, *([repr(decoded), repr(got_back)] if differs else []))
 
         for t in texts:
             chunk.append(t)
@@ -321,26 +478,41 @@ def check(model, stream, data):
     return compare_all(from_gguf(model), stream, model, texts, (0, 1))
 
 
-def kinds(stream, count, chosen):
-    """The vocabulary's merges were learned without a pre-tokenizer: they would go across any cut that is missing."""
+def byte_vocabulary(texts):
+    """The merges are learned without a pre-tokenizer: they would go across any cut that is missing."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    random.seed(3)
-    texts = nasty() + edge_texts() + ["".join(mixed_char() for _ in range(12)) for _ in range(20000)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=16000, initial_alphabet=alphabet, show_progress=False))
     state = json.loads(tok.to_str())["model"]
     tokens = sorted(state["vocab"], key=state["vocab"].get)
     merges = [" ".join(m) for m in state["merges"]]
     words = {"".join(p for p, _ in tok.pre_tokenizer.pre_tokenize_str(t)) for t in " hello the 123 \u65e5\u672c abc ABC \U0001f600".split(" ") + nasty()[:200] if t}
-    tokens += sorted(words - set(tokens))  # no merge makes these
+    return tokens + sorted(words - set(tokens)), merges  # no merge makes the words
+
+
+def kinds(stream, count, chosen):
+    random.seed(3)
+    texts = spm_texts() + ["".join(mixed_char() for _ in range(12)) for _ in range(20000)]
+    tokens, merges = byte_vocabulary(texts)
+    spm = spm_pieces(texts, 8000)
+    strings = list(random_texts(count))
     bad = 0
-    for pre in chosen or STAGES:
-        print(pre)
-        with tempfile.NamedTemporaryFile(suffix=".gguf") as f:
-            write_vocabulary(f.name, tokens, [NORMAL] * len(tokens), merges, pre)
-            sources = [("texts", nasty() + edge_texts()), ("code points", code_points()), ("random", random_texts(count))]
-            bad += compare_all(from_gguf(f.name), stream, f.name, sources, (0,))
+    for kind in chosen or [*STAGES, "olmo", "spm", *("spm-" + k for k in SPM_KINDS)]:
+        print(kind, flush=True)
+        sources = [("texts", spm_texts()), ("code points", code_points()), ("random", strings)]
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/vocabulary.{'json' if kind.startswith('spm-') else 'gguf'}"
+            if kind == "spm":
+                write_spm_vocabulary(path, *spm)
+                bad += compare_all(LlamaCpp(path), stream, path, sources, (0, 1))
+            elif kind.startswith("spm-"):
+                tok = spm_json(kind[4:], spm[0], spm[2])
+                tok.save(path)
+                bad += compare_all(tok, stream, path, sources, (0, 1))
+            else:
+                write_vocabulary(path, tokens, [NORMAL] * len(tokens), merges, kind)
+                bad += compare_all(from_gguf(path), stream, path, sources, (0,))
     return bad
 
 
@@ -349,6 +521,10 @@ if __name__ == "__main__":
         golden(sys.argv[2], sys.argv[3])
     elif len(sys.argv) == 3 and sys.argv[1] == "pieces":
         pieces(sys.argv[2])
+    elif len(sys.argv) == 3 and sys.argv[1] == "spm":
+        write_spm(sys.argv[2])
+    elif len(sys.argv) == 3 and sys.argv[1] == "nfc":
+        write_nfc(sys.argv[2])
     elif len(sys.argv) == 3 and sys.argv[1] == "json":
         write_json(sys.argv[2])
     elif len(sys.argv) >= 4 and sys.argv[1] == "kinds":

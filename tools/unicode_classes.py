@@ -7,6 +7,7 @@ Usage: unicode_classes.py > src/io/unicode_classes.h"""
 import itertools
 
 import tokenizers
+from oracle.c_table import table
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Digits, Split
 
@@ -42,19 +43,6 @@ starts, code = [], 0
 for kind, run in itertools.groupby(kinds):
     starts.append(code << 4 | kind)
     code += len(list(run))
-
-
-def table(declaration, items):
-    print(f"static const {declaration}[{len(items)}] = {{")
-    line = "   "
-    for item in items:
-        item = f" {item},"
-        if len(line) + len(item) > 118:
-            print(line)
-            line = "   "
-        line += item
-    print(line + "\n};")
-
 
 print(f"""/* unicode_classes.h: made by tools/unicode_classes.py from tokenizers {tokenizers.__version__}; do not edit. */
 #ifndef VM_IO_UNICODE_CLASSES_H

@@ -210,11 +210,7 @@ static vmoer_status complete(vm_stream *t, const char *more, size_t n) {
 }
 
 vmoer_status vm_stream_add(vm_stream *t, const vm_tokenizer *tokenizer, int32_t id) {
-    char *bytes = NULL;
-    size_t n = 0;
-    /* A model may have rows for more tokens than there are. */
-    if ((size_t)id < vm_tokenizer_size(tokenizer)) VM_TRY(vm_tokenizer_decode(tokenizer, &id, 1, false, &bytes, &n));
-    vmoer_status status = complete(t, bytes, n);
-    vm_free(bytes);
-    return status;
+    size_t n = 0; /* a model may have rows for more tokens than there are: those say nothing */
+    const char *bytes = vm_tokenizer_bytes(tokenizer, id, &n);
+    return complete(t, bytes, vm_tokenizer_is_special(tokenizer, id) ? 0 : n);
 }

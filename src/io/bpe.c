@@ -12,6 +12,7 @@
 typedef struct vm_merge_slot {
     uint64_t pair; /* left << 32 | right */
     uint32_t rank;
+    int32_t result;
 } vm_merge_slot;
 
 static uint64_t pair_of(int32_t left, int32_t right) { return (uint64_t)(uint32_t)left << 32 | (uint32_t)right; }
@@ -29,23 +30,20 @@ vmoer_status vm_merges_init(vm_merges *m, size_t n) {
     if (n > UINT32_MAX / 4) return vm_error(VMOER_ERROR_LIMIT, "%zu merges: too many", n);
     while (m->capacity < 2 * n) m->capacity *= 2;
     m->slots = vm_malloc(m->capacity, sizeof *m->slots);
-    m->result = vm_malloc(n ? n : 1, sizeof *m->result);
-    if (!m->slots || !m->result) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu merges", n);
-    for (size_t i = 0; i < m->capacity; i++) m->slots[i] = (vm_merge_slot){NO_PAIR, NO_RANK};
+    if (!m->slots) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu merges", n);
+    for (size_t i = 0; i < m->capacity; i++) m->slots[i] = (vm_merge_slot){NO_PAIR, NO_RANK, -1};
     return VMOER_OK;
 }
 
 void vm_merges_free(vm_merges *m) {
     vm_free(m->slots);
-    vm_free(m->result);
     *m = (vm_merges){0};
 }
 
-bool vm_merges_add(vm_merges *m, int32_t left, int32_t right, int32_t result) {
+bool vm_merges_add(vm_merges *m, int32_t left, int32_t right, uint32_t rank, int32_t result) {
     vm_merge_slot *slot = find_slot(m, pair_of(left, right));
     if (slot->pair != NO_PAIR) return false;
-    *slot = (vm_merge_slot){pair_of(left, right), (uint32_t)m->count};
-    m->result[m->count++] = result;
+    *slot = (vm_merge_slot){pair_of(left, right), rank, result};
     return true;
 }
 
@@ -78,10 +76,11 @@ void vm_bpe_push(vm_bpe *b, int32_t id) {
     if (i > 0) b->symbols[i - 1].next = i;
 }
 
-static uint32_t rank_of_pair(const vm_bpe *b, const vm_merges *m, int32_t left) {
+/* The merge of a symbol with the next one; rank NO_RANK: there is none. */
+static vm_merge_slot merge_at(const vm_bpe *b, const vm_merges *m, int32_t left) {
     const vm_bpe_symbol *s = &b->symbols[left];
-    if (s->id < 0 || s->next < 0) return NO_RANK;
-    return find_slot(m, pair_of(s->id, b->symbols[s->next].id))->rank;
+    if (s->id < 0 || s->next < 0) return (vm_merge_slot){NO_PAIR, NO_RANK, -1};
+    return *find_slot(m, pair_of(s->id, b->symbols[s->next].id));
 }
 
 static void heap_down(uint64_t *heap, size_t n, size_t i) {
@@ -102,7 +101,7 @@ static void heap_push(vm_bpe *b, uint64_t value) {
 
 static void push_pair(vm_bpe *b, const vm_merges *m, int32_t left) {
     if (left < 0) return;
-    uint32_t rank = rank_of_pair(b, m, left);
+    uint32_t rank = merge_at(b, m, left).rank;
     if (rank != NO_RANK) heap_push(b, (uint64_t)rank << 32 | (uint32_t)left);
 }
 
@@ -113,10 +112,10 @@ void vm_bpe_merge(vm_bpe *b, const vm_merges *m) {
         b->heap[0] = b->heap[--b->n_heap];
         heap_down(b->heap, b->n_heap, 0);
         int32_t left = (int32_t)(uint32_t)top;
-        uint32_t rank = (uint32_t)(top >> 32);
-        if (rank_of_pair(b, m, left) != rank) continue;
+        vm_merge_slot merge = merge_at(b, m, left);
+        if (merge.rank != (uint32_t)(top >> 32)) continue;
         vm_bpe_symbol *s = &b->symbols[left], *gone = &b->symbols[s->next];
-        s->id = m->result[rank];
+        s->id = merge.result;
         s->next = gone->next;
         gone->id = -1;
         if (s->next >= 0) b->symbols[s->next].previous = left;

@@ -12,14 +12,12 @@
 typedef struct vm_merges {
     struct vm_merge_slot *slots; /* [capacity], open addressing by pair */
     size_t capacity;             /* a power of two, at least twice the number of merges */
-    int32_t *result;             /* [count]: the id made by the merge of that rank */
-    size_t count;
 } vm_merges;
 /* Room for n merges; vm_merges_free in any case. */
 vmoer_status vm_merges_init(vm_merges *m, size_t n);
 void vm_merges_free(vm_merges *m);
-/* Adds the merge of the next rank, at most n in all. False: the pair was there already. */
-bool vm_merges_add(vm_merges *m, int32_t left, int32_t right, int32_t result);
+/* Adds a merge, at most n in all; those of one rank count as equals. False: the pair was there already. */
+bool vm_merges_add(vm_merges *m, int32_t left, int32_t right, uint32_t rank, int32_t result);
 
 /* Memory one encoding call reuses for all its pieces; starts as {0}. */
 typedef struct vm_bpe {

@@ -11,7 +11,7 @@ vmoer_status vm_chat_bind(vm_piece what, const vm_arguments *args, const char *n
     int n = 0;
     for (const char *at = names; *at; n++) {
         size_t length = strcspn(at, " ");
-        vm_piece name = {at, length};
+        vm_piece name = vm_piece_own(at, length);
         out[n] = (vm_value){.kind = VM_VALUE_MISSING};
         for (int i = 0; i < args->count; i++) {
             if (args->names[i].text ? !vm_piece_equal(args->names[i], name) : i != n) continue;
@@ -28,7 +28,7 @@ vmoer_status vm_chat_bind(vm_piece what, const vm_arguments *args, const char *n
         bool known = !args->names[i].text && i < n;
         for (const char *at = names; *at && !known;) {
             size_t length = strcspn(at, " ");
-            known = args->names[i].text && vm_piece_equal(args->names[i], (vm_piece){at, length});
+            known = args->names[i].text && vm_piece_equal(args->names[i], vm_piece_own(at, length));
             at += length;
             at += *at == ' ';
         }
@@ -40,7 +40,7 @@ vmoer_status vm_chat_bind(vm_piece what, const vm_arguments *args, const char *n
     return VMOER_OK;
 }
 
-static vm_piece piece(const char *text) { return (vm_piece){text, strlen(text)}; }
+static vm_piece piece(const char *text) { return vm_piece_own(text, strlen(text)); }
 
 /* ---- filters ---- */
 
@@ -68,7 +68,7 @@ static vmoer_status attribute_path(vm_render *r, vm_value v, vm_value path, vm_v
         return vm_error(VMOER_ERROR_DATA, "%s as the name of an attribute", vm_value_kind_name(path));
     for (vm_piece rest = path.s;;) {
         const char *dot = rest.length ? memchr(rest.text, '.', rest.length) : NULL;
-        vm_value key = vm_value_string((vm_piece){rest.text, dot ? (size_t)(dot - rest.text) : rest.length});
+        vm_value key = vm_value_string(vm_piece_part(rest, 0, dot ? (size_t)(dot - rest.text) : rest.length));
         int64_t number = 0;
         bool digits = key.s.length > 0 && key.s.length < 10;
         for (size_t i = 0; i < key.s.length && digits; i++) {
@@ -77,8 +77,7 @@ static vmoer_status attribute_path(vm_render *r, vm_value v, vm_value path, vm_v
         }
         VM_TRY(vm_value_item(r, *out, digits ? vm_value_int(number) : key, out));
         if (!dot) return VMOER_OK;
-        rest.length -= (size_t)(dot + 1 - rest.text);
-        rest.text = dot + 1;
+        rest = vm_piece_part(rest, key.s.length + 1, rest.length - key.s.length - 1);
     }
 }
 
@@ -90,17 +89,17 @@ static vmoer_status filter_join(vm_render *r, vm_value v, const vm_arguments *ar
     VM_TRY(vm_chat_bind(piece("join"), args, "d attribute", 0, a));
     VM_TRY(vm_value_text(r, a[0].kind == VM_VALUE_MISSING ? vm_value_undefined(piece("")) : a[0], &between));
     VM_TRY(vm_value_items(r, v, &items, &count));
-    vm_text_buffer b = {NULL, 0, 0};
+    vm_text_buffer b = {0};
     vmoer_status status = VMOER_OK;
     for (size_t i = 0; i < count && status == VMOER_OK; i++) {
         vm_value item = items[i];
         if (a[1].kind != VM_VALUE_MISSING && a[1].kind != VM_VALUE_NONE) status = attribute_path(r, item, a[1], &item);
         if (status == VMOER_OK) status = vm_value_text(r, item, &text);
-        if (status == VMOER_OK && i) status = vm_buffer_add(r, &b, between.text, between.length);
-        if (status == VMOER_OK) status = vm_buffer_add(r, &b, text.text, text.length);
+        if (status == VMOER_OK && i) status = vm_buffer_add(r, &b, between);
+        if (status == VMOER_OK) status = vm_buffer_add(r, &b, text);
     }
-    if (status == VMOER_OK) status = vm_text_from_buffer(r, b.text, b.length, out);
-    vm_free(b.text);
+    if (status == VMOER_OK) status = vm_text_copy(r, vm_buffer_piece(&b, 0), out);
+    vm_buffer_free(&b);
     return status;
 }
 
@@ -451,7 +450,7 @@ static vmoer_status time_now(vm_render *r, vm_value format, vm_value *out) {
     size_t length = strftime(text, sizeof text, pattern, r->now);
     if (!length && strcmp(pattern, "%p") != 0)
         return vm_error(VMOER_ERROR_LIMIT, "strftime_now: more than %zu bytes", sizeof text - 1);
-    return vm_text_from_buffer(r, text, length, out);
+    return vm_text_copy(r, vm_piece_own(text, length), out);
 }
 
 vmoer_status vm_chat_function(vm_render *r, vm_piece name, const vm_arguments *args, vm_value *out) {

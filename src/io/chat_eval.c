@@ -130,13 +130,17 @@ static vmoer_status doubles(int op, double a, double b, vm_value *out) {
 
 static vmoer_status repeat(vm_render *r, vm_piece s, int64_t times, vm_value *out) {
     size_t length;
-    char *text;
+    char *text, *given = NULL;
     if (times < 0 || !s.length) times = 0;
     if (!vm_mul(s.length, (size_t)times, &length)) length = SIZE_MAX;
     VM_TRY(vm_chat_alloc(r, length, 1, (void **)&text));
+    if (s.given) VM_TRY(vm_chat_alloc(r, length, 1, (void **)&given));
     VM_TRY(vm_chat_charge(r, length));
-    for (size_t at = 0; at < length; at += s.length) memcpy(text + at, s.text, s.length);
-    *out = vm_value_string((vm_piece){text, length});
+    for (size_t at = 0; at < length; at += s.length) {
+        memcpy(text + at, s.text, s.length);
+        if (given) memcpy(given + at, s.given, s.length);
+    }
+    *out = vm_value_string((vm_piece){text, length, given});
     return VMOER_OK;
 }
 
@@ -209,7 +213,7 @@ static vmoer_status eval_arguments(vm_render *r, vm_scope *scope, const vm_node 
     args->count = 0;
     for (const vm_node *n = first; n; n = n->next) { /* the parser counted them */
         bool keyword = n->kind == VM_NODE_KEYWORD;
-        args->names[args->count] = keyword ? n->text : (vm_piece){NULL, 0};
+        args->names[args->count] = keyword ? n->text : vm_piece_own(NULL, 0);
         VM_TRY(eval(r, scope, keyword ? n->a : n, &args->values[args->count]));
         args->count++;
     }
@@ -220,7 +224,7 @@ static vmoer_status eval_arguments(vm_render *r, vm_scope *scope, const vm_node 
 static vmoer_status capture(vm_render *r, vm_scope *scope, const vm_node *body, vm_value *out) {
     size_t start = r->out.length;
     VM_TRY(run_body(r, scope, body));
-    VM_TRY(vm_text_from_buffer(r, r->out.text ? r->out.text + start : "", r->out.length - start, out));
+    VM_TRY(vm_text_copy(r, vm_buffer_piece(&r->out, start), out));
     r->out.length = start;
     return VMOER_OK;
 }
@@ -325,7 +329,7 @@ static vmoer_status eval_operation(vm_render *r, vm_scope *scope, const vm_node 
     if (n->kind == VM_NODE_CONDITIONAL) {
         const vm_node *chosen = vm_value_true(a) ? n->b : n->c;
         if (chosen) return eval(r, scope, chosen, out);
-        *out = vm_value_undefined((vm_piece){"", 0});
+        *out = vm_value_undefined(vm_piece_own("", 0));
         return VMOER_OK;
     }
     if ((n->kind == VM_NODE_AND && !vm_value_true(a)) || (n->kind == VM_NODE_OR && vm_value_true(a)))
@@ -443,7 +447,7 @@ static vmoer_status run_for(vm_render *r, vm_scope *scope, const vm_node *n) {
         r->line = n->line;
         VM_TRY(vm_chat_charge(r, 0));
         VM_TRY(new_scope(r, scope, &turn));
-        VM_TRY(assign(r, turn, (vm_piece){"loop", 4}, (vm_value){.kind = VM_VALUE_LOOP, .loop = loop}));
+        VM_TRY(assign(r, turn, vm_piece_own("loop", 4), (vm_value){.kind = VM_VALUE_LOOP, .loop = loop}));
         VM_TRY(bind_target(r, turn, n->a, items[loop->index]));
         VM_TRY(run_body(r, turn, n->list));
     }
@@ -458,7 +462,7 @@ static vmoer_status run_statement(vm_render *r, vm_scope *scope, const vm_node *
     r->line = n->line;
     switch (n->kind) {
     case VM_NODE_TEXT:
-        return vm_buffer_add(r, &r->out, n->text.text, n->text.length);
+        return vm_buffer_add(r, &r->out, n->text);
     case VM_NODE_PRINT:
         VM_TRY(eval(r, scope, n->a, &v));
         return vm_value_print(r, &r->out, v);
@@ -508,22 +512,27 @@ static vmoer_status render(vm_render *r, const vm_chat_template *t, const json_t
     VM_TRY(new_scope(r, NULL, &given));
     VM_TRY(new_scope(r, given, &root));
     for (size_t i = 0; i < all.dict->count; i++) VM_TRY(assign(r, given, all.dict->keys[i], all.dict->values[i]));
-    VM_TRY(vm_buffer_add(r, &r->out, "", 0));
+    VM_TRY(vm_buffer_add(r, &r->out, vm_piece_own("", 0)));
     return run_body(r, root, t->root->list);
 }
 
+void vm_chat_text_free(vm_chat_text *text) {
+    vm_free(text->text);
+    vm_free(text->given);
+    *text = (vm_chat_text){0};
+}
+
 vmoer_status vm_chat_template_render(const vm_chat_template *t, const json_t *variables, const struct tm *now,
-                                     char **text, size_t *length) {
+                                     vm_chat_text *out) {
     vm_render r = {.arena = vm_arena_create(), .line = 1, .now = now};
     vmoer_status status =
         r.arena ? render(&r, t, variables) : vm_error(VMOER_ERROR_MEMORY, "no memory for the template's values");
     vm_arena_free(r.arena);
     if (status != VMOER_OK) {
-        vm_free(r.out.text);
+        vm_buffer_free(&r.out);
         return vm_error_in(status, "line %d", r.line);
     }
-    *text = r.out.text;
-    *length = r.out.length;
-    (*text)[*length] = '\0';
+    *out = (vm_chat_text){r.out.text, r.out.given, r.out.length};
+    out->text[out->length] = '\0';
     return VMOER_OK;
 }

@@ -13,7 +13,10 @@
 typedef struct vm_piece {
     const char *text; /* [length], UTF-8 */
     size_t length;
+    const char *given; /* [length]: 1 where a byte came with the conversation, 0 where it is the template's own; NULL: all are its own */
 } vm_piece;
+static inline vm_piece vm_piece_own(const char *text, size_t length) { return (vm_piece){text, length, NULL}; }
+static inline vm_piece vm_piece_part(vm_piece p, size_t from, size_t length) { return (vm_piece){p.text + from, length, p.given ? p.given + from : NULL}; }
 static inline bool vm_piece_is(vm_piece p, const char *text) { return p.length == strlen(text) && memcmp(p.text, text, p.length) == 0; }
 static inline bool vm_piece_equal(vm_piece a, vm_piece b) { return a.length == b.length && (!a.length || memcmp(a.text, b.text, a.length) == 0); }
 #define VM_PIECE(p) (int)vm_utf8_cut((p).text, (p).length < 60 ? (p).length : 60), (p).text /* for %.*s in an error */
@@ -146,9 +149,9 @@ typedef struct vm_arguments {
     vm_piece names[VM_CHAT_ARGUMENTS]; /* text NULL: positional; those come first */
 } vm_arguments;
 
-typedef struct vm_text_buffer {
-    char *text;
-    size_t length, capacity;
+typedef struct vm_text_buffer { /* starts as {0}; vm_buffer_free */
+    char *text, *given; /* [length], as in a piece */
+    size_t length, text_capacity, given_capacity;
 } vm_text_buffer;
 
 typedef struct vm_render {
@@ -178,6 +181,7 @@ vmoer_status vm_value_dict(vm_render *r, size_t capacity, vm_value *out);
 vmoer_status vm_dict_set(vm_render *r, vm_dict *d, vm_piece key, vm_value value);
 /* *out NULL: not there. */
 vmoer_status vm_dict_find(vm_render *r, const vm_dict *d, vm_piece key, vm_value **out);
+/* Strings and keys are given, but for the names of roles and the tokens that come beside the conversation. */
 vmoer_status vm_value_from_json(vm_render *r, const json_t *json, int depth, vm_value *out);
 /* The items that going through v gives: of a list, the keys of a dict, the characters of a string. A generator is spent by it. */
 vmoer_status vm_value_items(vm_render *r, vm_value v, const vm_value **items, size_t *count);
@@ -191,14 +195,16 @@ vmoer_status vm_value_item(vm_render *r, vm_value v, vm_value key, vm_value *out
 vmoer_status vm_value_slice(vm_render *r, vm_value v, const vm_value *bounds, vm_value *out);
 
 /* ---- text ---- */
-vmoer_status vm_buffer_add(vm_render *r, vm_text_buffer *b, const char *text, size_t length);
+vmoer_status vm_buffer_add(vm_render *r, vm_text_buffer *b, vm_piece s);
+vm_piece vm_buffer_piece(const vm_text_buffer *b, size_t from); /* what was added since; until the next is added */
+void vm_buffer_free(vm_text_buffer *b);
 /* What str() gives: *out is a piece of v or of the arena. */
 vmoer_status vm_value_text(vm_render *r, vm_value v, vm_piece *out);
 vmoer_status vm_value_print(vm_render *r, vm_text_buffer *b, vm_value v);
 /* indent: spaces a level, -1: all in one line. */
 vmoer_status vm_value_json(vm_render *r, vm_value v, int64_t indent, bool ascii, bool sorted, vm_value *out);
 vmoer_status vm_text_concat(vm_render *r, vm_piece a, vm_piece b, vm_value *out);
-vmoer_status vm_text_from_buffer(vm_render *r, const char *text, size_t length, vm_value *out); /* a copy */
+vmoer_status vm_text_copy(vm_render *r, vm_piece s, vm_value *out);
 bool vm_text_is_method(vm_value_kind kind, vm_piece name); /* of Python's str, dict or list */
 vmoer_status vm_text_method(vm_render *r, vm_piece self, vm_piece name, const vm_arguments *args, vm_value *out);
 

@@ -18,7 +18,7 @@ typedef struct lexer {
 static vmoer_status add(lexer *l, vm_chat_token_kind kind, int op, const char *text, size_t length) {
     if (!vm_grow((void **)&l->tokens, &l->capacity, l->count + 1, sizeof *l->tokens))
         return vm_error(VMOER_ERROR_MEMORY, "no memory for the template's tokens");
-    l->tokens[l->count++] = (vm_chat_token){kind, l->line, op, {text, length}};
+    l->tokens[l->count++] = (vm_chat_token){kind, l->line, op, vm_piece_own(text, length)};
     return VMOER_OK;
 }
 

@@ -137,7 +137,7 @@ static vmoer_status parse_strings(parser *p, vm_node **out) { /* neighbours are 
     if (!text) return vm_error(VMOER_ERROR_MEMORY, "no memory for the template's strings");
     for (const vm_chat_token *t = first; t < p->at; at += (t++)->text.length)
         memcpy(text + at, t->text.text, t->text.length);
-    (*out)->text = (vm_piece){text, length};
+    (*out)->text = vm_piece_own(text, length);
     return VMOER_OK;
 }
 
@@ -548,7 +548,7 @@ static vmoer_status parse_body(parser *p, const char *ends, vm_node **out) {
         } else {
             for (const char *end = ends; *end; end += strspn(end, " ")) {
                 size_t length = strcspn(end, " ");
-                if (p->at[1].kind == VM_TOKEN_NAME && vm_piece_equal(p->at[1].text, (vm_piece){end, length}))
+                if (p->at[1].kind == VM_TOKEN_NAME && vm_piece_equal(p->at[1].text, vm_piece_own(end, length)))
                     return p->depth--, VMOER_OK;
                 end += length;
             }

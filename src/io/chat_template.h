@@ -27,8 +27,16 @@ typedef struct vm_chat_template vm_chat_template;
 vmoer_status vm_chat_template_parse(const char *text, size_t length, vm_chat_template **out);
 void vm_chat_template_free(vm_chat_template *t); /* takes NULL */
 
-/* variables: a JSON object, the names that the template sees; now: what strftime_now tells. *text is NUL-terminated (and may hold other NULs), valid UTF-8,
- * freed by the caller with vm_free. VMOER_ERROR_DATA: the template itself refused (raise_exception). Thread-safe. */
-vmoer_status vm_chat_template_render(const vm_chat_template *t, const json_t *variables, const struct tm *now, char **text, size_t *length);
+typedef struct vm_chat_text {
+    char *text;  /* [length], NUL-terminated (and may hold other NULs), valid UTF-8 */
+    char *given; /* [length]: 1 where a byte came with the variables, through whatever the template did to it, 0 where it is the template's own. Its own are
+                  * also the variables whose names end in _token, and `role`s of small letters alone: templates make their marks of them. */
+    size_t length;
+} vm_chat_text;
+void vm_chat_text_free(vm_chat_text *text);
+
+/* variables: a JSON object, the names that the template sees; now: what strftime_now tells. VMOER_ERROR_DATA: the template itself refused
+ * (raise_exception). Thread-safe. */
+vmoer_status vm_chat_template_render(const vm_chat_template *t, const json_t *variables, const struct tm *now, vm_chat_text *out);
 
 #endif

@@ -9,39 +9,63 @@
 
 enum { MAX_TEXT = 16 << 20 };
 
-vmoer_status vm_buffer_add(vm_render *r, vm_text_buffer *b, const char *text, size_t length) {
-    VM_TRY(vm_chat_charge(r, length));
-    if (length > MAX_TEXT || b->length + length > MAX_TEXT)
+vmoer_status vm_buffer_add(vm_render *r, vm_text_buffer *b, vm_piece s) {
+    VM_TRY(vm_chat_charge(r, s.length));
+    if (s.length > MAX_TEXT || b->length + s.length > MAX_TEXT)
         return vm_error(VMOER_ERROR_LIMIT, "the template's text takes more than %d MiB", MAX_TEXT >> 20);
-    if (!vm_grow((void **)&b->text, &b->capacity, b->length + length + 1, 1))
+    size_t need = b->length + s.length + 1;
+    if (!vm_grow((void **)&b->text, &b->text_capacity, need, 1) ||
+        !vm_grow((void **)&b->given, &b->given_capacity, need, 1))
         return vm_error(VMOER_ERROR_MEMORY, "no memory for the template's text");
-    if (length) memcpy(b->text + b->length, text, length);
-    b->length += length;
+    if (s.length) memcpy(b->text + b->length, s.text, s.length);
+    if (s.length && s.given)
+        memcpy(b->given + b->length, s.given, s.length);
+    else
+        memset(b->given + b->length, 0, s.length);
+    b->length += s.length;
     b->text[b->length] = '\0';
     return VMOER_OK;
 }
 
-static vmoer_status add_text(vm_render *r, vm_text_buffer *b, const char *text) {
-    return vm_buffer_add(r, b, text, strlen(text));
+vm_piece vm_buffer_piece(const vm_text_buffer *b, size_t from) {
+    return b->text ? (vm_piece){b->text + from, b->length - from, b->given + from} : vm_piece_own("", 0);
 }
 
-vmoer_status vm_text_from_buffer(vm_render *r, const char *text, size_t length, vm_value *out) {
-    char *copy;
+void vm_buffer_free(vm_text_buffer *b) {
+    vm_free(b->text);
+    vm_free(b->given);
+}
+
+static vmoer_status add_text(vm_render *r, vm_text_buffer *b, const char *text) {
+    return vm_buffer_add(r, b, vm_piece_own(text, strlen(text)));
+}
+
+/* Room for a string whose bytes are to be filled in; `given` where `mixed`. */
+static vmoer_status new_text(vm_render *r, size_t length, bool mixed, char **text, char **given) {
+    *given = NULL;
     VM_TRY(vm_chat_charge(r, length));
-    VM_TRY(vm_chat_alloc(r, length, 1, (void **)&copy));
-    if (length) memcpy(copy, text, length);
-    *out = vm_value_string((vm_piece){copy, length});
-    return VMOER_OK;
+    VM_TRY(vm_chat_alloc(r, length, 1, (void **)text));
+    return mixed ? vm_chat_alloc(r, length, 1, (void **)given) : VMOER_OK;
+}
+
+static void put(char *text, char *given, vm_piece s) {
+    if (s.length) memcpy(text, s.text, s.length);
+    if (given && s.length && s.given) memcpy(given, s.given, s.length);
+    if (given && !s.given) memset(given, 0, s.length);
 }
 
 vmoer_status vm_text_concat(vm_render *r, vm_piece a, vm_piece b, vm_value *out) {
-    char *text;
-    VM_TRY(vm_chat_charge(r, a.length + b.length));
-    VM_TRY(vm_chat_alloc(r, a.length + b.length, 1, (void **)&text));
-    if (a.length) memcpy(text, a.text, a.length);
-    if (b.length) memcpy(text + a.length, b.text, b.length);
-    *out = vm_value_string((vm_piece){text, a.length + b.length});
+    char *text, *given;
+    VM_TRY(new_text(r, a.length + b.length, a.given || b.given, &text, &given));
+    put(text, given, a);
+    put(text + a.length, given ? given + a.length : NULL, b);
+    *out = vm_value_string((vm_piece){text, a.length + b.length, given});
     return VMOER_OK;
+}
+
+vmoer_status vm_text_copy(vm_render *r, vm_piece s, vm_value *out) {
+    if (s.given && !memchr(s.given, 1, s.length)) s.given = NULL;
+    return vm_text_concat(r, s, vm_piece_own("", 0), out);
 }
 
 /* The fewest digits that give the number back, laid out as Python does. */
@@ -76,7 +100,7 @@ static vmoer_status add_number(vm_render *r, vm_text_buffer *b, vm_value v) {
 
 static vmoer_status add_quoted(vm_render *r, vm_text_buffer *b, vm_piece s) {
     char quote = s.length && memchr(s.text, '\'', s.length) && !memchr(s.text, '"', s.length) ? '"' : '\'';
-    VM_TRY(vm_buffer_add(r, b, &quote, 1));
+    VM_TRY(vm_buffer_add(r, b, vm_piece_own(&quote, 1)));
     for (size_t at = 0, start = 0; at < s.length; start = at) {
         uint32_t c = 0;
         char escape[12] = "";
@@ -92,9 +116,9 @@ static vmoer_status add_quoted(vm_render *r, vm_text_buffer *b, vm_piece s) {
         if (*escape)
             VM_TRY(add_text(r, b, escape));
         else
-            VM_TRY(vm_buffer_add(r, b, s.text + start, at - start));
+            VM_TRY(vm_buffer_add(r, b, vm_piece_part(s, start, at - start)));
     }
-    return vm_buffer_add(r, b, &quote, 1);
+    return vm_buffer_add(r, b, vm_piece_own(&quote, 1));
 }
 
 static vmoer_status add_repr(vm_render *r, vm_text_buffer *b, vm_value v) {
@@ -115,7 +139,7 @@ vmoer_status vm_value_print(vm_render *r, vm_text_buffer *b, vm_value v) {
     case VM_VALUE_FLOAT:
         return add_number(r, b, v);
     case VM_VALUE_STRING:
-        return vm_buffer_add(r, b, v.s.text, v.s.length);
+        return vm_buffer_add(r, b, v.s);
     case VM_VALUE_LIST:
         if (v.list->form > VM_TUPLE) break;
         VM_TRY(add_text(r, b, v.list->form == VM_LIST ? "[" : "("));
@@ -147,15 +171,15 @@ typedef struct json_style {
 static vmoer_status add_json(vm_render *r, vm_text_buffer *b, vm_value v, const json_style *style, int level);
 
 static vmoer_status as_string(vm_render *r, vm_value v, const json_style *style, vm_value *out) {
-    vm_text_buffer b = {NULL, 0, 0};
+    vm_text_buffer b = {0};
     vmoer_status status = style ? add_json(r, &b, v, style, 0) : vm_value_print(r, &b, v);
-    if (status == VMOER_OK) status = vm_text_from_buffer(r, b.text, b.length, out);
-    vm_free(b.text);
+    if (status == VMOER_OK) status = vm_text_copy(r, vm_buffer_piece(&b, 0), out);
+    vm_buffer_free(&b);
     return status;
 }
 
 vmoer_status vm_value_text(vm_render *r, vm_value v, vm_piece *out) {
-    *out = (vm_piece){"", 0};
+    *out = vm_piece_own("", 0);
     if (v.kind != VM_VALUE_STRING && v.kind != VM_VALUE_UNDEFINED) VM_TRY(as_string(r, v, NULL, &v));
     if (v.kind == VM_VALUE_STRING) *out = v.s;
     return VMOER_OK;
@@ -181,7 +205,7 @@ static vmoer_status add_json_string(vm_render *r, vm_text_buffer *b, vm_piece s,
         if (*escape)
             VM_TRY(add_text(r, b, escape));
         else
-            VM_TRY(vm_buffer_add(r, b, s.text + start, at - start));
+            VM_TRY(vm_buffer_add(r, b, vm_piece_part(s, start, at - start)));
     }
     return add_text(r, b, "\"");
 }
@@ -189,7 +213,7 @@ static vmoer_status add_json_string(vm_render *r, vm_text_buffer *b, vm_piece s,
 static vmoer_status add_break(vm_render *r, vm_text_buffer *b, bool more, const json_style *style, int level) {
     if (style->indent < 0) return add_text(r, b, more ? ", " : "");
     VM_TRY(add_text(r, b, more ? ",\n" : "\n"));
-    for (int64_t i = 0; i < style->indent * level; i++) VM_TRY(vm_buffer_add(r, b, " ", 1));
+    for (int64_t i = 0; i < style->indent * level; i++) VM_TRY(add_text(r, b, " "));
     return VMOER_OK;
 }
 
@@ -295,8 +319,7 @@ static vmoer_status strip(vm_render *r, vm_piece s, const vm_piece *set, bool le
         VM_TRY(vm_chat_charge(r, set ? set->length : 0));
         vm_utf8_next(s.text, s.length, &at, &c);
         if (!is_of(c, set)) break;
-        s.text += at;
-        s.length -= at;
+        s = vm_piece_part(s, at, s.length - at);
     }
     while (right && s.length) {
         size_t start = s.length - 1, at;
@@ -322,7 +345,7 @@ static vmoer_status not_ascii(vm_piece s, vm_piece name) {
 static vmoer_status change_case(vm_render *r, vm_piece s, vm_piece name, vm_value *out) {
     bool upper = vm_piece_is(name, "upper"), title = vm_piece_is(name, "title"), first = true;
     VM_TRY(not_ascii(s, name));
-    VM_TRY(vm_text_from_buffer(r, s.text, s.length, out));
+    VM_TRY(vm_text_copy(r, s, out));
     for (size_t i = 0; i < s.length; i++) {
         char *c = (char *)out->s.text + i; /* the copy that was just made */
         bool small = *c >= 'a' && *c <= 'z', capital = *c >= 'A' && *c <= 'Z';
@@ -335,7 +358,7 @@ static vmoer_status change_case(vm_render *r, vm_piece s, vm_piece name, vm_valu
 }
 
 static vmoer_status replace(vm_render *r, vm_piece s, vm_piece old, vm_piece new, int64_t limit, vm_value *out) {
-    vm_text_buffer b = {NULL, 0, 0};
+    vm_text_buffer b = {0};
     vmoer_status status = VMOER_OK;
     size_t at = 0, from = 0; /* text before `from` is in b */
     for (int64_t n = 0; (limit < 0 || n < limit) && status == VMOER_OK; n++) {
@@ -344,8 +367,8 @@ static vmoer_status replace(vm_render *r, vm_piece s, vm_piece old, vm_piece new
                                         : s.text + at;
         if (!hit) break;
         size_t offset = (size_t)(hit - s.text);
-        status = vm_buffer_add(r, &b, s.text + from, offset - from);
-        if (status == VMOER_OK) status = vm_buffer_add(r, &b, new.text, new.length);
+        status = vm_buffer_add(r, &b, vm_piece_part(s, from, offset - from));
+        if (status == VMOER_OK) status = vm_buffer_add(r, &b, new);
         from = at = offset + old.length;
         if (!old.length) { /* between all characters */
             uint32_t c;
@@ -355,9 +378,9 @@ static vmoer_status replace(vm_render *r, vm_piece s, vm_piece old, vm_piece new
                 vm_utf8_next(s.text, s.length, &at, &c);
         }
     }
-    if (status == VMOER_OK) status = vm_buffer_add(r, &b, s.text + from, s.length - from);
-    if (status == VMOER_OK) status = vm_text_from_buffer(r, b.text, b.length, out);
-    vm_free(b.text);
+    if (status == VMOER_OK) status = vm_buffer_add(r, &b, vm_piece_part(s, from, s.length - from));
+    if (status == VMOER_OK) status = vm_text_copy(r, vm_buffer_piece(&b, 0), out);
+    vm_buffer_free(&b);
     return status;
 }
 
@@ -366,7 +389,7 @@ typedef struct pieces {
     size_t count, capacity;
 } pieces;
 
-static vmoer_status add_piece(vm_render *r, pieces *p, const char *text, size_t length) {
+static vmoer_status add_piece(vm_render *r, pieces *p, vm_piece s) {
     if (p->count == p->capacity) {
         size_t capacity = p->capacity ? 2 * p->capacity : 4;
         vm_value *grown;
@@ -375,7 +398,7 @@ static vmoer_status add_piece(vm_render *r, pieces *p, const char *text, size_t 
         p->items = grown;
         p->capacity = capacity;
     }
-    p->items[p->count++] = vm_value_string((vm_piece){text, length});
+    p->items[p->count++] = vm_value_string(s);
     return vm_chat_charge(r, 0);
 }
 
@@ -387,7 +410,7 @@ static vmoer_status split(vm_render *r, vm_piece s, const vm_piece *by, int64_t 
     for (int64_t n = 0; by; n++) {
         const char *hit = limit >= 0 && n >= limit ? NULL : memmem(s.text + at, s.length - at, by->text, by->length);
         size_t end = hit ? (size_t)(hit - s.text) : s.length;
-        VM_TRY(add_piece(r, &p, s.text + at, end - at));
+        VM_TRY(add_piece(r, &p, vm_piece_part(s, at, end - at)));
         if (!hit) break;
         at = end + by->length;
     }
@@ -396,12 +419,12 @@ static vmoer_status split(vm_render *r, vm_piece s, const vm_piece *by, int64_t 
         for (start = at; at < s.length && (vm_utf8_next(s.text, s.length, &at, &c), is_space(c));) start = at;
         if (start == s.length) break;
         if (limit >= 0 && n >= limit) { /* the rest, with the space at its end */
-            VM_TRY(add_piece(r, &p, s.text + start, s.length - start));
+            VM_TRY(add_piece(r, &p, vm_piece_part(s, start, s.length - start)));
             break;
         }
         size_t end = at;
         while (at < s.length && (vm_utf8_next(s.text, s.length, &at, &c), !is_space(c))) end = at;
-        VM_TRY(add_piece(r, &p, s.text + start, end - start));
+        VM_TRY(add_piece(r, &p, vm_piece_part(s, start, end - start)));
     }
     return vm_value_list(r, VM_LIST, p.items, p.count, out);
 }
@@ -409,17 +432,17 @@ static vmoer_status split(vm_render *r, vm_piece s, const vm_piece *by, int64_t 
 static vmoer_status join(vm_render *r, vm_piece between, vm_value list, vm_value *out) {
     const vm_value *items;
     size_t count;
-    vm_text_buffer b = {NULL, 0, 0};
+    vm_text_buffer b = {0};
     VM_TRY(vm_value_items(r, list, &items, &count));
     vmoer_status status = VMOER_OK;
     for (size_t i = 0; i < count && status == VMOER_OK; i++) {
         if (items[i].kind != VM_VALUE_STRING)
             status = vm_error(VMOER_ERROR_DATA, "join: %s among the strings", vm_value_kind_name(items[i]));
-        if (status == VMOER_OK && i) status = vm_buffer_add(r, &b, between.text, between.length);
-        if (status == VMOER_OK) status = vm_buffer_add(r, &b, items[i].s.text, items[i].s.length);
+        if (status == VMOER_OK && i) status = vm_buffer_add(r, &b, between);
+        if (status == VMOER_OK) status = vm_buffer_add(r, &b, items[i].s);
     }
-    if (status == VMOER_OK) status = vm_text_from_buffer(r, b.text, b.length, out);
-    vm_free(b.text);
+    if (status == VMOER_OK) status = vm_text_copy(r, vm_buffer_piece(&b, 0), out);
+    vm_buffer_free(&b);
     return status;
 }
 
@@ -444,8 +467,7 @@ static vmoer_status has_end(vm_piece s, vm_piece name, vm_value end, bool *out) 
     for (size_t i = 0; i < count && !*out; i++) {
         VM_TRY(want_string(name, all[i], false));
         vm_piece e = all[i].s;
-        *out = e.length <= s.length &&
-               vm_piece_equal((vm_piece){start ? s.text : s.text + s.length - e.length, e.length}, e);
+        *out = e.length <= s.length && vm_piece_equal(vm_piece_part(s, start ? 0 : s.length - e.length, e.length), e);
     }
     return VMOER_OK;
 }

@@ -120,6 +120,25 @@ vmoer_status vm_dict_find(vm_render *r, const vm_dict *d, vm_piece key, vm_value
     return VMOER_OK;
 }
 
+static vmoer_status given_string(vm_render *r, const char *text, size_t length, vm_piece *out) {
+    char *given;
+    VM_TRY(vm_chat_charge(r, length));
+    VM_TRY(vm_chat_alloc(r, length, 1, (void **)&given));
+    memset(given, 1, length);
+    *out = (vm_piece){text, length, given};
+    return VMOER_OK;
+}
+
+/* What belongs to the template although it is not written there: bos_token and its like, which come beside the
+ * conversation, and the names of roles, of which templates make marks ('<|' + role + '|>'). */
+static bool is_own(const char *key, const json_t *value, int depth) {
+    size_t length = strlen(key);
+    const char *text = json_string_value(value);
+    if (!text) return false;
+    if (depth == 0) return length > 6 && strcmp(key + length - 6, "_token") == 0;
+    return strcmp(key, "role") == 0 && text[strspn(text, "abcdefghijklmnopqrstuvwxyz")] == '\0';
+}
+
 vmoer_status vm_value_from_json(vm_render *r, const json_t *json, int depth, vm_value *out) {
     if (depth > VM_CHAT_DEPTH) return vm_error(VMOER_ERROR_LIMIT, "a value more than %d levels deep", VM_CHAT_DEPTH);
     VM_TRY(vm_chat_charge(r, 0));
@@ -138,8 +157,8 @@ vmoer_status vm_value_from_json(vm_render *r, const json_t *json, int depth, vm_
         *out = (vm_value){.kind = VM_VALUE_FLOAT, .f = json_real_value(json)};
         return VMOER_OK;
     case JSON_STRING:
-        *out = vm_value_string((vm_piece){json_string_value(json), json_string_length(json)});
-        return VMOER_OK;
+        *out = (vm_value){.kind = VM_VALUE_STRING};
+        return given_string(r, json_string_value(json), json_string_length(json), &out->s);
     case JSON_ARRAY: {
         size_t count = json_array_size(json);
         vm_value *items;
@@ -154,9 +173,13 @@ vmoer_status vm_value_from_json(vm_render *r, const json_t *json, int depth, vm_
     /* jansson's iterators take the object as one that could be changed */
     for (void *at = json_object_iter((json_t *)json); at; at = json_object_iter_next((json_t *)json, at)) {
         const char *key = json_object_iter_key(at);
+        const json_t *part = json_object_iter_value(at);
+        vm_piece name;
         vm_value value;
-        VM_TRY(vm_value_from_json(r, json_object_iter_value(at), depth + 1, &value));
-        VM_TRY(append(r, out->dict, (vm_piece){key, strlen(key)}, value)); /* the parser refused doubles */
+        VM_TRY(given_string(r, key, strlen(key), &name));
+        VM_TRY(vm_value_from_json(r, part, depth + 1, &value));
+        if (is_own(key, part, depth)) value.s.given = NULL;
+        VM_TRY(append(r, out->dict, name, value)); /* the parser refused doubles */
     }
     return VMOER_OK;
 }
@@ -191,7 +214,7 @@ vmoer_status vm_value_items(vm_render *r, vm_value v, const vm_value **items, si
     VM_TRY(vm_chat_charge(r, *count * sizeof *made));
     VM_TRY(vm_chat_alloc(r, *count, sizeof *made, (void **)&made));
     for (size_t i = 0, at = 0; i < *count; i++) {
-        made[i] = vm_value_string((vm_piece){v.s.text + at, character_size(v.s.text + at)});
+        made[i] = vm_value_string(vm_piece_part(v.s, at, character_size(v.s.text + at)));
         at += made[i].s.length;
     }
     *items = made;
@@ -373,7 +396,7 @@ static size_t offset_of(vm_piece s, int64_t i) {
 }
 
 vmoer_status vm_value_item(vm_render *r, vm_value v, vm_value key, vm_value *out) {
-    vm_piece nothing = {"", 0};
+    vm_piece nothing = vm_piece_own("", 0);
     if (v.kind == VM_VALUE_UNDEFINED) {
         vm_piece name = nothing;
         VM_TRY(vm_value_text(r, key, &name));
@@ -404,7 +427,7 @@ vmoer_status vm_value_item(vm_render *r, vm_value v, vm_value key, vm_value *out
         return VMOER_OK;
     }
     size_t at = offset_of(v.s, index);
-    *out = vm_value_string((vm_piece){v.s.text + at, character_size(v.s.text + at)});
+    *out = vm_value_string(vm_piece_part(v.s, at, character_size(v.s.text + at)));
     return VMOER_OK;
 }
 
@@ -431,7 +454,7 @@ vmoer_status vm_value_slice(vm_render *r, vm_value v, const vm_value *bounds, vm
     if (text) VM_TRY(vm_chat_charge(r, v.s.length));
     if (text && step == 1) {
         size_t from = offset_of(v.s, start), to = stop > start ? offset_of(v.s, stop) : from;
-        *out = vm_value_string((vm_piece){v.s.text + from, to - from});
+        *out = vm_value_string(vm_piece_part(v.s, from, to - from));
         return VMOER_OK;
     }
     VM_TRY(vm_value_items(r, v, &items, &n_items));
@@ -442,14 +465,17 @@ vmoer_status vm_value_slice(vm_render *r, vm_value v, const vm_value *bounds, vm
     VM_TRY(vm_chat_alloc(r, n, sizeof *chosen, (void **)&chosen));
     for (size_t i = 0; i < n; i++) chosen[i] = items[start + (int64_t)i * step];
     if (!text) return vm_value_list(r, v.list->form, chosen, n, out);
-    char *bytes;
+    char *bytes, *given = NULL;
     size_t length = 0;
     VM_TRY(vm_chat_charge(r, n * sizeof *chosen));
     VM_TRY(vm_chat_alloc(r, v.s.length, 1, (void **)&bytes));
+    if (v.s.given) VM_TRY(vm_chat_alloc(r, v.s.length, 1, (void **)&given));
     for (size_t i = 0; i < n; i++) {
-        memcpy(bytes + length, chosen[i].s.text, chosen[i].s.length);
-        length += chosen[i].s.length;
+        vm_piece c = chosen[i].s;
+        memcpy(bytes + length, c.text, c.length);
+        if (given) memcpy(given + length, c.given, c.length);
+        length += c.length;
     }
-    *out = vm_value_string((vm_piece){bytes, length});
+    *out = vm_value_string((vm_piece){bytes, length, given});
     return VMOER_OK;
 }

@@ -515,19 +515,23 @@ vmoer_status vm_gguf_get_u32(const vm_gguf *g, const char *key, uint32_t *out) {
     return VMOER_OK;
 }
 
+static bool load_float(vm_gguf_type type, const uint8_t *p, float *out) {
+    double d;
+    if (type == VM_GGUF_F32) {
+        memcpy(out, p, 4);
+    } else if (type == VM_GGUF_F64) {
+        memcpy(&d, p, 8);
+        *out = (float)d;
+    } else {
+        return false;
+    }
+    return true;
+}
+
 vmoer_status vm_gguf_get_f32(const vm_gguf *g, const char *key, float *out) {
     const entry *e;
     VM_TRY(need_key(g, key, &e));
-    if (e->type == VM_GGUF_F32) {
-        memcpy(out, e->value, 4);
-    } else if (e->type == VM_GGUF_F64) {
-        double d;
-        memcpy(&d, e->value, 8);
-        *out = (float)d;
-    } else {
-        return wrong_type(g, e, "f32");
-    }
-    return VMOER_OK;
+    return load_float(e->type, e->value, out) ? VMOER_OK : wrong_type(g, e, "f32");
 }
 
 vmoer_status vm_gguf_get_bool(const vm_gguf *g, const char *key, bool *out) {
@@ -576,6 +580,13 @@ vmoer_status vm_gguf_array_string(const vm_gguf *g, const char *key, size_t inde
     *out = (const char *)at + 8;
     *length = (size_t)n;
     return VMOER_OK;
+}
+
+vmoer_status vm_gguf_array_f32(const vm_gguf *g, const char *key, size_t index, float *out) {
+    const entry *e;
+    VM_TRY(need_element(g, key, index, &e));
+    bool found = load_float(e->element, e->value + index * scalar_size(e->element), out);
+    return found ? VMOER_OK : wrong_type(g, e, "array of f32");
 }
 
 vmoer_status vm_gguf_array_i32(const vm_gguf *g, const char *key, size_t index, int32_t *out) {

@@ -50,6 +50,7 @@ vmoer_status vm_gguf_get_string(const vm_gguf *g, const char *key, const char **
 /* Arrays: element type and count, then elements. */
 vmoer_status vm_gguf_get_array(const vm_gguf *g, const char *key, vm_gguf_type *element, size_t *count);
 vmoer_status vm_gguf_array_string(const vm_gguf *g, const char *key, size_t index, const char **out, size_t *length);
+vmoer_status vm_gguf_array_f32(const vm_gguf *g, const char *key, size_t index, float *out);
 vmoer_status vm_gguf_array_i32(const vm_gguf *g, const char *key, size_t index, int32_t *out);
 
 /* ---- writer: collect, then write atomically; tensor data must stay valid until vm_gguf_writer_save ---- */

@@ -11,31 +11,33 @@
 static const struct {
     const char *name;
     vm_pretokenizer kind;
+    bool nfc;
 } names[] = {
-    {"gpt2", VM_PRETOKENIZER_GPT2},
-    {"gpt-2", VM_PRETOKENIZER_GPT2},
-    {"default", VM_PRETOKENIZER_GPT2},
-    {"olmo", VM_PRETOKENIZER_GPT2},
-    {"smollm", VM_PRETOKENIZER_SMOLLM},
-    {"refact", VM_PRETOKENIZER_SMOLLM},
-    {"starcoder", VM_PRETOKENIZER_SMOLLM},
-    {"qwen2", VM_PRETOKENIZER_QWEN2},
-    {"deepseek-r1-qwen", VM_PRETOKENIZER_QWEN2},
-    {"llama-bpe", VM_PRETOKENIZER_LLAMA3},
-    {"llama3", VM_PRETOKENIZER_LLAMA3},
-    {"llama-v3", VM_PRETOKENIZER_LLAMA3},
-    {"gpt-4o", VM_PRETOKENIZER_O200K},
-    {"llama4", VM_PRETOKENIZER_O200K},
-    {"deepseek-llm", VM_PRETOKENIZER_DEEPSEEK_LLM},
-    {"deepseek-v3", VM_PRETOKENIZER_DEEPSEEK_V3},
+    {"gpt2", VM_PRETOKENIZER_GPT2, false},
+    {"gpt-2", VM_PRETOKENIZER_GPT2, false},
+    {"default", VM_PRETOKENIZER_GPT2, false},
+    {"olmo", VM_PRETOKENIZER_GPT2, true},
+    {"smollm", VM_PRETOKENIZER_SMOLLM, false},
+    {"refact", VM_PRETOKENIZER_SMOLLM, false},
+    {"starcoder", VM_PRETOKENIZER_SMOLLM, false},
+    {"qwen2", VM_PRETOKENIZER_QWEN2, true},
+    {"deepseek-r1-qwen", VM_PRETOKENIZER_QWEN2, true},
+    {"llama-bpe", VM_PRETOKENIZER_LLAMA3, false},
+    {"llama3", VM_PRETOKENIZER_LLAMA3, false},
+    {"llama-v3", VM_PRETOKENIZER_LLAMA3, false},
+    {"gpt-4o", VM_PRETOKENIZER_O200K, false},
+    {"llama4", VM_PRETOKENIZER_O200K, false},
+    {"deepseek-llm", VM_PRETOKENIZER_DEEPSEEK_LLM, false},
+    {"deepseek-v3", VM_PRETOKENIZER_DEEPSEEK_V3, false},
 };
 enum { N_NAMES = sizeof names / sizeof *names };
 
-vmoer_status vm_pretokenizer_find(const char *name, size_t length, vm_pretokenizer *out) {
+vmoer_status vm_pretokenizer_find(const char *name, size_t length, vm_pretokenizer *out, bool *nfc) {
     char known[512] = "";
     for (size_t i = 0, at = 0; i < N_NAMES; i++) {
         if (strlen(names[i].name) == length && memcmp(names[i].name, name, length) == 0) {
             *out = names[i].kind;
+            *nfc = names[i].nfc;
             return VMOER_OK;
         }
         at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", names[i].name);
@@ -65,8 +67,9 @@ static int class_at(const char *text, size_t at, size_t end, size_t *next) {
 #define SIGNS (SET(VM_UNICODE_PUNCTUATION) | SET(VM_UNICODE_SYMBOL))
 #define SPACES SET(VM_UNICODE_SPACE)
 #define NUMBERS SET(VM_UNICODE_NUMBER)
-#define NOT_WORDS (SET(VM_UNICODE_OTHER) | SET(VM_UNICODE_MARK) | SIGNS | SET(VM_UNICODE_NUMERIC)) /* [^\s\p{L}\p{N}] \
-                                                                                                    */
+#define NOT_WORDS                                                                                       \
+    (SET(VM_UNICODE_OTHER) | SET(VM_UNICODE_MARK) | SIGNS | SET(VM_UNICODE_NUMERIC)) /* [^\s\p{L}\p{N}] \
+                                                                                      */
 
 static bool is_in(unsigned set, int kind) { return kind != CLASS_END && (set >> kind & 1); }
 
@@ -259,11 +262,22 @@ static size_t match_v3_words(const char *text, size_t at, size_t end) {
     return i > at ? i : match_spaces(text, at, end, true);
 }
 
+/* A U+2581 with all up to the next one. */
+static size_t match_metaspace(const char *text, size_t at, size_t end) {
+    static const char mark[] = "\u2581";
+    size_t size = sizeof mark - 1;
+    if (end - at < size || memcmp(text + at, mark, size) != 0) return at;
+    const char *next = memmem(text + at + size, end - at - size, mark, size);
+    return next ? (size_t)(next - text) : end;
+}
+
 /* ---- stages ---- */
 static const struct sequence {
     size_t n;
     match_fn *stage[VM_PRETOKENIZER_STAGES]; /* NULL: \s+$ */
 } sequences[] = {
+    [VM_PRETOKENIZER_NONE] = {0, {NULL}},
+    [VM_PRETOKENIZER_METASPACE] = {1, {match_metaspace}},
     [VM_PRETOKENIZER_GPT2] = {1, {match_gpt2}},
     [VM_PRETOKENIZER_SMOLLM] = {2, {match_digit, match_gpt2}},
     [VM_PRETOKENIZER_QWEN2] = {1, {match_qwen2}},

@@ -12,12 +12,16 @@
 #include <stddef.h>
 
 typedef enum vm_pretokenizer {
-    /* openai-community/gpt2, allenai/OLMoE:
+    /* Mixtral, Llama 2: the text is one piece */
+    VM_PRETOKENIZER_NONE,
+    /* Metaspace that splits: a piece starts at each U+2581, which stands for a space there */
+    VM_PRETOKENIZER_METASPACE,
+    /* openai-community/gpt2, allenai/OLMo and OLMoE (after NFC):
      *   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
     VM_PRETOKENIZER_GPT2,
     /* SmolLM2, StarCoder, Granite: each digit alone (Digits: \p{N} of the newest tables), then gpt2's */
     VM_PRETOKENIZER_SMOLLM,
-    /* Qwen2, Qwen3 (which normalise to NFC before; here the text counts as it is, as in llama.cpp):
+    /* Qwen2, Qwen3 (after NFC):
      *   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
     VM_PRETOKENIZER_QWEN2,
     /* meta-llama/Meta-Llama-3: Qwen2's with \p{N}{1,3}; a piece that is a token is that token, merges or not (ignore_merges) */
@@ -39,8 +43,9 @@ typedef enum vm_pretokenizer {
     VM_PRETOKENIZER_DEEPSEEK_V3
 } vm_pretokenizer;
 
-/* From GGUF's tokenizer.ggml.pre. VMOER_ERROR_UNSUPPORTED: a name this library does not know; the text lists those it does. */
-vmoer_status vm_pretokenizer_find(const char *name, size_t length, vm_pretokenizer *out);
+/* From GGUF's tokenizer.ggml.pre. *nfc: whether the tokenizer.json of the models that the name comes from brings a text to NFC before, which a GGUF does not
+ * say (and llama.cpp does not do). VMOER_ERROR_UNSUPPORTED: a name this library does not know; the text lists those it does. */
+vmoer_status vm_pretokenizer_find(const char *name, size_t length, vm_pretokenizer *out, bool *nfc);
 
 enum { VM_PRETOKENIZER_STAGES = 6 };
 /* Walks the pieces of a text. */

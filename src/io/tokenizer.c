@@ -1,246 +1,44 @@
-/* tokenizer.c: a vocabulary, special tokens, encoding and decoding. What is inside a word is bpe.c's, what a word is
- * pretokenize.c's. A vocabulary is untrusted: everything encode and decode rely on is checked when it is taken. */
-#include "io/tokenizer_internal.h"
-
+/* tokenizer.c: taking a vocabulary, and decoding. A vocabulary is untrusted: everything encode and decode rely on is
+ * checked when it is taken. */
 #include "base/memory.h"
 #include "base/status.h"
-#include "io/bpe.h"
+#include "io/tokenizer_internal.h"
 #include "io/unicode.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    MAX_SPECIAL_BYTES = 256, /* bounds the time to look for a special token at a position */
-    MAX_TEXT = 1 << 30       /* a piece's indices are 32 bits wide */
-};
+enum { MAX_ADDED_BYTES = 256 }; /* bounds the time to look for an added token at a position */
 
-typedef struct id_table {
-    int32_t *ids; /* [capacity], -1: empty */
-    size_t capacity;
-} id_table;
-
-struct vm_tokenizer {
-    vm_pretokenizer pretokenizer;
-    bool keeps_words;
-    size_t size;
-    char *pieces;         /* the stored texts, NUL-terminated, one after the other */
-    size_t *piece_at;     /* [size + 1]: offsets into pieces */
-    char *bytes;          /* the texts' bytes */
-    size_t *bytes_at;     /* [size + 1]: offsets into bytes */
-    uint8_t *type;        /* [size]: vm_token_type */
-    int32_t byte_id[256]; /* -1: the vocabulary lacks this byte; such bytes vanish, as in Hugging Face's tokenizers */
-    vm_merges merges;
-    id_table table;   /* of the stored texts */
-    int32_t *special; /* [n_special]: control and user-defined tokens, by their text's bytes */
-    size_t n_special;
-    bool starts_special[256];
-    int32_t bos, eos, eot, eom;
-    bool adds_bos;
-};
+#define SPACE_MARK "\u2581" /* the space of the alphabet CHARACTERS */
 
 void vm_ids_free(vm_ids *ids) {
     vm_free(ids->ids);
     *ids = (vm_ids){0};
 }
 
-vmoer_status vm_ids_add(vm_ids *out, int32_t id) {
-    void *grown = out->ids;
-    if (!vm_grow(&grown, &out->capacity, out->count + 1, sizeof *out->ids))
-        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", out->count + 1);
-    out->ids = grown;
-    out->ids[out->count++] = id;
-    return VMOER_OK;
-}
-
-/* ---- GPT-2's printable stand-ins for bytes ---- */
-enum { STAND_INS = 0x144 };
-
-/* The others follow each other from U+0100. */
-static int stand_in(int byte) {
-    if (byte < 0x21) return 0x100 + byte;
-    if (byte >= 0x7f && byte <= 0xa0) return 0x121 + byte - 0x7f;
-    return byte == 0xad ? 0x143 : byte;
-}
-
-/* byte_of[code]: the byte that a character below STAND_INS stands for, -1 if none. */
-static void fill_stand_ins(int byte_of[STAND_INS]) {
-    for (int i = 0; i < STAND_INS; i++) byte_of[i] = -1;
-    for (int byte = 0; byte < 256; byte++) byte_of[stand_in(byte)] = byte;
-}
-
-/* ---- texts of tokens to ids, ---- */
-static const char *stored(const vm_tokenizer *t, int32_t id, size_t *length) {
-    *length = t->piece_at[id + 1] - t->piece_at[id] - 1;
-    return t->pieces + t->piece_at[id];
-}
-
-/* The place of a text in the table: its id, or -1 where it would go. */
-static int32_t *find_text(const vm_tokenizer *t, const char *text, size_t length) {
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
-    for (size_t i = 0; i < length; i++) h = (h ^ (uint8_t)text[i]) * 0x100000001b3u;
-    size_t i = (size_t)(h ^ h >> 32) & (t->table.capacity - 1);
-    for (; t->table.ids[i] >= 0; i = (i + 1) & (t->table.capacity - 1)) {
-        size_t other_length;
-        const char *other = stored(t, t->table.ids[i], &other_length);
-        if (other_length == length && memcmp(other, text, length) == 0) break;
-    }
-    return &t->table.ids[i];
-}
-
-static vmoer_status fill_table(vm_tokenizer *t, const char *key) {
-    id_table *table = &t->table;
-    table->capacity = 16;
-    while (table->capacity < 2 * t->size) table->capacity *= 2;
-    table->ids = vm_malloc(table->capacity, sizeof *table->ids);
-    if (!table->ids) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
-    for (size_t i = 0; i < table->capacity; i++) table->ids[i] = -1;
-    for (size_t id = 0; id < t->size; id++) {
-        size_t length;
-        const char *text = stored(t, (int32_t)id, &length);
-        int32_t *place = find_text(t, text, length);
-        if (*place >= 0)
-            return vm_error(VMOER_ERROR_FORMAT, "%s: tokens %d and %zu have the same text", key, *place, id);
-        *place = (int32_t)id;
-    }
-    return VMOER_OK;
-}
-
-/* ---- taking a vocabulary ---- */
-static vmoer_status take_tokens(vm_tokenizer *t, const vm_vocabulary *v) {
-    const char *key = v->tokens_key;
-    if (v->size == 0) return vm_error(VMOER_ERROR_FORMAT, "%s: empty", key);
-    if (v->size > VM_MAX_TOKENS)
-        return vm_error(VMOER_ERROR_LIMIT, "%s: %zu tokens, at most %d", key, v->size, VM_MAX_TOKENS);
-    t->size = v->size;
-    size_t total = 0;
-    for (size_t id = 0; id < t->size; id++) total += v->tokens[id].length + 1; /* cannot wrap: each lies in memory */
-    t->pieces = vm_malloc(total, 1);
-    t->bytes = vm_malloc(total, 1);
-    t->piece_at = vm_malloc(t->size + 1, sizeof *t->piece_at);
-    t->bytes_at = vm_malloc(t->size + 1, sizeof *t->bytes_at);
-    t->type = vm_malloc(t->size, 1);
-    if (!t->pieces || !t->bytes || !t->piece_at || !t->bytes_at || !t->type)
-        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
-    size_t at = 0, bad;
-    for (size_t id = 0; id < t->size; id++) {
-        const char *text = v->tokens[id].text;
-        size_t length = v->tokens[id].length;
-        if (length == 0) return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu is empty", key, id);
-        if (memchr(text, '\0', length)) return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu contains NUL", key, id);
-        if (!vm_utf8_valid(text, length, &bad))
-            return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu is not UTF-8 at byte %zu", key, id, bad);
-        t->piece_at[id] = at;
-        memcpy(t->pieces + at, text, length);
-        t->pieces[at + length] = '\0';
-        at += length + 1;
-        t->type[id] = v->types[id];
-    }
-    t->piece_at[t->size] = at;
-    return VMOER_OK;
-}
-
-static bool is_added(const vm_tokenizer *t, int32_t id) {
-    return t->type[id] == VM_TOKEN_CONTROL || t->type[id] == VM_TOKEN_USER;
-}
-
-/* The bytes each token stands for. Added tokens, and texts with a character that stands for no byte, mean themselves.
- */
-static void decode_pieces(vm_tokenizer *t) {
-    int byte_of[STAND_INS];
-    fill_stand_ins(byte_of);
-    for (int byte = 0; byte < 256; byte++) t->byte_id[byte] = -1;
-    size_t end = 0;
-    for (size_t id = 0; id < t->size; id++) {
-        size_t length, at = 0, start = end;
-        const char *text = stored(t, (int32_t)id, &length);
-        bool plain = false;
-        t->bytes_at[id] = start;
-        while (at < length && !plain) {
-            uint32_t code;
-            vm_utf8_next(text, length, &at, &code); /* checked by take_tokens */
-            plain = code >= STAND_INS || byte_of[code] < 0;
-            if (!plain) t->bytes[end++] = (char)byte_of[code];
-        }
-        if (!plain && end == start + 1) t->byte_id[(uint8_t)t->bytes[start]] = (int32_t)id;
-        if (plain || is_added(t, (int32_t)id)) {
-            memcpy(t->bytes + start, text, length);
-            end = start + length;
-        }
-    }
-    t->bytes_at[t->size] = end;
-}
-
-static vmoer_status take_merges(vm_tokenizer *t, const vm_vocabulary *v) {
-    VM_TRY(vm_merges_init(&t->merges, v->n_merges));
-    char *joined = NULL;
-    size_t capacity = 0;
-    vmoer_status status = VMOER_OK;
-    for (size_t rank = 0; rank < v->n_merges; rank++) {
-        const vm_slice left = v->merges[rank].left, right = v->merges[rank].right;
-        void *grown = joined;
-        if (!vm_grow(&grown, &capacity, left.length + right.length, 1)) {
-            status = vm_error(VMOER_ERROR_MEMORY, "no memory for merge %zu", rank);
-            goto done;
-        }
-        joined = grown;
-        memcpy(joined, left.text, left.length);
-        memcpy(joined + left.length, right.text, right.length);
-        int32_t a = *find_text(t, left.text, left.length), b = *find_text(t, right.text, right.length);
-        int32_t made = *find_text(t, joined, left.length + right.length);
-        if (a < 0 || b < 0 || made < 0) {
-            status = vm_error(VMOER_ERROR_FORMAT, "%s: merge %zu: its %s is not in the vocabulary", v->merges_key, rank,
-                              a < 0   ? "left part"
-                              : b < 0 ? "right part"
-                                      : "result");
-            goto done;
-        }
-        if (!vm_merges_add(&t->merges, a, b, made)) {
-            status = vm_error(VMOER_ERROR_FORMAT, "%s: merge %zu repeats an earlier one", v->merges_key, rank);
-            goto done;
-        }
-    }
-done:
-    vm_free(joined);
-    return status;
-}
-
-static int compare_pieces(const void *a, const void *b, void *tokenizer) {
-    const vm_tokenizer *t = tokenizer;
-    return strcmp(t->pieces + t->piece_at[*(const int32_t *)a], t->pieces + t->piece_at[*(const int32_t *)b]);
-}
-
-static vmoer_status collect_special(vm_tokenizer *t, const char *key) {
-    t->special = vm_malloc(t->size, sizeof *t->special);
-    if (!t->special) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
-    for (int32_t id = 0; (size_t)id < t->size; id++) {
-        if (!is_added(t, id)) continue;
-        size_t length;
-        const char *text = stored(t, id, &length);
-        if (length > MAX_SPECIAL_BYTES)
-            return vm_error(VMOER_ERROR_LIMIT, "%s: special token %d has %zu bytes, at most %d", key, id, length,
-                            MAX_SPECIAL_BYTES);
-        t->special[t->n_special++] = id;
-        t->starts_special[(uint8_t)text[0]] = true;
-    }
-    qsort_r(t->special, t->n_special, sizeof *t->special, compare_pieces, t);
-    return VMOER_OK;
-}
-
+/* ---- what the files' readers fill ---- */
 void vm_vocabulary_free(vm_vocabulary *v) {
     vm_free(v->tokens);
     vm_free(v->types);
+    vm_free(v->flags);
     vm_free(v->merges);
+    vm_free(v->scores);
 }
 
 vmoer_status vm_vocabulary_init(vm_vocabulary *v, size_t size, size_t n_merges) {
+    if (size == 0) return vm_error(VMOER_ERROR_FORMAT, "%s: empty", v->tokens_key);
+    if (size > VM_MAX_TOKENS)
+        return vm_error(VMOER_ERROR_LIMIT, "%s: %zu tokens, at most %d", v->tokens_key, size, VM_MAX_TOKENS);
     v->size = size;
     v->n_merges = n_merges;
-    v->tokens = vm_calloc(size ? size : 1, sizeof *v->tokens);
-    v->types = vm_malloc(size ? size : 1, 1);
+    v->tokens = vm_calloc(size, sizeof *v->tokens);
+    v->types = vm_malloc(size, 1);
+    v->flags = vm_calloc(size, 1);
     v->merges = vm_calloc(n_merges ? n_merges : 1, sizeof *v->merges);
-    if (!v->tokens || !v->types || !v->merges)
+    if (!v->tokens || !v->types || !v->flags || !v->merges)
         return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens and %zu merges", size, n_merges);
     memset(v->types, VM_TOKEN_NORMAL, size);
+    v->rules.unknown = v->rules.bos = v->rules.eos = v->rules.eot = v->rules.eom = -1;
     return VMOER_OK;
 }
 
@@ -254,22 +52,243 @@ vmoer_status vm_vocabulary_merge(vm_vocabulary *v, size_t rank, const char *text
     return VMOER_OK;
 }
 
+/* ---- texts of tokens ---- */
+static vmoer_status take_tokens(vm_tokenizer *t, const vm_vocabulary *v) {
+    const char *key = v->tokens_key;
+    t->size = v->size;
+    size_t total = 0;
+    for (size_t id = 0; id < t->size; id++) total += v->tokens[id].length + 1; /* cannot wrap: each lies in memory */
+    t->pieces = vm_malloc(total, 1);
+    t->bytes = vm_malloc(total, 1);
+    t->piece_at = vm_malloc(t->size + 1, sizeof *t->piece_at);
+    t->bytes_at = vm_malloc(t->size + 1, sizeof *t->bytes_at);
+    t->type = vm_malloc(t->size, 1);
+    t->flags = vm_malloc(t->size, 1);
+    if (!t->pieces || !t->bytes || !t->piece_at || !t->bytes_at || !t->type || !t->flags)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
+    memcpy(t->type, v->types, t->size);
+    memcpy(t->flags, v->flags, t->size);
+    size_t at = 0, bad;
+    for (size_t id = 0; id < t->size; id++) {
+        const char *text = v->tokens[id].text;
+        size_t length = v->tokens[id].length;
+        if (text && length == 0) return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu is empty", key, id);
+        if (text && memchr(text, '\0', length))
+            return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu contains NUL", key, id);
+        if (text && !vm_utf8_valid(text, length, &bad))
+            return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu is not UTF-8 at byte %zu", key, id, bad);
+        t->piece_at[id] = at;
+        if (text) memcpy(t->pieces + at, text, length);
+        t->pieces[at + length] = '\0';
+        at += length + 1;
+    }
+    t->piece_at[t->size] = at;
+    return VMOER_OK;
+}
+
+/* The place of a text in the table: its id, or -1 where it would go. */
+static int32_t *find_place(const vm_tokenizer *t, const char *text, size_t length) {
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
+    for (size_t i = 0; i < length; i++) h = (h ^ (uint8_t)text[i]) * 0x100000001b3u;
+    size_t i = (size_t)(h ^ h >> 32) & (t->table_size - 1);
+    for (; t->table[i] >= 0; i = (i + 1) & (t->table_size - 1)) {
+        vm_slice other = vm_tokenizer_stored(t, t->table[i]);
+        if (other.length == length && memcmp(other.text, text, length) == 0) break;
+    }
+    return &t->table[i];
+}
+
+int32_t vm_tokenizer_find(const vm_tokenizer *t, const char *text, size_t length) {
+    return *find_place(t, text, length);
+}
+
+static vmoer_status fill_table(vm_tokenizer *t, const char *key) {
+    t->table_size = 16;
+    while (t->table_size < 2 * t->size) t->table_size *= 2;
+    t->table = vm_malloc(t->table_size, sizeof *t->table);
+    if (!t->table) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
+    for (size_t i = 0; i < t->table_size; i++) t->table[i] = -1;
+    for (size_t id = 0; id < t->size; id++) {
+        vm_slice text = vm_tokenizer_stored(t, (int32_t)id);
+        if (text.length == 0) continue; /* no token of this id */
+        int32_t *place = find_place(t, text.text, text.length);
+        if (*place >= 0)
+            return vm_error(VMOER_ERROR_FORMAT, "%s: tokens %d and %zu have the same text", key, *place, id);
+        *place = (int32_t)id;
+    }
+    return VMOER_OK;
+}
+
+/* ---- GPT-2's printable stand-ins for bytes ---- */
+enum { STAND_INS = 0x144 };
+
+/* The others follow each other from U+0100. */
+uint32_t vm_tokenizer_stand_in(uint8_t byte) {
+    if (byte < 0x21) return 0x100u + byte;
+    if (byte >= 0x7f && byte <= 0xa0) return 0x121u + byte - 0x7f;
+    return byte == 0xad ? 0x143 : byte;
+}
+
+/* A text in stand-ins as bytes; 0: it has a character that stands for none. */
+static size_t from_stand_ins(vm_slice s, const int byte_of[STAND_INS], char *out) {
+    size_t n = 0;
+    for (size_t at = 0; at < s.length;) {
+        uint32_t code;
+        vm_utf8_next(s.text, s.length, &at, &code); /* checked by take_tokens */
+        if (code >= STAND_INS || byte_of[code] < 0) return 0;
+        out[n++] = (char)byte_of[code];
+    }
+    return n;
+}
+
+/* ---- SentencePiece's ---- */
+static int hex_digit(char c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
+}
+
+/* The byte that "<0x0A>" is; -1: it is none. */
+static int byte_of_text(vm_slice s) {
+    if (s.length != 6 || memcmp(s.text, "<0x", 3) != 0 || s.text[5] != '>') return -1;
+    int high = hex_digit(s.text[3]), low = hex_digit(s.text[4]);
+    return high < 0 || low < 0 ? -1 : 16 * high + low;
+}
+
+static size_t from_characters(vm_slice s, char *out) {
+    int byte = byte_of_text(s);
+    size_t n = 0, mark = strlen(SPACE_MARK);
+    if (byte >= 0) {
+        out[0] = (char)byte;
+        return 1;
+    }
+    for (size_t at = 0; at < s.length;) {
+        bool space = s.length - at >= mark && memcmp(s.text + at, SPACE_MARK, mark) == 0;
+        out[n++] = space ? ' ' : s.text[at];
+        at += space ? mark : 1;
+    }
+    return n;
+}
+
+/* The bytes each token stands for. In BYTES added tokens, and texts with a character that stands for no byte, mean
+ * themselves. */
+static void decode_pieces(vm_tokenizer *t) {
+    int byte_of[STAND_INS];
+    for (int i = 0; i < STAND_INS; i++) byte_of[i] = -1;
+    for (int byte = 0; byte < 256; byte++) byte_of[vm_tokenizer_stand_in((uint8_t)byte)] = byte;
+    size_t end = 0;
+    for (size_t id = 0; id < t->size; id++) {
+        vm_slice s = vm_tokenizer_stored(t, (int32_t)id);
+        char *out = t->bytes + end;
+        size_t n = 0;
+        t->bytes_at[id] = end;
+        if (t->rules.alphabet == VM_ALPHABET_CHARACTERS)
+            n = from_characters(s, out);
+        else if (!vm_tokenizer_is_added(t, (int32_t)id))
+            n = from_stand_ins(s, byte_of, out);
+        if (n == 0) {
+            memcpy(out, s.text, s.length);
+            n = s.length;
+        }
+        end += n;
+    }
+    t->bytes_at[t->size] = end;
+}
+
+/* The token of each byte. */
+static void find_bytes(vm_tokenizer *t) {
+    for (int byte = 0; byte < 256; byte++) {
+        char text[8];
+        size_t length = 6;
+        if (t->rules.alphabet == VM_ALPHABET_BYTES)
+            length = vm_utf8_put(vm_tokenizer_stand_in((uint8_t)byte), text);
+        else
+            snprintf(text, sizeof text, "<0x%02X>", (unsigned)byte);
+        int32_t id = vm_tokenizer_find(t, text, length);
+        t->byte_id[byte] = id >= 0 && !(t->flags[id] & VM_ADDED_OUTSIDE) ? id : -1;
+    }
+}
+
+/* A file says which tokens are bytes; those are then what their text says. */
+static vmoer_status check_bytes(const vm_tokenizer *t, const char *key) {
+    for (size_t id = 0; id < t->size; id++) {
+        if (t->type[id] != VM_TOKEN_BYTE || t->rules.alphabet != VM_ALPHABET_CHARACTERS) continue;
+        vm_slice s = vm_tokenizer_stored(t, (int32_t)id);
+        if (byte_of_text(s) < 0)
+            return vm_error(VMOER_ERROR_FORMAT, "%s: token %zu, \"%.*s\", should be a byte from <0x00> to <0xFF>", key,
+                            id, (int)(s.length < 32 ? s.length : 32), s.text);
+    }
+    return VMOER_OK;
+}
+
+/* ---- added tokens ---- */
+static int by_text(const void *a, const void *b) {
+    const vm_added *x = a, *y = b;
+    size_t common = x->text.length < y->text.length ? x->text.length : y->text.length;
+    int order = memcmp(x->text.text, y->text.text, common);
+    if (order) return order;
+    if (x->text.length != y->text.length) return x->text.length < y->text.length ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+/* One that is looked for in normalised text is normalised itself, as if it stood alone. */
+static vmoer_status put_added(vm_tokenizer *t, int32_t id, const char *key) {
+    bool normalized = t->flags[id] & VM_ADDED_NORMALIZED;
+    vm_added_list *list = normalized ? &t->normalized : &t->added;
+    vm_slice text = vm_tokenizer_stored(t, id);
+    vm_bytes buffers[2] = {{0}, {0}};
+    vmoer_status status = VMOER_OK;
+    if (normalized && text.length <= MAX_ADDED_BYTES)
+        VM_GOTO(vm_steps_apply(&t->rules.normalizer, true, buffers, &text));
+    if (text.length > MAX_ADDED_BYTES)
+        VM_GOTO(vm_error(VMOER_ERROR_LIMIT, "%s: special token %d has %zu bytes, at most %d", key, id, text.length,
+                         MAX_ADDED_BYTES));
+    if (text.length == 0) goto done; /* the normalizer left nothing of it */
+    if (normalized) {
+        char *copy = vm_arena_strndup(t->arena, text.text, text.length);
+        if (!copy) VM_GOTO(vm_error(VMOER_ERROR_MEMORY, "no memory for token %d", id));
+        text.text = copy;
+    }
+    list->items[list->count++] = (vm_added){text, id};
+    list->starts[(uint8_t)text.text[0]] = true;
+done:
+    vm_bytes_free(&buffers[0]);
+    vm_bytes_free(&buffers[1]);
+    return status;
+}
+
+static vmoer_status collect_added(vm_tokenizer *t, const char *key) {
+    size_t n[2] = {0, 0};
+    for (size_t id = 0; id < t->size; id++) {
+        if (vm_tokenizer_is_added(t, (int32_t)id)) n[(t->flags[id] & VM_ADDED_NORMALIZED) != 0]++;
+    }
+    t->arena = vm_arena_create();
+    t->added.items = vm_malloc(n[0] + 1, sizeof *t->added.items);
+    t->normalized.items = vm_malloc(n[1] + 1, sizeof *t->normalized.items);
+    if (!t->arena || !t->added.items || !t->normalized.items)
+        return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
+    for (size_t id = 0; id < t->size; id++) {
+        if (vm_tokenizer_is_added(t, (int32_t)id)) VM_TRY(put_added(t, (int32_t)id, key));
+    }
+    qsort(t->added.items, t->added.count, sizeof *t->added.items, by_text);
+    qsort(t->normalized.items, t->normalized.count, sizeof *t->normalized.items, by_text);
+    return VMOER_OK;
+}
+
+/* ---- the whole ---- */
 vmoer_status vm_tokenizer_build(const vm_vocabulary *v, vm_tokenizer **out) {
     vm_tokenizer *t = vm_calloc(1, sizeof *t);
     if (!t) return vm_error(VMOER_ERROR_MEMORY, "no memory for a tokenizer");
     vmoer_status status;
-    t->pretokenizer = v->pretokenizer;
-    t->keeps_words = v->keeps_words;
-    t->bos = v->bos;
-    t->eos = v->eos;
-    t->eot = v->eot;
-    t->eom = v->eom;
-    t->adds_bos = v->adds_bos;
+    t->rules = v->rules;
     VM_GOTO(take_tokens(t, v));
-    decode_pieces(t);
     VM_GOTO(fill_table(t, v->tokens_key));
-    VM_GOTO(take_merges(t, v));
-    VM_GOTO(collect_special(t, v->tokens_key));
+    VM_GOTO(check_bytes(t, v->tokens_key));
+    decode_pieces(t);
+    find_bytes(t);
+    VM_GOTO(vm_tokenizer_take_merges(t, v));
+    VM_GOTO(collect_added(t, v->tokens_key));
 done:
     if (status == VMOER_OK)
         *out = t;
@@ -285,137 +304,13 @@ void vm_tokenizer_free(vm_tokenizer *t) {
     vm_free(t->bytes);
     vm_free(t->bytes_at);
     vm_free(t->type);
-    vm_free(t->table.ids);
+    vm_free(t->flags);
+    vm_free(t->table);
     vm_merges_free(&t->merges);
-    vm_free(t->special);
+    vm_free(t->added.items);
+    vm_free(t->normalized.items);
+    vm_arena_free(t->arena);
     vm_free(t);
-}
-
-/* ---- encoding ---- */
-vmoer_status vm_tokenizer_begin(const vm_tokenizer *t, vm_ids *out) {
-    return t->adds_bos ? vm_ids_add(out, t->bos) : VMOER_OK;
-}
-
-/* First of special[low, high) whose byte `depth` is at least `byte`; all of them share their first `depth` bytes. */
-static size_t narrow(const vm_tokenizer *t, size_t low, size_t high, size_t depth, int byte) {
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if ((uint8_t)t->pieces[t->piece_at[t->special[middle]] + depth] < byte)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-/* The longest special token that text[length] starts with, -1 if none. User-defined tokens are text the vocabulary
- * always keeps whole; control tokens count only with `control`. */
-static int32_t match_special(const vm_tokenizer *t, const char *text, size_t length, bool control) {
-    int32_t found = -1;
-    size_t low = 0, high = t->n_special;
-    for (size_t depth = 0; depth < length; depth++) {
-        int byte = (uint8_t)text[depth];
-        if (byte == 0) break; /* would match the texts' ends */
-        low = narrow(t, low, high, depth, byte);
-        high = narrow(t, low, high, depth, byte + 1);
-        if (low == high) break;
-        int32_t id = t->special[low]; /* the shortest of the range comes first */
-        bool ends = t->pieces[t->piece_at[id] + depth + 1] == '\0';
-        if (ends && (control || t->type[id] == VM_TOKEN_USER)) found = id;
-    }
-    return found;
-}
-
-static int32_t next_special(const vm_tokenizer *t, const char *text, size_t length, bool control, size_t *at,
-                            size_t *end) {
-    for (; *at < length; ++*at) {
-        int32_t id = -1;
-        if (t->starts_special[(uint8_t)text[*at]]) id = match_special(t, text + *at, length - *at, control);
-        if (id < 0) continue;
-        *end = *at + t->piece_at[id + 1] - t->piece_at[id] - 1;
-        return id;
-    }
-    return -1;
-}
-
-int32_t vm_tokenizer_next_special(const vm_tokenizer *t, const char *text, size_t length, size_t *at, size_t *end) {
-    return next_special(t, text, length, true, at, end);
-}
-
-bool vm_tokenizer_special_begins(const vm_tokenizer *t, const char *text, size_t length) {
-    if (length == 0 || !t->starts_special[(uint8_t)text[0]]) return false;
-    for (size_t i = 0; i < t->n_special; i++) {
-        const char *special = t->pieces + t->piece_at[t->special[i]];
-        size_t n = strlen(special);
-        if (t->type[t->special[i]] == VM_TOKEN_CONTROL && memcmp(text, special, n < length ? n : length) == 0)
-            return true;
-    }
-    return false;
-}
-
-/* What one call reuses for all its pieces. */
-typedef struct encoder {
-    vm_bpe bpe;
-    char *word; /* a piece in stand-ins */
-    size_t word_capacity;
-} encoder;
-
-/* The id of the token whose stored text is the piece's; -1: none. Special tokens are found by match_special alone. */
-static vmoer_status find_whole(const vm_tokenizer *t, encoder *e, const char *text, size_t length, int32_t *id) {
-    void *grown = e->word;
-    size_t n = 0;
-    if (!vm_grow(&grown, &e->word_capacity, 2 * length, 1))
-        return vm_error(VMOER_ERROR_MEMORY, "no memory to tokenize a piece of %zu bytes", length);
-    e->word = grown;
-    for (size_t i = 0; i < length; i++) {
-        int code = stand_in((uint8_t)text[i]);
-        if (code >= 0x80) e->word[n++] = (char)(0xc0 | code >> 6);
-        e->word[n++] = (char)(code >= 0x80 ? 0x80 | (code & 0x3f) : code);
-    }
-    *id = *find_text(t, e->word, n);
-    if (*id >= 0 && is_added(t, *id)) *id = -1;
-    return VMOER_OK;
-}
-
-static vmoer_status encode_plain(const vm_tokenizer *t, encoder *e, const char *text, size_t length, vm_ids *out) {
-    vm_pieces pieces;
-    vm_pieces_begin(&pieces, t->pretokenizer, text, length);
-    for (size_t start, end; vm_pieces_next(&pieces, &start, &end);) {
-        int32_t id = -1;
-        if (t->keeps_words) VM_TRY(find_whole(t, e, text + start, end - start, &id));
-        if (id >= 0) {
-            VM_TRY(vm_ids_add(out, id));
-            continue;
-        }
-        VM_TRY(vm_bpe_begin(&e->bpe, end - start));
-        for (size_t i = start; i < end; i++) {
-            id = t->byte_id[(uint8_t)text[i]];
-            if (id >= 0) vm_bpe_push(&e->bpe, id);
-        }
-        vm_bpe_merge(&e->bpe, &t->merges);
-        size_t at = 0;
-        while (vm_bpe_next(&e->bpe, &at, &id)) VM_TRY(vm_ids_add(out, id));
-    }
-    return VMOER_OK;
-}
-
-vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special,
-                                 vm_ids *out) {
-    if (length > MAX_TEXT) return vm_error(VMOER_ERROR_LIMIT, "a text of %zu bytes, at most %d", length, MAX_TEXT);
-    size_t bad;
-    if (!vm_utf8_valid(text, length, &bad)) return vm_error(VMOER_ERROR_DATA, "the text is not UTF-8 at byte %zu", bad);
-    encoder e = {0};
-    vmoer_status status = VMOER_OK;
-    for (size_t start = 0, at, end; (at = start) < length; start = end) {
-        int32_t id = next_special(t, text, length, parse_special, &at, &end);
-        VM_GOTO(encode_plain(t, &e, text + start, at - start, out));
-        if (id < 0) break;
-        VM_GOTO(vm_ids_add(out, id));
-    }
-done:
-    vm_bpe_free(&e.bpe);
-    vm_free(e.word);
-    return status;
 }
 
 /* ---- decoding and facts ---- */
@@ -439,6 +334,7 @@ vmoer_status vm_tokenizer_decode(const vm_tokenizer *t, const int32_t *ids, size
         memcpy(joined + end, t->bytes + t->bytes_at[ids[i]], size);
         end += size;
     }
+    if (t->rules.strips_space && end > 0 && joined[0] == ' ') memmove(joined, joined + 1, --end);
     joined[end] = '\0';
     *text = joined;
     *length = end;
@@ -449,19 +345,23 @@ size_t vm_tokenizer_size(const vm_tokenizer *t) { return t->size; }
 const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id) {
     return in_range(t, id) ? t->pieces + t->piece_at[id] : NULL;
 }
-bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id) {
-    return in_range(t, id) && t->type[id] == VM_TOKEN_CONTROL;
+const char *vm_tokenizer_bytes(const vm_tokenizer *t, int32_t id, size_t *length) {
+    *length = in_range(t, id) ? t->bytes_at[id + 1] - t->bytes_at[id] : 0;
+    return in_range(t, id) ? t->bytes + t->bytes_at[id] : "";
 }
-int32_t vm_tokenizer_bos(const vm_tokenizer *t) { return t->bos; }
-int32_t vm_tokenizer_eos(const vm_tokenizer *t) { return t->eos; }
-bool vm_tokenizer_adds_bos(const vm_tokenizer *t) { return t->adds_bos; }
+bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id) {
+    return in_range(t, id) && (t->type[id] == VM_TOKEN_CONTROL || t->type[id] == VM_TOKEN_UNKNOWN);
+}
+int32_t vm_tokenizer_bos(const vm_tokenizer *t) { return t->rules.bos; }
+int32_t vm_tokenizer_eos(const vm_tokenizer *t) { return t->rules.eos; }
+bool vm_tokenizer_adds_bos(const vm_tokenizer *t) { return t->rules.adds_bos; }
 
 bool vm_tokenizer_is_end(const vm_tokenizer *t, int32_t id) {
     static const char *const names[] = {"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>",
                                         "<|eom_id|>",    "<|return|>", "<|call|>",        "<｜end▁of▁sentence｜>",
                                         "</s>"};
     if (!in_range(t, id)) return false;
-    if (id == t->eos || id == t->eot || id == t->eom) return true;
+    if (id == t->rules.eos || id == t->rules.eot || id == t->rules.eom) return true;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (vm_tokenizer_is_special(t, id) && strcmp(vm_tokenizer_piece(t, id), names[i]) == 0) return true;
     return false;

@@ -1,7 +1,6 @@
-/* tokenizer.h: text <-> ids. GPT-2 byte-level BPE with the pre-tokenizers of pretokenize.h, and special tokens, from a GGUF's
- * metadata or a tokenizer.json. Ids equal Hugging Face `tokenizers`' for every text (invalid UTF-8 is refused with its offset); a normalizer, which
- * a GGUF does not name, is not applied: NFC for Qwen and OLMoE. BPE merges with a heap: time n log n in a word's length.
- * Thread-safe after creation. */
+/* tokenizer.h: text <-> ids, from a GGUF's metadata or a tokenizer.json: byte-level BPE with the pre-tokenizers of pretokenize.h, SentencePiece's BPE (Llama 2,
+ * Mixtral), added tokens. Ids equal Hugging Face `tokenizers`' for every text (invalid UTF-8 is refused with its offset), those of a GGUF of SentencePiece's
+ * llama.cpp's; docs/FORMATS.md has where the two differ. BPE merges with a heap: time n log n in a word's length. Thread-safe after creation. */
 #ifndef VM_IO_TOKENIZER_H
 #define VM_IO_TOKENIZER_H
 
@@ -19,25 +18,27 @@ typedef struct vm_ids {
     size_t count, capacity;
 } vm_ids;
 void vm_ids_free(vm_ids *ids);
-vmoer_status vm_ids_add(vm_ids *ids, int32_t id);
 
 vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out);
-/* Of a tokenizer.json (Hugging Face tokenizers). What it asks for beyond byte-level BPE with a known pre-tokenizer, a normalizer
- * included, is VMOER_ERROR_UNSUPPORTED and named. It does not say which token is EOS: none is. */
+/* Of a tokenizer.json (Hugging Face tokenizers). What it asks for beyond what is said above is VMOER_ERROR_UNSUPPORTED and named. It does not say which token
+ * is EOS: none is. */
 vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out);
 void vm_tokenizer_free(vm_tokenizer *t);
 /* Appends the BOS, where texts begin with one. */
 vmoer_status vm_tokenizer_begin(const vm_tokenizer *t, vm_ids *out);
 /* Appends the ids of text[length] to out. parse_special: special tokens' texts become their ids; otherwise they are plain text. */
 vmoer_status vm_tokenizer_encode(const vm_tokenizer *t, const char *text, size_t length, bool parse_special, vm_ids *out);
-/* Bytes of ids, special tokens' text included if keep_special; *text is NUL-terminated, freed by the caller with vm_free. */
+/* The same of a text that is partly somebody's: given [length] is 1 where it is. There, control tokens' texts, and what looks like one ("<|...|>"), are plain
+ * text, so that nobody can write what the rest of the text, where all special tokens count, alone may say. */
+vmoer_status vm_tokenizer_encode_chat(const vm_tokenizer *t, const char *text, const char *given, size_t length, vm_ids *out);
+/* Bytes of ids, special tokens' text included if keep_special; *text is NUL-terminated, freed by the caller with vm_free. Where encoding puts a space in front
+ * of a text, decoding takes one away there. Bytes that are no UTF-8 stay what they are. */
 vmoer_status vm_tokenizer_decode(const vm_tokenizer *t, const int32_t *ids, size_t count, bool keep_special, char **text, size_t *length);
-/* The first token in text[*at, length) that encode with parse_special finds whole: its id, and *at and *end are where it stands. -1: none, *at = length. */
-int32_t vm_tokenizer_next_special(const vm_tokenizer *t, const char *text, size_t length, size_t *at, size_t *end);
-/* Does text[length] begin with the text of a token that parse_special alone finds, or is all of it the beginning of one? */
-bool vm_tokenizer_special_begins(const vm_tokenizer *t, const char *text, size_t length);
 size_t vm_tokenizer_size(const vm_tokenizer *t); /* vocabulary */
-const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id); /* the token's stored (byte-encoded) text; NULL if out of range */
+const char *vm_tokenizer_piece(const vm_tokenizer *t, int32_t id); /* the token's stored (byte-encoded) text, "" for an id without a
+                                                                    * token; NULL if out of range */
+/* What the token stands for inside a text, [*length] bytes, perhaps parts of a character; nothing for an id out of range. Valid as long as t. */
+const char *vm_tokenizer_bytes(const vm_tokenizer *t, int32_t id, size_t *length);
 bool vm_tokenizer_is_special(const vm_tokenizer *t, int32_t id);
 int32_t vm_tokenizer_bos(const vm_tokenizer *t); /* -1 if none */
 int32_t vm_tokenizer_eos(const vm_tokenizer *t);

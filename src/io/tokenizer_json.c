@@ -1,7 +1,6 @@
 /* tokenizer_json.c: the vocabulary in Hugging Face's tokenizer.json. A file says what its tokenizer does, so what is
- * not known here is refused by its name; nothing is guessed. Decoding and the texts of added tokens are those of
- * byte-level BPE; truncation and padding, which are settings of a call, and the post-processor, but for a token it puts
- * in front, play no part. */
+ * not known here is refused by its name; nothing is guessed. Truncation and padding, which are settings of a call, and
+ * the post-processor, but for a token it puts in front, play no part. */
 #include "base/memory.h"
 #include "base/status.h"
 #include "io/tokenizer_internal.h"
@@ -27,6 +26,7 @@ static vmoer_status unsupported(const char *key, const json_t *value) {
 #define DIGITS "Digits\n"
 #define BYTES "ByteLevel\n"
 #define BYTES_GPT2 "ByteLevel with its regex\n"
+#define SPACE_MARK "\u2581"
 
 /* What a pre_tokenizer is put down as, stage by stage, and what it then is; the patterns as the files have them. */
 static const struct {
@@ -95,21 +95,94 @@ static bool put_stage(stages_text *s, const json_t *stage) {
     return put(s, json_is_false(json_object_get(stage, "use_regex")) ? BYTES : BYTES_GPT2);
 }
 
-vmoer_status vm_pretokenizer_from_json(const json_t *pre, vm_pretokenizer *out) {
+/* SentencePiece's spaces. */
+static vmoer_status read_metaspace(const json_t *pre, vm_rules *rules) {
+    const char *mark = json_string_value(json_object_get(pre, "replacement"));
+    const char *scheme = json_string_value(json_object_get(pre, "prepend_scheme"));
+    const json_t *split = json_object_get(pre, "split");
+    bool first = scheme && strcmp(scheme, "first") == 0, always = scheme && strcmp(scheme, "always") == 0;
+    bool known_scheme = first || always || (scheme && strcmp(scheme, "never") == 0);
+    if (!mark || strcmp(mark, SPACE_MARK) != 0 || !known_scheme || !json_is_boolean(split))
+        return unsupported("pre_tokenizer", pre);
+    vm_steps_add(&rules->spaces, VM_STEP_REPLACE, " ", SPACE_MARK);
+    if (first || always) vm_steps_add(&rules->spaces, first ? VM_STEP_LEAD_FIRST : VM_STEP_LEAD, "", SPACE_MARK);
+    rules->pretokenizer = json_is_true(split) ? VM_PRETOKENIZER_METASPACE : VM_PRETOKENIZER_NONE;
+    return VMOER_OK;
+}
+
+vmoer_status vm_pretokenizer_from_json(const json_t *pre, vm_rules *rules) {
     stages_text s = {.size = 0};
     const json_t *list = is_type(pre, "Sequence") ? json_object_get(pre, "pretokenizers") : NULL;
     size_t n = list ? json_array_size(list) : 1;
+    rules->alphabet = VM_ALPHABET_CHARACTERS;
+    rules->pretokenizer = VM_PRETOKENIZER_NONE;
+    if (!pre || json_is_null(pre)) return VMOER_OK;
+    if (is_type(pre, "Metaspace")) return read_metaspace(pre, rules);
+    rules->alphabet = VM_ALPHABET_BYTES;
     for (size_t i = 0; i < n; i++) {
         const json_t *stage = list ? json_array_get(list, i) : pre;
         if (!put_stage(&s, stage)) return unsupported("pre_tokenizer", stage);
     }
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(known[i].stages, s.text) == 0) {
-            *out = known[i].kind;
+            rules->pretokenizer = known[i].kind;
             return VMOER_OK;
         }
     }
     return unsupported("pre_tokenizer", pre);
+}
+
+/* ---- normalizer and decoder ---- */
+
+/* {"String": text}; NULL: a pattern of another kind */
+static const char *pattern_text(const json_t *part) {
+    return json_string_value(json_object_get(json_object_get(part, "pattern"), "String"));
+}
+
+static vmoer_status read_normalizer(const json_t *part, vm_steps *steps) {
+    bool known_part = false;
+    if (!part || json_is_null(part)) return VMOER_OK;
+    if (is_type(part, "Sequence")) {
+        const json_t *list = json_object_get(part, "normalizers");
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            const json_t *step = json_array_get(list, i);
+            if (is_type(step, "Sequence")) return unsupported("normalizer", part);
+            VM_TRY(read_normalizer(step, steps));
+        }
+        return json_is_array(list) ? VMOER_OK : unsupported("normalizer", part);
+    }
+    if (is_type(part, "NFC")) {
+        known_part = vm_steps_add(steps, VM_STEP_NFC, "", "");
+    } else if (is_type(part, "Prepend")) {
+        const char *text = json_string_value(json_object_get(part, "prepend"));
+        known_part = text && vm_steps_add(steps, VM_STEP_PREPEND, "", text);
+    } else if (is_type(part, "Replace")) {
+        const char *from = pattern_text(part), *to = json_string_value(json_object_get(part, "content"));
+        known_part = from && to && vm_steps_add(steps, VM_STEP_REPLACE, from, to);
+    }
+    return known_part ? VMOER_OK : unsupported("normalizer", part);
+}
+
+/* SentencePiece's: U+2581 is a space, bytes are bytes, all are one text, which may lose a space at its start. */
+static vmoer_status read_decoder(const json_t *decoder, vm_rules *rules) {
+    if (rules->alphabet == VM_ALPHABET_BYTES) {
+        bool bytes = !decoder || json_is_null(decoder) || is_type(decoder, "ByteLevel");
+        return bytes ? VMOER_OK : unsupported("decoder", decoder);
+    }
+    const json_t *list = is_type(decoder, "Sequence") ? json_object_get(decoder, "decoders") : NULL;
+    const json_t *replace = json_array_get(list, 0), *strip = json_array_get(list, 3);
+    const char *from = pattern_text(replace), *to = json_string_value(json_object_get(replace, "content"));
+    bool is_known = json_array_size(list) >= 3 && json_array_size(list) <= 4 && is_type(replace, "Replace") && from &&
+                    strcmp(from, SPACE_MARK) == 0 && to && strcmp(to, " ") == 0 &&
+                    is_type(json_array_get(list, 1), "ByteFallback") && is_type(json_array_get(list, 2), "Fuse");
+    if (strip) {
+        const char *content = json_string_value(json_object_get(strip, "content"));
+        is_known = is_known && is_type(strip, "Strip") && content && strcmp(content, " ") == 0 &&
+                   json_integer_value(json_object_get(strip, "start")) == 1 &&
+                   json_integer_value(json_object_get(strip, "stop")) == 0;
+    }
+    rules->strips_space = strip;
+    return is_known ? VMOER_OK : unsupported("decoder", decoder ? decoder : json_null());
 }
 
 /* ---- the rest ---- */
@@ -118,8 +191,7 @@ static vmoer_status check_model(const json_t *root, const json_t **model) {
     if (!json_is_object(*model)) return vm_error(VMOER_ERROR_FORMAT, "no model, or it is no object");
     if (!is_type(*model, "BPE"))
         return vm_error(VMOER_ERROR_UNSUPPORTED, "model.type is \"%.64s\"; only \"BPE\" is known", type_of(*model));
-    static const char *const off[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback",
-                                      "fuse_unk"};
+    static const char *const off[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < sizeof off / sizeof *off; i++) {
         const json_t *value = json_object_get(*model, off[i]);
         const char *text = json_string_value(value);
@@ -128,18 +200,26 @@ static vmoer_status check_model(const json_t *root, const json_t **model) {
         snprintf(key, sizeof key, "model.%s", off[i]);
         return unsupported(key, value);
     }
-    const json_t *normalizer = json_object_get(root, "normalizer");
-    bool none = !normalizer || json_is_null(normalizer) ||
-                (is_type(normalizer, "Sequence") && json_array_size(json_object_get(normalizer, "normalizers")) == 0);
-    return none ? VMOER_OK : unsupported("normalizer", normalizer);
+    return VMOER_OK;
+}
+
+static vmoer_status read_rules(const json_t *root, const json_t *model, vm_rules *rules) {
+    VM_TRY(read_normalizer(json_object_get(root, "normalizer"), &rules->normalizer));
+    VM_TRY(vm_pretokenizer_from_json(json_object_get(root, "pre_tokenizer"), rules));
+    VM_TRY(read_decoder(json_object_get(root, "decoder"), rules));
+    rules->keeps_words = json_is_true(json_object_get(model, "ignore_merges"));
+    rules->fuses_unknown = json_is_true(json_object_get(model, "fuse_unk"));
+    rules->byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    if (rules->byte_fallback && rules->alphabet == VM_ALPHABET_BYTES)
+        return unsupported("with ByteLevel, model.byte_fallback", json_true());
+    return VMOER_OK;
 }
 
 /* Puts a text at its id. The same text again at the same id is an added token that the vocabulary has, too. */
 static vmoer_status put_token(vm_vocabulary *v, const char *key, const json_t *id, const char *text, size_t length) {
     json_int_t at = json_is_integer(id) ? json_integer_value(id) : -1;
     if (at < 0 || at >= (json_int_t)v->size)
-        return vm_error(VMOER_ERROR_FORMAT, "%s: \"%.64s\" has no id from 0 to %zu, so ids are missing or taken twice",
-                        key, text, v->size - 1);
+        return vm_error(VMOER_ERROR_FORMAT, "%s: \"%.64s\" has no id from 0 to %zu", key, text, v->size - 1);
     vm_slice *token = &v->tokens[at];
     if (token->text && (token->length != length || memcmp(token->text, text, length) != 0))
         return vm_error(VMOER_ERROR_FORMAT, "%s: \"%.64s\" and \"%.64s\" have the same id", key, token->text, text);
@@ -147,32 +227,56 @@ static vmoer_status put_token(vm_vocabulary *v, const char *key, const json_t *i
     return VMOER_OK;
 }
 
-static vmoer_status put_added(vm_vocabulary *v, const json_t *added, size_t i) {
+static vmoer_status put_added(vm_vocabulary *v, const json_t *vocab, const json_t *added, size_t i) {
     const json_t *token = json_array_get(added, i), *content = json_object_get(token, "content");
-    static const char *const off[] = {"single_word", "lstrip", "rstrip"};
     char key[64];
     if (!json_is_string(content)) return vm_error(VMOER_ERROR_FORMAT, "added_tokens[%zu]: no content", i);
-    for (size_t k = 0; k < sizeof off / sizeof *off; k++) {
-        if (!json_is_true(json_object_get(token, off[k]))) continue;
-        snprintf(key, sizeof key, "added_tokens[%zu]: %s", i, off[k]);
-        return unsupported(key, json_object_get(token, off[k]));
-    }
+    snprintf(key, sizeof key, "added_tokens[%zu]: single_word", i);
+    if (json_is_true(json_object_get(token, "single_word"))) return unsupported(key, json_true());
     const json_t *id = json_object_get(token, "id");
     snprintf(key, sizeof key, "added_tokens[%zu]", i);
     VM_TRY(put_token(v, key, id, json_string_value(content), json_string_length(content)));
-    bool special = json_is_true(json_object_get(token, "special"));
-    v->types[json_integer_value(id)] = special ? VM_TOKEN_CONTROL : VM_TOKEN_USER;
+    json_int_t at = json_integer_value(id);
+    v->types[at] = json_is_true(json_object_get(token, "special")) ? VM_TOKEN_CONTROL : VM_TOKEN_USER;
+    static const struct {
+        const char *name;
+        uint8_t flag;
+    } flags[] = {{"normalized", VM_ADDED_NORMALIZED}, {"lstrip", VM_ADDED_LSTRIP}, {"rstrip", VM_ADDED_RSTRIP}};
+    for (size_t k = 0; k < sizeof flags / sizeof *flags; k++)
+        if (json_is_true(json_object_get(token, flags[k].name))) v->flags[at] |= flags[k].flag;
+    if (!json_object_get(vocab, json_string_value(content))) v->flags[at] |= VM_ADDED_OUTSIDE;
     return VMOER_OK;
 }
 
-/* How many tokens there are: the vocabulary's, and the added ones it does not have. */
-static size_t count_tokens(const json_t *vocab, const json_t *added) {
-    size_t n = json_object_size(vocab);
-    for (size_t i = 0; i < json_array_size(added); i++) {
-        const char *content = json_string_value(json_object_get(json_array_get(added, i), "content"));
-        if (content && !json_object_get(vocab, content)) n++;
+/* One more than the largest id there is. Ids may be missing, but not so many that a small file fills the memory. */
+static vmoer_status count_ids(const char *tokens_key, const json_t *vocab, const json_t *added, size_t *size) {
+    enum { MAX_MISSING = 65536 };
+    const char *text;
+    json_t *id;
+    json_int_t largest = -1;
+    size_t most = json_object_size(vocab) + json_array_size(added) + MAX_MISSING;
+    json_object_foreach((json_t *)(uintptr_t)vocab, text, id) {
+        if (json_integer_value(id) > largest) largest = json_integer_value(id);
     }
-    return n;
+    for (size_t i = 0; i < json_array_size(added); i++) {
+        id = json_object_get(json_array_get(added, i), "id");
+        if (json_integer_value(id) > largest) largest = json_integer_value(id);
+    }
+    if (largest >= (json_int_t)most)
+        return vm_error(VMOER_ERROR_LIMIT, "%s: an id of %lld, at most %zu with so few tokens", tokens_key,
+                        (long long)largest, most - 1);
+    *size = (size_t)(largest + 1);
+    return VMOER_OK;
+}
+
+/* The token for what has none; it is one of the model's own. */
+static vmoer_status read_unknown(vm_vocabulary *v, const json_t *model, const json_t *vocab) {
+    const json_t *name = json_object_get(model, "unk_token");
+    if (!name || json_is_null(name)) return VMOER_OK;
+    const json_t *id = json_is_string(name) ? json_object_get(vocab, json_string_value(name)) : NULL;
+    if (!id) return vm_error(VMOER_ERROR_FORMAT, "model.unk_token: not in %s", v->tokens_key);
+    v->rules.unknown = (int32_t)json_integer_value(id);
+    return VMOER_OK;
 }
 
 static vmoer_status read_tokens(vm_vocabulary *v, const json_t *root, const json_t *model) {
@@ -180,17 +284,15 @@ static vmoer_status read_tokens(vm_vocabulary *v, const json_t *root, const json
     const json_t *added = json_object_get(root, "added_tokens");
     if (!json_is_object(vocab)) return vm_error(VMOER_ERROR_FORMAT, "model.vocab: no object");
     if (!json_is_array(merges)) return vm_error(VMOER_ERROR_FORMAT, "model.merges: no array");
-    size_t size = count_tokens(vocab, added);
-    if (size == 0) return vm_error(VMOER_ERROR_FORMAT, "model.vocab: empty");
+    size_t size;
+    VM_TRY(count_ids(v->tokens_key, vocab, added, &size));
     VM_TRY(vm_vocabulary_init(v, size, json_array_size(merges)));
     const char *text;
     json_t *id;
     json_object_foreach((json_t *)(uintptr_t)vocab, text, id)
         VM_TRY(put_token(v, v->tokens_key, id, text, strlen(text)));
-    for (size_t i = 0; i < json_array_size(added); i++) VM_TRY(put_added(v, added, i));
-    for (size_t at = 0; at < size; at++) {
-        if (!v->tokens[at].text) return vm_error(VMOER_ERROR_FORMAT, "%s: no token has id %zu", v->tokens_key, at);
-    }
+    for (size_t i = 0; i < json_array_size(added); i++) VM_TRY(put_added(v, vocab, added, i));
+    VM_TRY(read_unknown(v, model, vocab));
     for (size_t rank = 0; rank < v->n_merges; rank++) {
         const json_t *merge = json_array_get(merges, rank), *left = json_array_get(merge, 0),
                      *right = json_array_get(merge, 1);
@@ -215,19 +317,17 @@ static void read_bos(vm_vocabulary *v, const json_t *post) {
     const char *name = json_string_value(json_object_get(json_object_get(first, "SpecialToken"), "id"));
     for (size_t id = 0; name && id < v->size; id++) {
         if (v->types[id] != VM_TOKEN_CONTROL || strcmp(v->tokens[id].text, name) != 0) continue;
-        v->bos = (int32_t)id;
-        v->adds_bos = true;
+        v->rules.bos = (int32_t)id;
+        v->rules.adds_bos = true;
     }
 }
 
 vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out) {
-    vm_vocabulary v = {
-        .tokens_key = "model.vocab", .merges_key = "model.merges", .bos = -1, .eos = -1, .eot = -1, .eom = -1};
+    vm_vocabulary v = {.tokens_key = "model.vocab", .merges_key = "model.merges"};
     const json_t *model;
     vmoer_status status;
     VM_GOTO(check_model(root, &model));
-    VM_GOTO(vm_pretokenizer_from_json(json_object_get(root, "pre_tokenizer"), &v.pretokenizer));
-    v.keeps_words = json_is_true(json_object_get(model, "ignore_merges"));
+    VM_GOTO(read_rules(root, model, &v.rules));
     VM_GOTO(read_tokens(&v, root, model));
     read_bos(&v, json_object_get(root, "post_processor"));
     VM_GOTO(vm_tokenizer_build(&v, out));

@@ -38,6 +38,18 @@ bool vm_utf8_next(const char *text, size_t length, size_t *at, uint32_t *code) {
     return true;
 }
 
+size_t vm_utf8_put(uint32_t code, char out[4]) {
+    if (code < 0x80) {
+        out[0] = (char)code;
+        return 1;
+    }
+    size_t size = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    static const uint32_t lead[5] = {0, 0, 0xc0, 0xe0, 0xf0};
+    for (size_t i = size - 1; i > 0; i--, code >>= 6) out[i] = (char)(0x80 | (code & 0x3f));
+    out[0] = (char)(lead[size] | code);
+    return size;
+}
+
 bool vm_utf8_valid(const char *text, size_t length, size_t *bad) {
     size_t at = 0;
     uint32_t code;

@@ -27,6 +27,8 @@ static inline bool vm_unicode_is_letter(vm_unicode_class kind) { return kind >= 
 /* Decodes the character at text[*at], *at < length, and moves *at past it. False: not UTF-8 there (overlong forms,
  * surrogates and values above U+10FFFF included); *at stays. */
 bool vm_utf8_next(const char *text, size_t length, size_t *at, uint32_t *code);
+/* Encodes a code point that is no surrogate; how many bytes that takes. */
+size_t vm_utf8_put(uint32_t code, char out[4]);
 /* True if text[length] is UTF-8; otherwise *bad is the offset of the first byte that is not. */
 bool vm_utf8_valid(const char *text, size_t length, size_t *bad);
 /* Number of code points of valid UTF-8. */

@@ -19,10 +19,14 @@ static const struct tm now = {
 
 static vmoer_status render(const char *template, size_t size, const json_t *variables, char **text, size_t *length) {
     vm_chat_template *t;
+    vm_chat_text out = {NULL, NULL, 0};
     *text = NULL;
     VM_TRY(vm_chat_template_parse(template, size, &t));
-    vmoer_status status = vm_chat_template_render(t, variables, &now, text, length);
+    vmoer_status status = vm_chat_template_render(t, variables, &now, &out);
     vm_chat_template_free(t);
+    vm_free(out.given);
+    *text = out.text;
+    *length = out.length;
     return status;
 }
 
@@ -184,12 +188,63 @@ static void test_model(void **state) {
     vm_gguf_free(g);
 }
 
+/* What came with the conversation is known wherever it goes: `want` has a # for each such byte, the template's
+ * own bytes stand as they are. */
+static void test_given(void **state) {
+    (void)state;
+    static const struct {
+        const char *template, *want;
+    } cases[] = {
+        {"<a>{{ m.c }}</a>", "<a>#######</a>"}, /* " b<e>\n\"" */
+        {"{{ '<' + m.role + '>' + m.c }}", "<user>#######"},
+        {"{{ '<' ~ m.other ~ '>' }}", "<#####>"}, /* the text of a role, but not its name */
+        {"{{ m.wild }}", "#####"},
+        {"{{ bos_token }}{{ name }}", "<s>###"},
+        {"{{ m.c|trim }}|{{ m.c.strip() }}|{{ m.c|upper }}", "######|######|#######"},
+        {"{{ m.c[1:3] }}{{ m.c[1] }}{{ m.c[::-1]|length }}{{ m.c[::-1][:2] }}", "###7##"},
+        {"{{ m.c|replace('b', '-') }}", "#-#####"},
+        {"{{ 'a.b'|replace('.', m.role + m.c) }}", "auser#######b"},
+        {"{{ 'x<e>y'.split('<e>')|join(m.c) }}", "x#######y"},
+        {"{{ m.c.split('<')|join('-') }}", "##-####"},
+        {"{{ m.c|tojson }}", "\"#####\\n\\\"\""},
+        {"{{ m.l }}", "['##', '#', 3]"},
+        {"{{ m.l|join(', ') }}{{ m.l|first }}{{ m.l|length }}", "##, #, 3##3"},
+        {"{% for k, v in m.d.items() %}{{ k }}={{ v }};{% endfor %}", "#=##;"},
+        {"{% for c in name %}[{{ c }}]{% endfor %}", "[#][#][#]"},
+        {"{% set x = '<' ~ name %}{% set y %}{{ x }}>{% endset %}{{ y }}{{ y|length }}", "<###>5"},
+        {"{% macro f(a) %}({{ a }}){% endmacro %}{{ f(name) }}{{ f('own') }}", "(###)(own)"},
+        {"{{ name * 2 }}{{ 'ab' * 2 }}", "######abab"},
+        {"{{ (name if m else '') ~ (nothing|default(name)) }}", "######"},
+        {"{{ name|title }}{{ name|capitalize }}{{ name|string }}", "#########"},
+        {"{{ [name, 'own']|last }}{{ {'k': name}.k }}{{ namespace(a=name).a }}", "own######"},
+    };
+    static const char variables[] =
+        "{\"bos_token\": \"<s>\", \"name\": \"bob\", \"m\": {\"role\": \"user\", \"other\": \"user2\", \"c\": "
+        "\" b<e>\\n\\\"\", \"wild\": \"<|e|>\", \"l\": [\"ab\", \"c\", 3], \"d\": {\"k\": \"vw\"}}}";
+    json_t *all;
+    assert_int_equal(vm_json_parse(variables, sizeof variables - 1, "variables", &all), VMOER_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        vm_chat_template *t;
+        vm_chat_text out;
+        assert_int_equal(vm_chat_template_parse(cases[i].template, strlen(cases[i].template), &t), VMOER_OK);
+        if (vm_chat_template_render(t, all, &now, &out) != VMOER_OK)
+            fail_msg("%s: %s", cases[i].template, vm_error_text());
+        for (size_t k = 0; k < out.length; k++) {
+            assert_true(out.given[k] == 0 || out.given[k] == 1);
+            if (out.given[k]) out.text[k] = '#';
+        }
+        if (strcmp(out.text, cases[i].want) != 0)
+            fail_msg("%s: %s, not %s", cases[i].template, out.text, cases[i].want);
+        vm_chat_text_free(&out);
+        vm_chat_template_free(t);
+    }
+    json_decref(all);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_deep),
-        cmocka_unit_test(test_model),
+        cmocka_unit_test(test_golden), cmocka_unit_test(test_given), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_deep),   cmocka_unit_test(test_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

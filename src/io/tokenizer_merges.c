@@ -1,0 +1,95 @@
+/* tokenizer_merges.c: which tokens merge: a list, as GPT-2 and Hugging Face have it, or scores, as SentencePiece has
+ * it. */
+#include "base/memory.h"
+#include "base/status.h"
+#include "io/tokenizer_internal.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_MADE_BYTES = 128 }; /* bounds the time to take a token apart in all ways */
+
+/* ---- a list ---- */
+static vmoer_status take_list(vm_tokenizer *t, const vm_vocabulary *v) {
+    VM_TRY(vm_merges_init(&t->merges, v->n_merges));
+    vm_bytes joined = {0};
+    vmoer_status status = VMOER_OK;
+    for (size_t rank = 0; rank < v->n_merges; rank++) {
+        const vm_slice left = v->merges[rank].left, right = v->merges[rank].right;
+        joined.length = 0;
+        VM_GOTO(vm_bytes_add(&joined, left.text, left.length));
+        VM_GOTO(vm_bytes_add(&joined, right.text, right.length));
+        int32_t a = vm_tokenizer_find(t, left.text, left.length), b = vm_tokenizer_find(t, right.text, right.length);
+        int32_t made = vm_tokenizer_find(t, joined.data, joined.length);
+        if (a < 0 || b < 0 || made < 0) {
+            const char *what = a < 0 ? "left part" : b < 0 ? "right part" : "result";
+            VM_GOTO(vm_error(VMOER_ERROR_FORMAT, "%s: merge %zu: its %s is not in the vocabulary", v->merges_key, rank,
+                             what));
+        }
+        if (!vm_merges_add(&t->merges, a, b, (uint32_t)rank, made))
+            VM_GOTO(vm_error(VMOER_ERROR_FORMAT, "%s: merge %zu repeats an earlier one", v->merges_key, rank));
+    }
+done:
+    vm_bytes_free(&joined);
+    return status;
+}
+
+/* ---- scores ---- */
+static int by_score(const void *a, const void *b, void *scores) {
+    const float *s = scores, x = s[*(const int32_t *)a], y = s[*(const int32_t *)b];
+    return x > y ? -1 : x < y;
+}
+
+/* rank[id]: 0 for the tokens of the highest score, and so on; equals share one. */
+static vmoer_status rank_scores(const vm_vocabulary *v, uint32_t *rank) {
+    int32_t *order = vm_malloc(v->size, sizeof *order);
+    if (!order) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", v->size);
+    for (size_t id = 0; id < v->size; id++) order[id] = (int32_t)id;
+    qsort_r(order, v->size, sizeof *order, by_score, v->scores);
+    for (size_t i = 0, next = 0; i < v->size; i++) {
+        next += i > 0 && v->scores[order[i]] != v->scores[order[i - 1]];
+        rank[order[i]] = (uint32_t)next;
+    }
+    vm_free(order);
+    return VMOER_OK;
+}
+
+/* The ways in which a token is two others, added if `rank`; how many there are. */
+static size_t take_apart(vm_tokenizer *t, int32_t id, const uint32_t *rank) {
+    const vm_slice s = vm_tokenizer_stored(t, id);
+    size_t n = 0;
+    if (s.length > MAX_MADE_BYTES) return 0;
+    for (size_t cut = 1; cut < s.length; cut++) {
+        if (((uint8_t)s.text[cut] & 0xc0) == 0x80) continue;
+        int32_t left = vm_tokenizer_find(t, s.text, cut);
+        int32_t right = left < 0 ? -1 : vm_tokenizer_find(t, s.text + cut, s.length - cut);
+        if (right < 0) continue;
+        if (rank) vm_merges_add(&t->merges, left, right, rank[id], id);
+        n++;
+    }
+    return n;
+}
+
+static vmoer_status take_scores(vm_tokenizer *t, const vm_vocabulary *v) {
+    size_t n = 0;
+    for (size_t id = 0; id < t->size; id++) {
+        size_t length = vm_tokenizer_stored(t, (int32_t)id).length;
+        if (!isfinite(v->scores[id]))
+            return vm_error(VMOER_ERROR_FORMAT, "%s: the score of token %zu is no finite number", v->merges_key, id);
+        if (length > MAX_MADE_BYTES && !vm_tokenizer_is_added(t, (int32_t)id))
+            return vm_error(VMOER_ERROR_LIMIT, "%s: token %zu has %zu bytes, at most %d", v->tokens_key, id, length,
+                            MAX_MADE_BYTES);
+        n += take_apart(t, (int32_t)id, NULL);
+    }
+    VM_TRY(vm_merges_init(&t->merges, n));
+    uint32_t *rank = vm_malloc(t->size, sizeof *rank);
+    vmoer_status status =
+        rank ? rank_scores(v, rank) : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
+    for (size_t id = 0; id < t->size && status == VMOER_OK; id++) take_apart(t, (int32_t)id, rank);
+    vm_free(rank);
+    return status;
+}
+
+vmoer_status vm_tokenizer_take_merges(vm_tokenizer *t, const vm_vocabulary *v) {
+    return v->scores ? take_scores(t, v) : take_list(t, v);
+}
