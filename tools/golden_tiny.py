@@ -10,8 +10,8 @@ import sys
 
 import torch
 from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
-                          Qwen3MoeForCausalLM)
+                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 from oracle import cloze, deepseek, gguf_to_hf, hf_to_gguf, store
 
@@ -55,6 +55,9 @@ MODELS = {
         **dict(MOE, num_key_value_heads=4))),
     "tiny-mixtral": (8, MixtralForCausalLM, MixtralConfig(
         num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False, **MOE)),
+    "tiny-qwen2moe": (33, Qwen2MoeForCausalLM, Qwen2MoeConfig(
+        num_hidden_layers=2, intermediate_size=48, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=8,
+        shared_expert_intermediate_size=24, norm_topk_prob=False, tie_word_embeddings=False, experts_implementation="eager", **COMMON)),
     "tiny-deepseek": (15, deepseek.DeepseekForCausalLM, deepseek.DeepseekConfig(
         num_hidden_layers=3, intermediate_size=48, first_k_dense_replace=1, num_experts=8, n_shared_experts=2,
         num_experts_per_tok=3, moe_intermediate_size=8, routed_scaling_factor=1.5, tie_word_embeddings=True, **COMMON)),

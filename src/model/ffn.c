@@ -14,6 +14,7 @@ void vm_ffn_clear(vm_ffn *f) {
     vm_linear_clear(&f->router);
     vm_linear_clear(&f->shared_in);
     vm_linear_clear(&f->shared_out);
+    vm_linear_clear(&f->shared_gate);
     for (int e = 0; e < f->n_experts; e++) {
         if (f->expert_in) vm_linear_clear(&f->expert_in[e]);
         if (f->expert_out) vm_linear_clear(&f->expert_out[e]);
@@ -248,20 +249,54 @@ vmoer_status vm_ffn_choose(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_ar
     return VMOER_OK;
 }
 
+/* out[T, D] = h x[T, D] */
+static void gate_shared_rows(void *context, size_t begin, size_t end, int worker) {
+    (void)worker;
+    const rows_job *j = context;
+    size_t D = (size_t)j->width;
+    for (size_t t = begin; t < end; t++)
+        for (size_t i = 0; i < D; i++) j->out[t * D + i] = j->acts->shared_gate[t] * j->hidden[t * D + i];
+}
+
+static void gate_shared(const vm_ffn *f, vm_pool *pool, int n_tokens, const vm_ffn_acts *a, const float *x,
+                        float *out) {
+    rows_job j = {.acts = a, .width = f->dim, .hidden = x, .out = out};
+    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, gate_shared_rows, &j);
+}
+
+/* y[T, D] of the shared part. */
+static vmoer_status shared_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
+                                   vm_ffn_acts *a, float *y) {
+    size_t T = (size_t)n_tokens, W = (size_t)f->shared_width;
+    bool ok = true;
+    a->shared_hidden = vm_arena_floats(keep, T, 2 * W, &ok);
+    a->shared_active = vm_arena_floats(keep, T, W, &ok);
+    a->t_shared_in = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_in), &ok);
+    a->t_shared_out = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_out), &ok);
+    if (!ok) return no_memory();
+    VM_TRY(run_block(&f->shared_in, &f->shared_out, pool, scratch, n_tokens, a->u, a->shared_hidden, a->shared_active,
+                     a->t_shared_in, a->t_shared_out, y));
+    if (!f->shared_gate.out) return VMOER_OK;
+    a->shared_gate = vm_arena_floats(keep, T, 1, &ok);
+    a->t_shared_gate = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_gate), &ok);
+    if (!ok) return no_memory();
+    vm_linear_call call = {.l = &f->shared_gate,
+                           .m = n_tokens,
+                           .x = a->u,
+                           .ldx = (size_t)f->dim,
+                           .y = a->shared_gate,
+                           .ldy = 1,
+                           .t = a->t_shared_gate};
+    VM_TRY(vm_linear_forward(pool, scratch, &call, 1));
+    for (size_t t = 0; t < T; t++) a->shared_gate[t] = 1 / (1 + expf(-a->shared_gate[t]));
+    gate_shared(f, pool, n_tokens, a, y, y);
+    return VMOER_OK;
+}
+
 vmoer_status vm_ffn_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, vm_arena *scratch, int n_tokens,
                             const float *u, const vm_ffn_route *route, vm_ffn_acts *a, float *y) {
-    size_t T = (size_t)n_tokens, Ws = (size_t)f->shared_width;
-    bool ok = true;
     *a = (vm_ffn_acts){.u = u};
-    if (f->shared_width) {
-        a->shared_hidden = vm_arena_floats(keep, T, 2 * Ws, &ok);
-        a->shared_active = vm_arena_floats(keep, T, Ws, &ok);
-        a->t_shared_in = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_in), &ok);
-        a->t_shared_out = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_out), &ok);
-        if (!ok) return no_memory();
-        VM_TRY(run_block(&f->shared_in, &f->shared_out, pool, scratch, n_tokens, u, a->shared_hidden, a->shared_active,
-                         a->t_shared_in, a->t_shared_out, y));
-    }
+    if (f->shared_width) VM_TRY(shared_forward(f, pool, keep, scratch, n_tokens, a, y));
     if (f->n_experts == 0) return VMOER_OK;
 
     VM_TRY(vm_ffn_choose(f, pool, keep, scratch, n_tokens, u, route, a));
@@ -296,12 +331,41 @@ static void softmax_backward_rows(void *context, size_t begin, size_t end, int w
     for (size_t t = begin; t < end; t++) kernels->softmax_backward(j->acts->p + t * n, 1.0f, j->dp + t * n, (int)n);
 }
 
+/* What reaches the gate's logit: h (1 - h) <dy, shared> = (1 - h) <dactive, active>, dactive being that of h dy.
+ * du[T, D] +=, NULL: not wanted. */
+static vmoer_status shared_gate_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens,
+                                         const vm_ffn_acts *a, const float *dactive, float *du) {
+    size_t T = (size_t)n_tokens, W = (size_t)f->shared_width;
+    bool ok = true;
+    float *dlogit = vm_arena_floats(scratch, T, 1, &ok);
+    if (!ok) return no_memory();
+    for (size_t t = 0; t < T; t++)
+        dlogit[t] =
+            (1 - a->shared_gate[t]) * vm_kernels_get()->dot(dactive + t * W, a->shared_active + t * W, f->shared_width);
+    vm_linear_call call = {.l = &f->shared_gate,
+                           .m = n_tokens,
+                           .x = a->u,
+                           .ldx = (size_t)f->dim,
+                           .dy = dlogit,
+                           .ldy = 1,
+                           .t = a->t_shared_gate,
+                           .dx = du,
+                           .lddx = (size_t)f->dim,
+                           .add_dx = true};
+    return vm_linear_backward(pool, scratch, &call, 1);
+}
+
 static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens,
                                     const vm_ffn_acts *a, const float *dy, float *du) {
     size_t T = (size_t)n_tokens, D = (size_t)f->dim, W = (size_t)f->shared_width;
     bool ok = true;
-    float *dactive = vm_arena_floats(scratch, T, W, &ok), *dhidden = vm_arena_floats(scratch, T, 2 * W, &ok);
+    float *dactive = vm_arena_floats(scratch, T, W, &ok), *dhidden = vm_arena_floats(scratch, T, 2 * W, &ok),
+          *gated = a->shared_gate ? vm_arena_floats(scratch, T, D, &ok) : NULL;
     if (!ok) return no_memory();
+    if (gated) {
+        gate_shared(f, pool, n_tokens, a, dy, gated);
+        dy = gated;
+    }
     vm_linear_call out = {.l = &f->shared_out,
                           .m = n_tokens,
                           .x = a->shared_active,
@@ -323,13 +387,15 @@ static vmoer_status shared_backward(const vm_ffn *f, vm_pool *pool, vm_arena *sc
     VM_TRY(vm_linear_backward(pool, scratch, &out, 1));
     rows_job j = {.width = f->shared_width, .hidden = a->shared_hidden, .dactive = dactive, .dhidden = dhidden};
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, swiglu_backward_rows, &j);
-    return vm_linear_backward(pool, scratch, &in, 1);
+    VM_TRY(vm_linear_backward(pool, scratch, &in, 1));
+    return gated ? shared_gate_backward(f, pool, scratch, n_tokens, a, dactive, du) : VMOER_OK;
 }
 
 vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, int n_tokens, const vm_ffn_route *route,
                              const vm_ffn_acts *a, const float *dy, float kl_weight, float *du) {
     size_t T = (size_t)n_tokens, D = (size_t)f->dim, N = (size_t)f->n_experts;
-    bool shared_wanted = du || vm_linear_trainable(&f->shared_in) || vm_linear_trainable(&f->shared_out);
+    bool shared_wanted = du || vm_linear_trainable(&f->shared_in) || vm_linear_trainable(&f->shared_out) ||
+                         vm_linear_trainable(&f->shared_gate);
     if (f->shared_width && shared_wanted) VM_TRY(shared_backward(f, pool, scratch, n_tokens, a, dy, du));
     if (f->n_experts == 0) return VMOER_OK;
 

@@ -1,10 +1,11 @@
-/* ffn.h: the feed-forward half of a layer: shared experts (always on) and N routed experts of which K run a token. A dense layer is the shared
- * part alone. Experts are SwiGLU: out( silu(gate x) * up x ). Tokens are grouped by expert, so an expert's matrices are read once a batch, or once a thread.
+/* ffn.h: the feed-forward half of a layer: shared experts (always on, or behind a gate) and N routed experts of which K run a token. A dense layer is
+ * the shared part alone. Experts are SwiGLU: out( silu(gate x) * up x ). Tokens are grouped by expert, so an expert's matrices are read once a batch, or
+ * once a thread.
  *
- *   y = shared(u) + sum_{k in top-K} g_k expert_k(u),   g_k = scale * p_k / (renormalise ? sum_top-K p : 1)
+ *   y = h shared(u) + sum_{k in top-K} g_k expert_k(u),   g_k = scale * p_k / (renormalise ? sum_top-K p : 1)
  *
- * p = softmax(l_det), l_det = W_r u, or what a variational router puts in its place. Top-K is that of p, or of the scores of a router that draws its
- * experts itself (vm_router_chooses). Ties go to the lower index. The router, p and g are f32 always. */
+ * h = 1, or sigmoid(<w, u>) with Qwen2-MoE's gate w. p = softmax(l_det), l_det = W_r u, or what a variational router puts in its place. Top-K is that of
+ * p, or of the scores of a router that draws its experts itself (vm_router_chooses). Ties go to the lower index. The router, p, g and h are f32 always. */
 #ifndef VM_MODEL_FFN_H
 #define VM_MODEL_FFN_H
 
@@ -25,6 +26,7 @@ typedef struct vm_ffn {
     vm_linear router;      /* [N, D], f32 */
     vm_linear shared_in;   /* [2 shared_width, D]: gate rows, then up rows */
     vm_linear shared_out;  /* [D, shared_width] */
+    vm_linear shared_gate; /* w: [1, D], f32; out 0: none */
     vm_linear *expert_in;  /* [N] of [2 width, D] */
     vm_linear *expert_out; /* [N] of [D, width] */
 } vm_ffn;
@@ -59,7 +61,8 @@ typedef struct vm_ffn_acts {
     float *hidden;            /* [T K, 2 width]: gate and up */
     float *t_in, *t_out;      /* LoRA intermediates of the experts, by row */
     float *shared_hidden, *shared_active; /* [T, 2 shared_width], [T, shared_width] */
-    float *t_shared_in, *t_shared_out, *t_router;
+    float *shared_gate;       /* [T] h; NULL: 1 */
+    float *t_shared_in, *t_shared_out, *t_shared_gate, *t_router;
     float *saved;             /* the variational router's */
     float *kl;                /* [T]; NULL without a variational router */
     float *trace, *trace_projected, *temperature; /* [T]; NULL unless they were wanted */

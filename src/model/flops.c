@@ -40,6 +40,7 @@ static layer_flops count_layer(const vm_model *m, int layer, const vm_batch *b, 
                      .lora_input = T * 2 * D * vm_linear_rank(&l->qkv),
                      .lora = T * (lora_flops(&l->qkv) + lora_flops(&l->attention_out) + lora_flops(&f->shared_in) +
                                   lora_flops(&f->shared_out))};
+    n.ffn += T * 2 * D * f->shared_gate.out;
     if (f->n_experts) {
         n.ffn += T * (2 * D * f->n_experts + 6 * D * f->width * f->top_k);
         n.lora +=

@@ -4,6 +4,7 @@
  *   forward, a token and layer   2 D (Nq + 2 Nkv) h + 2 Nq h D             attention's projections, Nq and Nkv heads of h
  *                              + 4 Nq h s                                  scores and values over the s tokens it sees
  *                              + 6 D W + 2 D N + 6 K D w                   dense or shared part of W neurons; router; K of N experts of w
+ *                              + 2 D                                       where the shared part has a gate
  *                              + 2 r (in + out)                            a LoRA of rank r, wherever it is; K of the experts'
  *                              + a variational router's: vm_router_flops
  *            an asked row        2 D V

@@ -74,7 +74,8 @@ int vm_model_shared_width(const vm_config *c, int layer);
 
 /* ---- where the projections are: for adapters and LoRA ---- */
 typedef enum vm_site {
-    VM_SITE_QKV, VM_SITE_ATTENTION_OUT, VM_SITE_ROUTER, VM_SITE_SHARED_IN, VM_SITE_SHARED_OUT, VM_SITE_EXPERT_IN, VM_SITE_EXPERT_OUT, VM_SITE_COUNT
+    VM_SITE_QKV, VM_SITE_ATTENTION_OUT, VM_SITE_ROUTER, VM_SITE_SHARED_IN, VM_SITE_SHARED_OUT, VM_SITE_EXPERT_IN, VM_SITE_EXPERT_OUT,
+    VM_SITE_SHARED_GATE, VM_SITE_COUNT
 } vm_site;
 /* Rows [row, row + rows) of a projection here, under the name that somebody else has for them. */
 typedef struct vm_slot {
@@ -86,6 +87,8 @@ typedef struct vm_slot {
 /* Both fill slots[VM_MAX_LORA], which cover the site's rows in order, and return the count; 0 if the layer has no such site. */
 int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *slots);   /* Hugging Face's modules */
 int vm_model_tensors(const vm_config *c, int layer, vm_site site, vm_slot *slots); /* GGUF's tensors */
+/* A site that decides, in f32 whatever the rest is computed and stored in: the router, the shared experts' gate. */
+bool vm_model_decides(vm_site site);
 /* Shape [rows, in] of a site's projection; rows 0 if the layer has no such site. */
 void vm_model_shape(const vm_config *c, int layer, vm_site site, int *rows, int *in);
 /* The projection of a site; expert is used by the per-expert sites only. */
@@ -120,6 +123,7 @@ struct vm_arch {
     enum { VM_QK_NORM_NONE, VM_QK_NORM_HEADS, VM_QK_NORM_WHOLE } qk_norm; /* of q and k before RoPE: of each head, or of all together (qk_norm.h) */
     vm_names sites[VM_SITE_COUNT];
 };
-extern const vm_arch vm_arch_llama, vm_arch_qwen2, vm_arch_granite, vm_arch_granitemoe, vm_arch_qwen3moe, vm_arch_olmoe, vm_arch_deepseek;
+extern const vm_arch vm_arch_llama, vm_arch_qwen2, vm_arch_granite, vm_arch_granitemoe, vm_arch_qwen3moe, vm_arch_olmoe, vm_arch_deepseek,
+    vm_arch_qwen2moe;
 
 #endif

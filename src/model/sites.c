@@ -14,6 +14,8 @@ int vm_model_shared_width(const vm_config *c, int layer) {
     return layer < c->dense_layers ? c->dense_width : c->shared_width;
 }
 
+bool vm_model_decides(vm_site site) { return site == VM_SITE_ROUTER || site == VM_SITE_SHARED_GATE; }
+
 void vm_model_shape(const vm_config *c, int layer, vm_site site, int *rows, int *in) {
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim, shared = vm_model_shared_width(c, layer);
     bool experts = vm_model_routes(c, layer);
@@ -39,6 +41,9 @@ void vm_model_shape(const vm_config *c, int layer, vm_site site, int *rows, int 
         break;
     case VM_SITE_EXPERT_OUT:
         *rows = experts ? c->dim : 0, *in = c->expert_width;
+        break;
+    case VM_SITE_SHARED_GATE:
+        *rows = experts && shared && c->arch->sites[site].tensors[0] ? 1 : 0;
         break;
     case VM_SITE_COUNT:
         break;
@@ -97,6 +102,8 @@ vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert) {
         return &l->ffn.expert_in[expert];
     case VM_SITE_EXPERT_OUT:
         return &l->ffn.expert_out[expert];
+    case VM_SITE_SHARED_GATE:
+        return &l->ffn.shared_gate;
     case VM_SITE_COUNT:
         break;
     }

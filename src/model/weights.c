@@ -133,8 +133,7 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
         if (parts[i].heads) VM_TRY(to_halves(w, parts[i].rows, in, parts[i].heads));
     }
     VM_TRY(merge_adapter(ld, site, parts, n_parts, expert, in));
-    /* The routing decision is f32 always. */
-    vm_compute compute = site == VM_SITE_ROUTER ? VM_COMPUTE_F32 : ld->options->compute;
+    vm_compute compute = vm_model_decides(site) ? VM_COMPUTE_F32 : ld->options->compute;
     if (ld->options->check_only)
         *out = (vm_linear){.in = in, .out = rows, .compute = compute};
     else

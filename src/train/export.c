@@ -67,7 +67,7 @@ static vmoer_status put_site(vm_gguf_writer *w, vm_arena *arena, const vm_model 
         const vm_linear *l = linear_of(m, layer, site, (int)e);
         values[e] = l->weight->value + (size_t)slot->row * (size_t)l->in;
     }
-    source s = {.tensor = t, .values = values, .type = site == VM_SITE_ROUTER ? VM_F32 : VM_BF16, .heads = slot->heads};
+    source s = {.tensor = t, .values = values, .type = vm_model_decides(site) ? VM_F32 : VM_BF16, .heads = slot->heads};
     return put(w, arena, &s);
 }
 

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_RANK = 4096 };
+enum { MAX_RANK = 4096, TARGET_SITES = VM_SITE_EXPERT_OUT + 1 /* the sites below, which no target is above */ };
 
 /* ---- attaching ---- */
 
@@ -62,7 +62,7 @@ static vmoer_status attach_slot(const attach_context *c, int layer, vm_site site
     vm_lora *lora;
     VM_TRY(vm_linear_add_lora(l, name, slot->row, slot->rows, c->rank, c->scale, &lora));
     /* The stream is the tensor's place in the model, so that its values do not depend on what else is attached. */
-    uint32_t stream = ((uint32_t)layer * VM_SITE_COUNT + (uint32_t)site) * VM_MAX_LORA + (uint32_t)index;
+    uint32_t stream = ((uint32_t)layer * TARGET_SITES + (uint32_t)site) * VM_MAX_LORA + (uint32_t)index;
     stream = stream * (uint32_t)count_experts(c->m, slot) + (uint32_t)expert;
     vm_rng rng = vm_rng_start(c->seed, VM_RNG_INIT, stream);
     double bound = 1 / sqrt(l->in);

@@ -464,6 +464,7 @@ static void test_differences(void **state) {
     (void)state;
     check_all_differences("tiny-moe", 8);
     check_all_differences("tiny-deepseek", 8);
+    check_all_differences("tiny-qwen2moe", 8);
 }
 
 /* tiny-moe taught by tiny-llama, whose logits are not divided: every LoRA of attention and experts, and the routers'

@@ -101,7 +101,8 @@ static void check_shape(const char *model, const vm_gguf_tensor *t) {
 }
 
 static bool untied(const char *model) {
-    return is(model, "tiny-moe-noshared") || is(model, "tiny-mixtral") || is(model, "tiny-olmoe");
+    return is(model, "tiny-moe-noshared") || is(model, "tiny-mixtral") || is(model, "tiny-olmoe") ||
+           is(model, "tiny-qwen2moe");
 }
 
 static void check_values(const char *model, const vm_gguf_tensor *t) {
@@ -253,6 +254,13 @@ static void test_keys(void **state) {
     };
     for (size_t i = 0; i < sizeof deepseek / sizeof *deepseek; i++)
         assert_refused("tiny-deepseek", &deepseek[i].c, deepseek[i].says);
+    static const char *const qwen2moe[] = {"qwen2moe.expert_count", "qwen2moe.expert_used_count",
+                                           "qwen2moe.expert_feed_forward_length",
+                                           "qwen2moe.expert_shared_feed_forward_length"};
+    for (size_t i = 0; i < sizeof qwen2moe / sizeof *qwen2moe; i++)
+        assert_refused("tiny-qwen2moe", &(change){.drop_key = qwen2moe[i]}, qwen2moe[i]);
+    assert_refused("tiny-qwen2moe", &(change){.u32_key = "qwen2moe.expert_shared_feed_forward_length", .u32 = 0},
+                   "expert_shared_feed_forward_length is 0, must be 1");
     assert_refused("tiny-llama", &(change){.u32_key = "llama.expert_count", .u32 = 8}, "llama.expert_used_count");
     assert_refused("tiny-mixtral", &(change){.u32_key = "llama.expert_count", .u32 = 1025},
                    "llama.expert_count is 1025");

@@ -12,7 +12,8 @@ import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
+                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig,
+                          Qwen2MoeForCausalLM, Qwen3MoeConfig,
                           Qwen3MoeForCausalLM)
 
 from . import deepseek
@@ -130,6 +131,12 @@ def load(path):
             intermediate_size=meta["olmoe.feed_forward_length"], num_experts=meta["olmoe.expert_count"],
             num_experts_per_tok=meta["olmoe.expert_used_count"], norm_topk_prob=False, experts_implementation="eager", **common)
         model = OlmoeForCausalLM(config)
+    elif arch == "qwen2moe":
+        config = Qwen2MoeConfig(
+            intermediate_size=meta["qwen2moe.feed_forward_length"], moe_intermediate_size=meta["qwen2moe.expert_feed_forward_length"],
+            shared_expert_intermediate_size=meta["qwen2moe.expert_shared_feed_forward_length"], num_experts=meta["qwen2moe.expert_count"],
+            num_experts_per_tok=meta["qwen2moe.expert_used_count"], norm_topk_prob=False, experts_implementation="eager", **common)
+        model = Qwen2MoeForCausalLM(config)
     elif arch == "deepseek":
         config = deepseek.DeepseekConfig(
             intermediate_size=meta["deepseek.feed_forward_length"], first_k_dense_replace=meta["deepseek.leading_dense_block_count"],
@@ -170,9 +177,12 @@ def load(path):
             state[p + "shared_mlp.input_linear.weight"] = np.concatenate(
                 [src[blk + "ffn_gate_shexp.weight"], src[blk + "ffn_up_shexp.weight"]], axis=0)
             state[p + "shared_mlp.output_linear.weight"] = src[blk + "ffn_down_shexp.weight"]
-        if arch == "deepseek":
+        if arch in ("deepseek", "qwen2moe"):
             for part in ("gate", "up", "down"):
-                state[p + f"mlp.shared_experts.{part}_proj.weight"] = src[blk + f"ffn_{part}_shexp.weight"]
+                shared = "shared_experts" if arch == "deepseek" else "shared_expert"
+                state[p + f"mlp.{shared}.{part}_proj.weight"] = src[blk + f"ffn_{part}_shexp.weight"]
+        if arch == "qwen2moe":
+            state[p + "mlp.shared_expert_gate.weight"] = src[blk + "ffn_gate_inp_shexp.weight"][None]
 
     missing, unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=False)
     missing = [m for m in missing if not (m == "lm_head.weight" and config.tie_word_embeddings)]

@@ -33,7 +33,8 @@ def permute(w, heads):
 # model_type: architecture in GGUF, module with router and experts (None: dense), the router's name in it
 KINDS = {"llama": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate"),
          "qwen2": ("qwen2", None, None), "granite": ("granite", None, None),
-         "qwen3_moe": ("qwen3moe", "mlp", "gate"), "olmoe": ("olmoe", "mlp", "gate"), "deepseek": ("deepseek", "mlp", "gate")}
+         "qwen3_moe": ("qwen3moe", "mlp", "gate"), "olmoe": ("olmoe", "mlp", "gate"), "deepseek": ("deepseek", "mlp", "gate"),
+         "qwen2_moe": ("qwen2moe", "mlp", "gate")}
 INTERLEAVED = ("llama", "granite", "granitemoe", "deepseek")  # architectures whose Q and K rows are permuted in GGUF
 
 
@@ -71,8 +72,10 @@ def write(model, path, name):
     if moe:
         w.add_expert_count(getattr(config, "num_local_experts", None) or config.num_experts)
         w.add_expert_used_count(config.num_experts_per_tok)
-    if arch == "qwen3moe":
+    if arch in ("qwen2moe", "qwen3moe"):
         w.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if arch == "qwen2moe":
+        w.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if arch == "granitemoe":
         w.add_expert_feed_forward_length(config.intermediate_size)
         if config.shared_intermediate_size:
@@ -140,9 +143,12 @@ def write(model, path, name):
             put(blk + "ffn_gate_shexp.weight", gate)
             put(blk + "ffn_up_shexp.weight", up)
             put(blk + "ffn_down_shexp.weight", state[p + "shared_mlp.output_linear.weight"])
-        if arch == "deepseek":
+        for shared in ("shared_expert", "shared_experts"):
             for part in ("gate", "up", "down"):
-                put(blk + f"ffn_{part}_shexp.weight", state[p + f"mlp.shared_experts.{part}_proj.weight"])
+                if p + f"mlp.{shared}.{part}_proj.weight" in state:
+                    put(blk + f"ffn_{part}_shexp.weight", state[p + f"mlp.{shared}.{part}_proj.weight"])
+        if arch == "qwen2moe":
+            put(blk + "ffn_gate_inp_shexp.weight", state[p + "mlp.shared_expert_gate.weight"][0])
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
