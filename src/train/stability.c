@@ -369,7 +369,11 @@ static vmoer_status keep_layer(void *context, int layer, const float *u) {
                               {.l = router, .m = (int)T, .x = s->eps, .ldx = D, .y = k->noise[layer], .ldy = N}};
     VM_TRY(vm_linear_forward(s->walk.pool, s->walk.arena, calls, 2));
     for (size_t t = 0; t < T; t++)
-        for (size_t i = 0; i < N; i++) k->noise[layer][t * N + i] *= s->scale[t];
+        for (size_t i = 0; i < N; i++) {
+            float *noise = &k->noise[layer][t * N + i];
+            if (router->bias) *noise -= router->bias->value[i]; /* which stands in the clean logits alone */
+            *noise *= s->scale[t];
+        }
     return VMOER_OK;
 }
 
