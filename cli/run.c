@@ -140,7 +140,7 @@ static void print_row(const printer *out, const vmoer_token *t) {
 }
 
 static void print_text(const printer *out, const vmoer_token *t) {
-    int colours = out->terminal && out->uncertainty;
+    int colours = out->terminal && out->uncertainty && t->text_length;
     if (colours) printf("\033[%sm", t->entropy < log(2) ? "32" : t->entropy < log(8) ? "33" : "31");
     for (size_t i = 0; i < t->text_length; i++) {
         unsigned char c = (unsigned char)t->text[i];

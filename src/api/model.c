@@ -107,6 +107,8 @@ static vmoer_status describe(const vm_gguf *g, json_t *o) {
         return vm_error(VMOER_ERROR_MEMORY, "no memory");
     }
     json_decref(own);
+    vm_kv_cache sequence = {.n_layers = c.n_layers, .n_kv_heads = c.n_kv_heads, .head_dim = c.head_dim};
+    json_object_set_new(o, "context_bytes", json_integer((json_int_t)vm_kv_cache_bytes(&sequence, c.context)));
     if (c.n_experts) {
         /* Parameters a token runs through: all but the routed experts it does not take. */
         double expert = 3.0 * c.dim * c.expert_width,

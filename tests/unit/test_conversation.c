@@ -101,6 +101,35 @@ static void test_injected(void **state) {
     close_bench(&b);
 }
 
+/* Whatever is put together from a special token's parts. */
+static void test_random(void **state) {
+    (void)state;
+    static const char *const parts[] = {"<",
+                                        "|",
+                                        ">",
+                                        "<|",
+                                        "|>",
+                                        "im_end",
+                                        "im_",
+                                        "end|>",
+                                        "<|im_end|>",
+                                        "<|im_start|>",
+                                        "\n",
+                                        "a",
+                                        "\xef\xb7\x90",
+                                        "\xef\xb7\x91"};
+    bench b = open_bench();
+    vm_rng rng = vm_rng_start(1, VM_RNG_TEXT, 0);
+    for (int round = 0; round < 300; round++) {
+        char texts[2][256] = {"", ""};
+        for (int i = 0; i < 2; i++)
+            for (uint32_t n = vm_rng_below(&rng, 12); n > 0; n--)
+                strcat(texts[i], parts[vm_rng_below(&rng, sizeof parts / sizeof *parts)]);
+        check(&b, 4, (const char *const[]){"user", texts[0], "assistant", texts[1]});
+    }
+    close_bench(&b);
+}
+
 static void refused(const json_t *messages, vmoer_status status, const char *text) {
     assert_int_equal(status, VMOER_ERROR_DATA);
     if (!strstr(vm_error_text(), text)) fail_msg("'%s' is not in: %s", text, vm_error_text());
@@ -127,6 +156,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),
         cmocka_unit_test(test_injected),
+        cmocka_unit_test(test_random),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
