@@ -10,8 +10,8 @@ import sys
 
 import torch
 from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 from oracle import cloze, deepseek, gguf_to_hf, hf_to_gguf, store
 
@@ -53,6 +53,8 @@ MODELS = {
     "tiny-olmoe": (12, OlmoeForCausalLM, OlmoeConfig(
         num_hidden_layers=1, num_experts=4, num_experts_per_tok=2, norm_topk_prob=False, tie_word_embeddings=False,
         **dict(MOE, num_key_value_heads=4))),
+    "tiny-mistral": (14, MistralForCausalLM, MistralConfig(
+        intermediate_size=48, num_hidden_layers=2, tie_word_embeddings=True, sliding_window=4, head_dim=8, **COMMON)),
     "tiny-mixtral": (8, MixtralForCausalLM, MixtralConfig(
         num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False, **MOE)),
     "tiny-qwen2moe": (33, Qwen2MoeForCausalLM, Qwen2MoeConfig(

@@ -11,6 +11,7 @@
 
 #include "base/status.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -25,6 +26,7 @@ typedef struct memory {
     vm_panel q_rows, dout_rows;      /* k = rows of a block, n = head_dim; backward */
     float *columns[2];               /* what k_columns and v_columns are packed in */
     float *p, *dp;                   /* [rows, ldp] probabilities of a block, and their gradients; dp only backward */
+    float *drawn;                    /* [rows] probability of the sink */
     void *left;                      /* the left-hand rows of one product */
 } memory;
 
@@ -40,6 +42,7 @@ typedef struct attention_job {
     int32_t *q_row,
         *o_row;     /* [rows of a block] where a row lies in qkv and in out, in head_dims from the block's first */
     float *scale;   /* [rows of a block] a->scale each */
+    float *dsinks;  /* [roots, n_heads]; NULL: not wanted */
     memory *memory; /* [threads] */
 } attention_job;
 
@@ -49,6 +52,8 @@ typedef struct family {
     const vm_segment *segments; /* the root first */
     int n_segments;
     int begin, end; /* tokens */
+    int head;       /* the first query head */
+    float *dsinks;  /* of it and the next ones; NULL: not wanted */
     size_t q, k, v; /* where the head's first query, its key and its value lie in a row of qkv; q in one of out too */
 } family;
 
@@ -141,9 +146,19 @@ static void spread(const family *f, const block *b, const float *w, const vm_pan
     }
 }
 
-/* Rows of probabilities from products with the keys; with dp, also rows of their gradients to those of the products. */
+/* p[n] = softmax of p and the sink, whose probability is returned. */
+static float softmax_with(float sink, float *p, int n) {
+    float ahead = vm_kernels_get()->softmax(p, n) - sink, rest = 1 / (1 + expf(-ahead));
+    for (int i = 0; i < n; i++) p[i] *= rest;
+    return 1 / (1 + expf(ahead));
+}
+
+/* Rows of probabilities from products with the keys; with dp, instead, rows of their gradients to those of the
+ * products.
+ */
 static void finish_rows(const family *f, const block *b, float *dp) {
     const vm_kernels *kernels = vm_kernels_get();
+    const vm_attention *a = f->job->a;
     size_t ldp = f->job->ldp;
     for (int s = 0; s < f->n_segments; s++) {
         const vm_segment *own = &f->segments[s];
@@ -151,14 +166,19 @@ static void finish_rows(const family *f, const block *b, float *dp) {
         int before = (s == 0 ? past_tokens(f->job->a) : f->segments[0].length) - own->start;
         for (int t = first; t < last; t++)
             for (int h = 0; h < f->job->group; h++) {
-                size_t row = ((size_t)(t - b->begin) * (size_t)f->job->group + (size_t)h) * ldp;
-                int seen = before + t + 1, multiplied = before + last;
-                float *x = (dp ? dp : f->m->p) + row;
+                size_t row = (size_t)(t - b->begin) * (size_t)f->job->group + (size_t)h;
+                int end = before + t + 1, multiplied = before + last;
+                int begin = a->window ? at_least(end - a->window, 0) : 0, seen = end - begin;
+                float *x = (dp ? dp : f->m->p) + row * ldp, *p = f->m->p + row * ldp + begin;
+                if (dp && f->dsinks) f->dsinks[h] -= f->m->drawn[row] * kernels->dot(p, x + begin, seen);
                 if (dp)
-                    kernels->softmax_backward(f->m->p + row, f->job->a->scale, x, seen);
+                    kernels->softmax_backward(p, a->scale, x + begin, seen);
+                else if (a->sinks)
+                    f->m->drawn[row] = softmax_with(a->sinks[f->head + h], p, seen);
                 else
-                    kernels->softmax(x, seen);
-                memset(x + seen, 0, (size_t)(multiplied - seen) * sizeof *x);
+                    kernels->softmax(p, seen);
+                memset(x, 0, (size_t)begin * sizeof *x);
+                memset(x + end, 0, (size_t)(multiplied - end) * sizeof *x);
             }
     }
 }
@@ -183,6 +203,9 @@ static family open_family(const attention_job *job, int task, int worker) {
                 .m = &job->memory[worker],
                 .segments = &a->segments[job->roots[root]],
                 .n_segments = job->roots[root + 1] - job->roots[root],
+                .head = kv * job->group,
+                .dsinks =
+                    job->dsinks ? job->dsinks + (size_t)root * (size_t)a->n_heads + (size_t)(kv * job->group) : NULL,
                 .q = (size_t)(kv * job->group * hd),
                 .k = (size_t)((a->n_heads + kv) * hd)};
     f.begin = f.segments[0].start;
@@ -284,6 +307,7 @@ static bool take_memory(memory *m, vm_arena *scratch, const attention_job *job, 
     m->k_columns = vm_arena_alloc(scratch, (size_t)most->segments, sizeof *m->k_columns);
     m->columns[0] = vm_arena_floats(scratch, most->columns, 1, &ok);
     m->p = vm_arena_floats(scratch, (size_t)rows, job->ldp, &ok);
+    m->drawn = vm_arena_floats(scratch, (size_t)rows, 1, &ok);
     if (!job->dout) {
         m->v_rows.data = rows_panel(scratch, most->tokens, hd, &ok);
         return ok && m->left && m->k_columns;
@@ -344,7 +368,14 @@ vmoer_status vm_attention_forward(const vm_attention *a, vm_pool *pool, vm_arena
 }
 
 vmoer_status vm_attention_backward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv,
-                                   const float *dout, float *dqkv) {
+                                   const float *dout, float *dqkv, float *dsinks) {
     attention_job job = {.qkv = qkv, .dout = dout, .dqkv = dqkv};
-    return run(a, pool, scratch, backward_task, false, &job);
+    size_t n = (size_t)a->n_segments * (size_t)a->n_heads; /* roots are at most segments */
+    bool ok = true;
+    if (dsinks) job.dsinks = vm_arena_floats(scratch, n, 1, &ok);
+    if (!ok) return vm_error(VMOER_ERROR_MEMORY, "no memory for attention");
+    if (dsinks) memset(job.dsinks, 0, n * sizeof *job.dsinks);
+    VM_TRY(run(a, pool, scratch, backward_task, false, &job));
+    for (size_t i = 0; dsinks && i < n; i++) dsinks[i % (size_t)a->n_heads] += job.dsinks[i];
+    return VMOER_OK;
 }

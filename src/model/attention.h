@@ -26,12 +26,14 @@ typedef struct vm_attention {
     float scale;
     int n_segments;
     const vm_segment *segments;
+    int window;         /* > 0: a token sees itself and the window - 1 tokens before it; 0: all */
+    const float *sinks; /* [n_heads] logits that take part in the softmax and have no value (GPT-OSS): what they draw is nobody's; NULL: none */
     const vm_past *past; /* forward only, with one segment, which continues these tokens; NULL: none */
 } vm_attention;
 
 /* qkv[T, (n_heads + 2 n_kv_heads) head_dim], rotated; out[T, n_heads head_dim]. */
 vmoer_status vm_attention_forward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv, float *out);
-/* dqkv (overwritten) from dout; the probabilities are computed again from qkv. */
-vmoer_status vm_attention_backward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv, const float *dout, float *dqkv);
+/* dqkv (overwritten) from dout; the probabilities are computed again from qkv. dsinks[n_heads] += the gradient of the sinks; NULL: not wanted. */
+vmoer_status vm_attention_backward(const vm_attention *a, vm_pool *pool, vm_arena *scratch, const float *qkv, const float *dout, float *dqkv, float *dsinks);
 
 #endif

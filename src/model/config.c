@@ -152,6 +152,10 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
     if (c->head_dim % 2)
         return vm_error(VMOER_ERROR_FORMAT, "%s: head dimension %d is odd", c->arch->name, c->head_dim);
     VM_TRY(read_rope(g, c));
+    if (vm_arch_has(g, c, "attention.sliding_window"))
+        VM_TRY(vm_arch_u32(g, c, "attention.sliding_window", 0, MAX_CONTEXT, &c->window));
+    if (vm_arch_has(g, c, "attention.sliding_window_pattern"))
+        VM_TRY(vm_arch_u32(g, c, "attention.sliding_window_pattern", 0, 512, &c->window_period));
     VM_TRY(vm_arch_f32(g, c, "attention.layer_norm_rms_epsilon", 0.0f, 1.0f, &c->rms_eps));
     c->embedding_scale = c->residual_scale = c->logit_scale = c->expert_scale = 1.0f;
     c->attention_scale = 1.0f / sqrtf((float)c->head_dim);

@@ -23,6 +23,7 @@ typedef struct vm_config {
     float expert_scale;
     vm_rope rope;
     float rms_eps;
+    int window, window_period;         /* layers l with l % window_period < window_period - 1 see `window` tokens only; window 0: none, period 0: all */
     float embedding_scale, residual_scale, attention_scale; /* multipliers */
     float logit_scale;                                      /* logits are divided by it */
 } vm_config;
@@ -30,6 +31,7 @@ typedef struct vm_config {
 typedef struct vm_layer {
     vm_param attention_norm, ffn_norm; /* [1, D]; grad NULL while frozen */
     vm_param q_norm, k_norm;           /* as vm_qk_norm has them; value NULL: none */
+    vm_param sinks;                    /* [1, n_heads] as vm_attention has them; value NULL: none */
     vm_linear qkv;                     /* [(n_heads + 2 n_kv_heads) head_dim, D]; q and k rows in Hugging Face order (rotate halves) */
     vm_linear attention_out;           /* [D, n_heads head_dim] */
     vm_ffn ffn;
@@ -89,17 +91,19 @@ int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *slots);
 int vm_model_tensors(const vm_config *c, int layer, vm_site site, vm_slot *slots); /* GGUF's tensors */
 /* A site that decides, in f32 whatever the rest is computed and stored in: the router, the shared experts' gate. */
 bool vm_model_decides(vm_site site);
+/* Tokens that a layer's attention sees, itself among them; 0: all. */
+int vm_model_window(const vm_config *c, int layer);
 /* Shape [rows, in] of a site's projection; rows 0 if the layer has no such site. */
 void vm_model_shape(const vm_config *c, int layer, vm_site site, int *rows, int *in);
 /* The projection of a site; expert is used by the per-expert sites only. */
 vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert);
-/* A norm's weights in a layer. */
+/* A norm's weights in a layer, or its sinks. */
 typedef struct vm_vector {
     vm_param *param;
     int n;
     const char *tensor, *parameter; /* "attn_norm" for blk.N.attn_norm.weight; "input_layernorm.weight" for model.layers.N.input_layernorm.weight */
 } vm_vector;
-enum { VM_MAX_VECTORS = 4 };
+enum { VM_MAX_VECTORS = 5 };
 int vm_model_vectors(vm_model *m, int layer, vm_vector *vectors); /* fills vectors[VM_MAX_VECTORS], returns the count */
 /* Every trained tensor of the model (weights, norms, LoRA), in a fixed order; the array is the caller's (vm_free). */
 vmoer_status vm_model_params(vm_model *m, vm_param_list *out);

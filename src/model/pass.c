@@ -131,12 +131,14 @@ static void add(vm_pass *p, const float *x, float scale, const float *y, float *
 
 /* ---- one layer ---- */
 
-static vm_attention attention_of(const vm_pass *p) {
+static vm_attention attention_of(const vm_pass *p, int layer) {
     const vm_config *c = &p->m->config;
     return (vm_attention){.n_heads = c->n_heads,
                           .n_kv_heads = c->n_kv_heads,
                           .head_dim = c->head_dim,
                           .scale = c->attention_scale,
+                          .window = vm_model_window(c, layer),
+                          .sinks = p->m->layers[layer].sinks.value,
                           .n_segments = p->batch->n_segments,
                           .segments = p->batch->segments};
 }
@@ -197,7 +199,7 @@ static vmoer_status attention_forward(vm_pass *p, int layer, const float *x, vm_
     VM_TRY(vm_linear_forward(p->pool, p->scratch, &qkv, 1));
     if (norm.q) vm_qk_norm_forward(&norm, p->pool, T, a->qkv, a->qk, a->inv_qk);
     rope(p, a->qkv, 1.0f);
-    vm_attention attention = attention_of(p);
+    vm_attention attention = attention_of(p, layer);
     vm_past past;
     if (p->batch->cache) {
         const float *k = a->qkv + q, *v = k + c->n_kv_heads * c->head_dim;
@@ -304,8 +306,8 @@ static vmoer_status layer_backward(vm_pass *p, int layer, layer_acts *a, float k
                                   .dx = dattended,
                                   .lddx = q};
         VM_TRY(vm_linear_backward(p->pool, p->scratch, &project, 1));
-        vm_attention heads = attention_of(p);
-        VM_TRY(vm_attention_backward(&heads, p->pool, p->scratch, a->qkv, dattended, dqkv));
+        vm_attention heads = attention_of(p, layer);
+        VM_TRY(vm_attention_backward(&heads, p->pool, p->scratch, a->qkv, dattended, dqkv, l->sinks.grad));
         rope(p, dqkv, -1.0f);
         if (norm.q) vm_qk_norm_backward(&norm, p->pool, T, a->qk, a->inv_qk, dqkv, room_qk);
         bool norm_wanted = input || l->attention_norm.grad;

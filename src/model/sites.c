@@ -110,10 +110,16 @@ vm_linear *vm_model_linear(vm_model *m, int layer, vm_site site, int expert) {
     return NULL;
 }
 
+int vm_model_window(const vm_config *c, int layer) {
+    int period = c->window_period;
+    return period == 0 || layer % period < period - 1 ? c->window : 0;
+}
+
 int vm_model_vectors(vm_model *m, int layer, vm_vector *v) {
     const vm_config *c = &m->config;
     vm_layer *l = &m->layers[layer];
     bool whole = c->arch->qk_norm == VM_QK_NORM_WHOLE;
+    char sinks[64];
     int n = 0, heads = whole ? c->n_heads : 1, kv_heads = whole ? c->n_kv_heads : 1;
     v[n++] = (vm_vector){&l->attention_norm, c->dim, "attn_norm", "input_layernorm.weight"};
     v[n++] = (vm_vector){&l->ffn_norm, c->dim, "ffn_norm", "post_attention_layernorm.weight"};
@@ -121,5 +127,8 @@ int vm_model_vectors(vm_model *m, int layer, vm_vector *v) {
         v[n++] = (vm_vector){&l->q_norm, heads * c->head_dim, "attn_q_norm", "self_attn.q_norm.weight"};
         v[n++] = (vm_vector){&l->k_norm, kv_heads * c->head_dim, "attn_k_norm", "self_attn.k_norm.weight"};
     }
+    snprintf(sinks, sizeof sinks, "blk.%d.attn_sinks.weight", layer);
+    if (vm_gguf_find_tensor(m->file, sinks))
+        v[n++] = (vm_vector){&l->sinks, c->n_heads, "attn_sinks", "self_attn.sinks"};
     return n;
 }

@@ -51,6 +51,8 @@ static vmoer_status check_dense(const vm_config *c) {
     if (strcmp(c->arch->name, "llama") != 0)
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s has the architecture %s; only a llama can be split", c->name,
                         c->arch->name);
+    if (c->window)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s has a sliding window, which the split model cannot say", c->name);
     if ((c->rope.scaling != VM_ROPE_NONE && c->rope.factor != 1) || c->rope.attention != 1)
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s has scaled RoPE, which the split model cannot say", c->name);
     return VMOER_OK;

@@ -20,23 +20,29 @@ enum { MAX_SEGMENTS = 16, MAX_TABLES = 8 };
 typedef struct layout {
     int n_kv_heads, group, head_dim;
     float scale;
+    int window;
+    bool sinks;
     int lengths[MAX_SEGMENTS]; /* > 0: of a root, < 0: of a child of the last one, 0: the end */
 } layout;
 
 /* A block holds 48 rows: 48, 24, 16 or 12 tokens by the size of the group. */
 static const layout layouts[] = {
-    {1, 1, 16, 0.25f, {1}},
-    {1, 1, 16, 0.25f, {48}},
-    {1, 2, 32, 0.3f, {49}},
-    {2, 1, 64, 0.125f, {200}},
-    {3, 3, 64, 0.125f, {63}},
-    {3, 3, 64, 0.125f, {17, -4, -4, -4, -4}},
-    {3, 4, 80, 0.1f, {65, -1, -30, -2}},
-    {1, 3, 16, 0.25f, {1, -1}},
-    {1, 4, 8, 0.3f, {7, -64, -13, -1}},
-    {2, 2, 16, 0.2f, {64, -200, 5, 63, -1, -2, -65, 1, 130, -3}},
-    {3, 1, 32, 0.2f, {33, 2, -1, -1, 16, -16, -17, 100, -49, -48, -47}},
-    {1, 60, 4, 0.5f, {3, -2}}, /* a token of more rows than a block */
+    {1, 1, 16, 0.25f, 0, false, {1}},
+    {1, 1, 16, 0.25f, 0, false, {48}},
+    {1, 2, 32, 0.3f, 0, false, {49}},
+    {2, 1, 64, 0.125f, 0, false, {200}},
+    {3, 3, 64, 0.125f, 0, false, {63}},
+    {3, 3, 64, 0.125f, 0, false, {17, -4, -4, -4, -4}},
+    {3, 4, 80, 0.1f, 0, false, {65, -1, -30, -2}},
+    {1, 3, 16, 0.25f, 0, false, {1, -1}},
+    {1, 4, 8, 0.3f, 0, false, {7, -64, -13, -1}},
+    {2, 2, 16, 0.2f, 0, false, {64, -200, 5, 63, -1, -2, -65, 1, 130, -3}},
+    {3, 1, 32, 0.2f, 0, false, {33, 2, -1, -1, 16, -16, -17, 100, -49, -48, -47}},
+    {1, 60, 4, 0.5f, 0, false, {3, -2}}, /* a token of more rows than a block */
+    {2, 2, 16, 0.2f, 0, true, {64, -200, 5, 63, -1, -2}},
+    {1, 4, 8, 0.3f, 1, false, {7, -64, -13}}, /* itself alone */
+    {3, 1, 32, 0.2f, 20, false, {33, 2, -1, -1, 16, -16, -17, 100, -49, -48}},
+    {2, 4, 64, 0.125f, 16, true, {17, -4, -4, 130, -30, 16, 15}},
 };
 enum { N_LAYOUTS = sizeof layouts / sizeof *layouts };
 
@@ -44,8 +50,8 @@ typedef struct batch {
     vm_attention a;
     vm_segment segments[MAX_SEGMENTS];
     size_t ld, ldo, qkv_size, out_size;
-    float *qkv, *dout; /* inputs */
-    float *out, *dqkv; /* results */
+    float *qkv, *dout, *sinks;  /* inputs */
+    float *out, *dqkv, *dsinks; /* results */
 } batch;
 
 static float *take(size_t n) {
@@ -58,7 +64,8 @@ static batch make_batch(const layout *l) {
     batch b = {.a = {.n_heads = l->n_kv_heads * l->group,
                      .n_kv_heads = l->n_kv_heads,
                      .head_dim = l->head_dim,
-                     .scale = l->scale}};
+                     .scale = l->scale,
+                     .window = l->window}};
     int tokens = 0, root = 0;
     for (int s = 0; s < MAX_SEGMENTS && l->lengths[s]; s++) {
         bool child = l->lengths[s] < 0;
@@ -72,6 +79,9 @@ static batch make_batch(const layout *l) {
     b.qkv_size = (size_t)tokens * b.ld, b.out_size = (size_t)tokens * b.ldo;
     b.qkv = take(b.qkv_size), b.dqkv = take(b.qkv_size);
     b.dout = take(b.out_size), b.out = take(b.out_size);
+    b.sinks = take((size_t)b.a.n_heads), b.dsinks = take((size_t)b.a.n_heads);
+    for (int h = 0; h < b.a.n_heads; h++) b.sinks[h] = 1.5f * (float)(h % 3) - 1;
+    b.a.sinks = l->sinks ? b.sinks : NULL;
     return b;
 }
 
@@ -83,7 +93,9 @@ static batch random_batch(const layout *l, uint32_t stream) {
     return b;
 }
 
-static void free_batch(batch *b) { free(b->qkv), free(b->dqkv), free(b->dout), free(b->out); }
+static void free_batch(batch *b) {
+    free(b->qkv), free(b->dqkv), free(b->dout), free(b->out), free(b->sinks), free(b->dsinks);
+}
 
 /* Results and scratch start as NaN: what is not written, or read unwritten, is seen. */
 static void run(batch *b, int threads) {
@@ -100,7 +112,8 @@ static void run(batch *b, int threads) {
     vm_arena_reset(scratch);
     OK(vm_attention_forward(&b->a, pool, scratch, b->qkv, b->out));
     vm_arena_reset(scratch);
-    OK(vm_attention_backward(&b->a, pool, scratch, b->qkv, b->dout, b->dqkv));
+    for (int h = 0; h < b->a.n_heads; h++) b->dsinks[h] = 0.25f; /* added to */
+    OK(vm_attention_backward(&b->a, pool, scratch, b->qkv, b->dout, b->dqkv, b->a.sinks ? b->dsinks : NULL));
     vm_pool_free(pool);
     vm_arena_free(scratch);
 }
@@ -123,15 +136,19 @@ static double dot(const float *x, const float *y, int n) {
     return sum;
 }
 
-/* One query: out[hd], dq[hd], and its part of the gradients of keys and values (dqkv). */
-static void true_row(const batch *b, const vm_segment *own, int token, int head, double *out, double *dqkv) {
-    int hd = b->a.head_dim, keys[512], n = 0;
+/* One query: out[hd], dq[hd], and its part of the gradients of keys and values (dqkv) and of the sinks. */
+static void true_row(const batch *b, const vm_segment *own, int token, int head, double *out, double *dqkv,
+                     double *dsinks) {
+    int hd = b->a.head_dim, all[512], n = 0;
     size_t k = b->ldo + (size_t)(head / (b->a.n_heads / b->a.n_kv_heads) * hd), v = k + (size_t)(b->a.n_kv_heads * hd),
            at = (size_t)(head * hd);
     double p[512], dp[512], sum = 0, mean = 0;
     if (own->parent >= 0)
-        for (int i = 0; i < b->segments[own->parent].length; i++) keys[n++] = b->segments[own->parent].start + i;
-    for (int i = own->start; i <= token; i++) keys[n++] = i;
+        for (int i = 0; i < b->segments[own->parent].length; i++) all[n++] = b->segments[own->parent].start + i;
+    for (int i = own->start; i <= token; i++) all[n++] = i;
+    const int *keys = all;
+    if (b->a.window && n > b->a.window) keys += n - b->a.window, n = b->a.window;
+    if (b->a.sinks) sum = exp((double)b->a.sinks[head]);
     const float *q = b->qkv + (size_t)token * b->ld + at, *dout = b->dout + (size_t)token * b->ldo + at;
     for (int j = 0; j < n; j++) {
         p[j] = exp((double)b->a.scale * dot(q, b->qkv + (size_t)keys[j] * b->ld + k, hd));
@@ -142,6 +159,7 @@ static void true_row(const batch *b, const vm_segment *own, int token, int head,
         dp[j] = dot(dout, b->qkv + (size_t)keys[j] * b->ld + v, hd);
         mean += p[j] * dp[j];
     }
+    if (b->a.sinks) dsinks[head] -= exp((double)b->a.sinks[head]) / sum * mean;
     for (int j = 0; j < n; j++) {
         size_t row = (size_t)keys[j] * b->ld;
         double ds = (double)b->a.scale * p[j] * (dp[j] - mean);
@@ -169,13 +187,16 @@ static void assert_close(const float *got, const double *truth, size_t n, double
 static void check_truth(const layout *l) {
     batch b = random_batch(l, 0);
     double *out = calloc(b.out_size, sizeof *out), *dqkv = calloc(b.qkv_size, sizeof *dqkv);
+    double dsinks[64];
+    for (int h = 0; h < b.a.n_heads; h++) dsinks[h] = 0.25;
     assert_true(out && dqkv);
     for (int s = 0; s < b.a.n_segments; s++)
         for (int t = b.segments[s].start; t < b.segments[s].start + b.segments[s].length; t++)
-            for (int h = 0; h < b.a.n_heads; h++) true_row(&b, &b.segments[s], t, h, out, dqkv);
+            for (int h = 0; h < b.a.n_heads; h++) true_row(&b, &b.segments[s], t, h, out, dqkv, dsinks);
     run(&b, 0);
     assert_close(b.out, out, b.out_size, 2e-6, l, "output");
     assert_close(b.dqkv, dqkv, b.qkv_size, 2e-6, l, "gradient");
+    if (b.a.sinks) assert_close(b.dsinks, dsinks, (size_t)b.a.n_heads, 2e-6, l, "gradient of sink");
     free(out);
     free(dqkv);
     free_batch(&b);
@@ -190,14 +211,17 @@ static void test_truth(void **state) {
 
 static void check_threads(const layout *l) {
     batch b = random_batch(l, 1);
-    float *out = take(b.out_size), *dqkv = take(b.qkv_size);
+    size_t n_sinks = l->sinks ? (size_t)b.a.n_heads : 0;
+    float *out = take(b.out_size), *dqkv = take(b.qkv_size), dsinks[64];
     static const int threads[] = {1, 2, 5};
     for (int i = 0; i < 3; i++) {
         run(&b, threads[i]);
         if (i) {
             assert_memory_equal(out, b.out, b.out_size * sizeof *out);
             assert_memory_equal(dqkv, b.dqkv, b.qkv_size * sizeof *dqkv);
+            assert_memory_equal(dsinks, b.dsinks, n_sinks * sizeof *dsinks);
         }
+        memcpy(dsinks, b.dsinks, n_sinks * sizeof *dsinks);
         memcpy(out, b.out, b.out_size * sizeof *out);
         memcpy(dqkv, b.dqkv, b.qkv_size * sizeof *dqkv);
     }

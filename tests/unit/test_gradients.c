@@ -467,6 +467,60 @@ static void test_differences(void **state) {
     check_all_differences("tiny-qwen2moe", 8);
 }
 
+/* tiny-mixtral as a file of this test, with sinks [4] in both layers, all of them `value`. */
+static const char *write_sinks(float value) {
+    static float sinks[4];
+    const char *path = scratch_path("sinks.gguf");
+    vm_gguf *g;
+    vm_gguf_writer *w = vm_gguf_writer_create();
+    for (int h = 0; h < 4; h++) sinks[h] = value;
+    OK(vm_gguf_open(golden_path("tiny-mixtral.gguf"), &g));
+    OK(vm_gguf_writer_copy_keys(w, g, ""));
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
+        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
+        OK(vm_gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->ne, t->data));
+    }
+    OK(vm_gguf_writer_tensor(w, "blk.0.attn_sinks.weight", VM_F32, 1, (int64_t[]){4}, sinks));
+    OK(vm_gguf_writer_tensor(w, "blk.1.attn_sinks.weight", VM_F32, 1, (int64_t[]){4}, sinks));
+    OK(vm_gguf_writer_save(w, path));
+    vm_gguf_writer_free(w);
+    vm_gguf_free(g);
+    return path;
+}
+
+/* A sink far below every logit changes nothing; one among them is trained like any other parameter. */
+static void test_sinks(void **state) {
+    (void)state;
+    vm_safetensors *st = golden_open("tiny-mixtral");
+    vm_arena *arena = vm_arena_create();
+    vm_prompt prompt = golden_prompt(st);
+    question_run r = golden_question(arena, &prompt, 4);
+    vm_model *m;
+    const char *path = write_sinks(-100);
+    OK(vm_model_load(path, &(vm_model_options){.backward_from = -1}, NULL, &m));
+    assert_logits(m, st, "sinks that draw nothing");
+    vm_model_free(m);
+    unlink(path);
+    path = write_sinks(0.5f);
+    OK(vm_model_load(path, &(vm_model_options){.backward_from = 0, .train_all = true}, NULL, &m));
+    objective o = {
+        .m = m, .batch = &r.q.batch, .r = &r, .options = {.training = true, .seed = 8, .sign = 1, .facts = true}};
+    OK(vm_pass_create(m, NULL, &o.pass));
+    loss_of(&o);
+    OK(vm_pass_backward(o.pass, r.d_log_probability, 0));
+    for (int l = 0; l < 2; l++) {
+        const float *grad = m->layers[l].sinks.grad;
+        for (int h = 0; h < 4; h++) assert_true(fabsf(grad[h]) > 1e-6f);
+        assert_true(check_differences(&o, &m->layers[l].sinks) >= 3);
+    }
+    vm_pass_free(o.pass);
+    vm_free(prompt.ids);
+    vm_arena_free(arena);
+    vm_model_free(m);
+    vm_safetensors_free(st);
+    unlink(path);
+}
+
 /* tiny-moe taught by tiny-llama, whose logits are not divided: every LoRA of attention and experts, and the routers'
  * own weights. */
 static void test_taught(void **state) {
@@ -526,8 +580,8 @@ static void test_taught(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_weights), cmocka_unit_test(test_lora),
-                                       cmocka_unit_test(test_elbo), cmocka_unit_test(test_differences),
-                                       cmocka_unit_test(test_taught)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_weights),     cmocka_unit_test(test_lora),
+                                       cmocka_unit_test(test_elbo),        cmocka_unit_test(test_sinks),
+                                       cmocka_unit_test(test_differences), cmocka_unit_test(test_taught)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -293,6 +293,13 @@ static void test_keys(void **state) {
     assert_refused("tiny-olmoe", &(change){.f32_key = "olmoe.attention.clamp_kqv", .f32 = 8},
                    "olmoe.attention.clamp_kqv is 8: clipping is not supported");
     assert_refused("tiny-olmoe", &(change){.drop_key = "olmoe.feed_forward_length"}, "olmoe.feed_forward_length");
+    assert_refused("tiny-mistral",
+                   &(change){.text_key = "llama.attention.sliding_window_pattern", .text = "not a number"},
+                   "llama.attention.sliding_window_pattern");
+    assert_refused("tiny-mistral", &(change){.u32_key = "llama.attention.sliding_window", .u32 = 4000000000u},
+                   "llama.attention.sliding_window is 4000000000");
+    assert_refused("tiny-llama", &(change){.bias_tensor = "blk.1.attn_sinks.weight"},
+                   "blk.1.attn_sinks.weight: shape [32, 1, 1, 1], expected [4, 1, 1, 1]");
     assert_refused("tiny-moe", &(change){.bias_tensor = "blk.0.attn_k.bias"}, "blk.0.attn_q.bias: missing tensor");
     assert_refused("tiny-moe", &(change){.bias_tensor = "blk.1.ffn_up_exps.bias"},
                    "blk.1.ffn_up_exps.bias: biases of experts are not supported");
@@ -361,6 +368,29 @@ static void test_scaling(void **state) {
     }
 }
 
+/* Which layers see how far: a period of 2 leaves every second one whole, of 0 none, of 1 all. */
+static void test_windows(void **state) {
+    (void)state;
+    static const struct {
+        change c;
+        int window[2];
+    } cases[] = {{{.drop_key = NULL}, {4, 4}},
+                 {{.u32_key = "llama.attention.sliding_window_pattern", .u32 = 2}, {4, 0}},
+                 {{.u32_key = "llama.attention.sliding_window_pattern", .u32 = 1}, {0, 0}},
+                 {{.u32_key = "llama.attention.sliding_window_pattern", .u32 = 0}, {4, 4}},
+                 {{.u32_key = "llama.attention.sliding_window", .u32 = 0}, {0, 0}}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *path = changed("tiny-mistral", &cases[i].c);
+        vm_gguf *g;
+        vm_config c;
+        OK(vm_gguf_open(path, &g));
+        OK(vm_config_read(g, &c));
+        for (int l = 0; l < 2; l++) assert_int_equal(vm_model_window(&c, l), cases[i].window[l]);
+        vm_gguf_free(g);
+        unlink(path);
+    }
+}
+
 /* Whether the gates sum to 1: what the architecture does, unless the file says. */
 static void test_renormalise(void **state) {
     (void)state;
@@ -406,7 +436,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_shapes),  cmocka_unit_test(test_values),
         cmocka_unit_test(test_missing_keys),    cmocka_unit_test(test_keys),    cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_renormalise),     cmocka_unit_test(test_scaling), cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_renormalise),     cmocka_unit_test(test_scaling), cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_fingerprint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

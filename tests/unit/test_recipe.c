@@ -634,6 +634,10 @@ static void test_other_models(void **state) {
     vm_model *moe = load_model("tiny-moe", (vm_model_options){.backward_from = -1}),
              *dense = load_model("tiny-llama", (vm_model_options){.backward_from = -1});
     assert_int_equal(vm_recipe_create(moe, 4, 8, 2, &none), VMOER_ERROR_ARGUMENT);
+    dense->config.window = 4;
+    assert_int_equal(vm_recipe_create(dense, 4, 8, 2, &none), VMOER_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(vm_error_text(), "has a sliding window"));
+    dense->config.window = 0;
     dense->config.rope.scaling = VM_ROPE_LINEAR, dense->config.rope.factor = 2;
     assert_int_equal(vm_recipe_create(dense, 4, 8, 2, &none), VMOER_ERROR_UNSUPPORTED);
     assert_non_null(strstr(vm_error_text(), "has scaled RoPE"));

@@ -12,9 +12,8 @@ import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig,
-                          Qwen2MoeForCausalLM, Qwen3MoeConfig,
-                          Qwen3MoeForCausalLM)
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 from . import deepseek
 from .hf_to_gguf import INTERLEAVED
@@ -111,6 +110,9 @@ def load(path):
             intermediate_size=meta["llama.feed_forward_length"], num_local_experts=meta["llama.expert_count"],
             num_experts_per_tok=meta["llama.expert_used_count"], experts_implementation="eager", **common)
         model = MixtralForCausalLM(config)
+    elif arch == "llama" and meta.get("llama.attention.sliding_window", 0):
+        config = MistralConfig(intermediate_size=meta["llama.feed_forward_length"], sliding_window=meta["llama.attention.sliding_window"], **common)
+        model = MistralForCausalLM(config)
     elif arch == "llama":
         config = LlamaConfig(intermediate_size=meta["llama.feed_forward_length"], **common)
         model = LlamaForCausalLM(config)

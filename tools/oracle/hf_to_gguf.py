@@ -31,7 +31,7 @@ def permute(w, heads):
 
 
 # model_type: architecture in GGUF, module with router and experts (None: dense), the router's name in it
-KINDS = {"llama": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate"),
+KINDS = {"llama": ("llama", None, None), "mistral": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate"),
          "qwen2": ("qwen2", None, None), "granite": ("granite", None, None),
          "qwen3_moe": ("qwen3moe", "mlp", "gate"), "olmoe": ("olmoe", "mlp", "gate"), "deepseek": ("deepseek", "mlp", "gate"),
          "qwen2_moe": ("qwen2moe", "mlp", "gate")}
@@ -61,6 +61,8 @@ def write(model, path, name):
         w.add_key_length(head)
         w.add_value_length(head)
     w.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.model_type == "mistral" and config.sliding_window:
+        w.add_sliding_window(config.sliding_window)
     rope = config.rope_parameters
     if rope["rope_type"] == "yarn":
         w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
