@@ -7,7 +7,7 @@ typedef struct bench_options {
 } bench_options;
 
 static const option options[] = {
-    MODEL_OPTION(bench_options, p.model, "GGUF file"),
+    MODEL_OPTION(bench_options, p.model, MODEL_TEXT),
     ADAPTER_OPTION(bench_options, p.adapter),
     {"router", 0, OPTION_TEXT, "FILE",
      "router of calibrate; without it a VGLR-FC is made in memory, its heads small random numbers",

@@ -14,7 +14,7 @@ static const char *const objective_words[] = {"mean", "mixture", NULL};
 static const char *const train_on_words[] = {"train", "heldout", NULL};
 
 static const option options[] = {
-    MODEL_OPTION(calibrate_options, p.train.model, "GGUF file"),
+    MODEL_OPTION(calibrate_options, p.train.model, MODEL_TEXT),
     {"adapter", 0, OPTION_TEXT, "DIR", "the MAP adapter beneath the router",
      offsetof(calibrate_options, p.train.adapter), NULL, 0},
     {"quick", 0, OPTION_FLAG, NULL,

@@ -7,7 +7,7 @@ typedef struct cost_options {
 } cost_options;
 
 static const option options[] = {
-    MODEL_OPTION(cost_options, p.model, "GGUF file"),
+    MODEL_OPTION(cost_options, p.model, MODEL_TEXT),
     ADAPTER_OPTION(cost_options, p.load.adapter),
     {"router", 0, OPTION_TEXT, "FILE", "router of calibrate", offsetof(cost_options, p.load.router), NULL, 1},
     {"inference", 0, OPTION_ENUM, NULL, "how the router answers, as in eval", offsetof(cost_options, p.load.inference),

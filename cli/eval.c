@@ -12,7 +12,7 @@ typedef struct eval_options {
 static const char *const format_words[] = {"cloze", "letter", "lm-eval", NULL};
 
 static const option options[] = {
-    MODEL_OPTION(eval_options, p.model, "GGUF file"),
+    MODEL_OPTION(eval_options, p.model, MODEL_TEXT),
     ADAPTER_OPTION(eval_options, p.load.adapter),
     {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
      offsetof(eval_options, p.load.router), NULL, 0},

@@ -7,7 +7,7 @@ typedef struct finetune_options {
 } finetune_options;
 
 static const option options[] = {
-    MODEL_OPTION(finetune_options, p.train.model, "GGUF file"),
+    MODEL_OPTION(finetune_options, p.train.model, MODEL_TEXT),
     {"targets", 0, OPTION_TEXT, "LIST",
      "what gets LoRA, with commas: attention, shared, experts (shared and routed), router; all: full fine-tuning, "
      "writes a GGUF",

@@ -7,7 +7,7 @@ typedef struct info_options {
 } info_options;
 
 static const option options[] = {
-    MODEL_OPTION(info_options, model, "GGUF file"),
+    MODEL_OPTION(info_options, model, MODEL_TEXT),
     COMMON_OPTIONS,
     {.name = NULL},
 };

@@ -13,7 +13,7 @@ _Static_assert(VMOER_WEIGHTS_Q8_0 == 0 && VMOER_WEIGHTS_Q6_K == 1 && VMOER_WEIGH
                "weights_words");
 
 static const option options[] = {
-    MODEL_OPTION(quantize_options, p.model, "GGUF file"),
+    MODEL_OPTION(quantize_options, p.model, MODEL_TEXT),
     {"type", 0, OPTION_ENUM, NULL,
      "of the weights: 8.5, 6.6, 4.5, 4.5, 16, 16 and (q4_k_m: some in q6_k) 4.8 bits each",
      offsetof(quantize_options, p.type), weights_words, 0},

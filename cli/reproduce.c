@@ -10,7 +10,7 @@ typedef struct reproduce_options {
 } reproduce_options;
 
 static const option options[] = {
-    MODEL_OPTION(reproduce_options, p.model, "GGUF file of a Mixture-of-Experts"),
+    MODEL_OPTION(reproduce_options, p.model, "Mixture-of-Experts: " MODEL_TEXT),
     {.name = "Experiment", .kind = OPTION_HEADING},
     {"output_path", 0, OPTION_TEXT, "DIR",
      "plan.json, a folder a stage, results.json, timings.json, report.html; stages that are done there are not run "

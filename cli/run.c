@@ -15,7 +15,7 @@ typedef struct run_options {
 } run_options;
 
 static const option options[] = {
-    MODEL_OPTION(run_options, model, "GGUF file"),
+    MODEL_OPTION(run_options, model, MODEL_TEXT),
     ADAPTER_OPTION(run_options, load.adapter),
     {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
      offsetof(run_options, load.router), NULL, 0},

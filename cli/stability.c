@@ -7,7 +7,7 @@ typedef struct stability_options {
 } stability_options;
 
 static const option options[] = {
-    MODEL_OPTION(stability_options, p.model, "GGUF file"),
+    MODEL_OPTION(stability_options, p.model, MODEL_TEXT),
     ADAPTER_OPTION(stability_options, p.load.adapter),
     {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
      offsetof(stability_options, p.load.router), NULL, 0},

@@ -12,7 +12,7 @@ typedef struct tokenize_options {
 } tokenize_options;
 
 static const option options[] = {
-    MODEL_OPTION(tokenize_options, model, "GGUF file, or a tokenizer.json"),
+    MODEL_OPTION(tokenize_options, model, MODEL_TEXT ", or a tokenizer.json"),
     {"parse_special", 0, OPTION_FLAG, NULL, "text like <|im_start|> becomes its token",
      offsetof(tokenize_options, parse_special), NULL, 0},
     {"ids", 0, OPTION_TEXT, "LIST", "the other way: ids with commas, printed as text", offsetof(tokenize_options, ids),

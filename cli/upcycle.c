@@ -7,7 +7,7 @@ typedef struct upcycle_options {
 } upcycle_options;
 
 static const option options[] = {
-    MODEL_OPTION(upcycle_options, p.train.model, "dense GGUF file"),
+    MODEL_OPTION(upcycle_options, p.train.model, "dense model: " MODEL_TEXT),
     {"recipe", 0, OPTION_TEXT, "FILE",
      "rebuild from this recipe (seconds, the same bytes everywhere); without it one is found",
      offsetof(upcycle_options, p.recipe), NULL, 0},

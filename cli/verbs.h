@@ -11,8 +11,10 @@ extern const verb verb_ood, verb_stability, verb_cost, verb_conformal, verb_repo
 
 extern const char *const compute_words[], *const inference_words[], *const routing_words[], *const split_words[], *const keep_words[];
 
+#define MODEL_TEXT "GGUF file, or a Hugging Face folder"
+
 /* M: the verb's struct; the last argument of each: where in it the library's struct stands. */
-#define MODEL_OPTION(M, member, text) {"model", 'm', OPTION_TEXT, "FILE", text, offsetof(M, member), NULL, 1}
+#define MODEL_OPTION(M, member, text) {"model", 'm', OPTION_TEXT, "PATH", text, offsetof(M, member), NULL, 1}
 
 #define ADAPTER_OPTION(M, member)                                                                                          \
     {"adapter", 0, OPTION_TEXT, "PATH", "LoRA adapter: a folder of finetune or PEFT, or a GGUF", offsetof(M, member), NULL, 0}

@@ -39,7 +39,7 @@ static void read_tensor(const vm_gguf *g, const vm_gguf_tensor *t) {
     if (n / elements * bytes != t->size) abort();
     if (n > 1 << 20) return;
     float *values = malloc(n * sizeof *values);
-    if (values) vm_dequantize(t->type, t->data, n, values);
+    if (values) vm_gguf_read_rows(t, 0, n / (size_t)t->ne[0], values);
     free(values);
 }
 
@@ -48,9 +48,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (vm_gguf_open_memory(data, size, "fuzz", &g) != VMOER_OK) return 0;
     for (size_t i = 0; i < vm_gguf_key_count(g); i++) read_key(g, vm_gguf_key_at(g, i));
     for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) read_tensor(g, vm_gguf_tensor_at(g, i));
-    size_t header;
-    vm_gguf_header(g, &header);
-    if (header > size) abort();
+    size_t left;
+    if (vm_gguf_header_size(g) > size || vm_gguf_file_size(g) != size) abort();
+    if (vm_gguf_bytes(g, 0, &left) != data || vm_gguf_bytes(g, size, &left)) abort();
     vm_gguf_writer *w = vm_gguf_writer_create();
     if (w && vm_gguf_writer_copy_keys(w, g, "") != VMOER_OK) abort();
     vm_gguf_writer_free(w);

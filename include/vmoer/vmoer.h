@@ -83,7 +83,8 @@ typedef struct vmoer_model_params {
 } vmoer_model_params;
 VMOER_API vmoer_model_params vmoer_model_params_default(void);
 
-/* path: a GGUF file of an architecture that README.md lists. An adapter or router made for another base is VMOER_ERROR_MISMATCH. */
+/* path: a GGUF file, or a Hugging Face folder (docs/FORMATS.md), of an architecture that README.md lists; here and wherever a model is asked for. An adapter or
+ * router made for another base is VMOER_ERROR_MISMATCH. */
 VMOER_API vmoer_status vmoer_model_load(const char *path, const vmoer_model_params *params, vmoer_model **out);
 VMOER_API void vmoer_model_free(vmoer_model *model);
 
@@ -178,7 +179,7 @@ typedef struct vmoer_verify_params {
 /* Every tensor that the architecture asks for is there, of its shape, and every value of it is finite; the tokenizer and the chat template can be read;
  * adapter and router fit. The error names the tensor and the offset at fault. JSON with the files' SHA-256, and the tensors no place was found for. */
 VMOER_API vmoer_status vmoer_verify(const vmoer_verify_params *params, char **out_json);
-/* JSON: {"ids": [...], "pieces": [...]}. parse_special: text like <|im_start|> becomes its token. path: a GGUF, or a tokenizer.json
+/* JSON: {"ids": [...], "pieces": [...]}. parse_special: text like <|im_start|> becomes its token. path: a model, or a tokenizer.json
  * (a name that ends in .json). */
 VMOER_API vmoer_status vmoer_tokenize(const char *path, const char *text, size_t length, int parse_special, char **out_json);
 /* messages_path: a JSON list of {"role", "content", ...}, laid out by the model's own chat template (GGUF key tokenizer.chat_template), with the opening of an

@@ -10,30 +10,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
-
-static bool is_dir(const char *path) {
-    struct stat s;
-    return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
-}
 
 vmoer_status vm_api_data_dir(const char *given, char out[4096]) {
     const char *environment = getenv("VMOER_DATA"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (given || environment) {
         const char *dir = given ? given : environment;
-        if (!is_dir(dir))
+        if (!vm_is_folder(dir))
             return vm_error(VMOER_ERROR_IO, "%s: no such folder (from %s)", dir, given ? "--data" : "VMOER_DATA");
         snprintf(out, 4096, "%s", dir);
         return VMOER_OK;
     }
     snprintf(out, 4096, "data");
-    if (is_dir(out)) return VMOER_OK;
+    if (vm_is_folder(out)) return VMOER_OK;
     if (cache)
         snprintf(out, 4096, "%s/vmoer/data", cache);
     else
         snprintf(out, 4096, "%s/.cache/vmoer/data", home ? home : "");
-    if (is_dir(out)) return VMOER_OK;
+    if (vm_is_folder(out)) return VMOER_OK;
     return vm_error(VMOER_ERROR_IO, "no data sets: looked in ./data and %s; say --data DIR, or run ./dev data", out);
 }
 

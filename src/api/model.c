@@ -127,7 +127,7 @@ static vmoer_status describe(const vm_gguf *g, json_t *o) {
     add_string(o, "pre_tokenizer", g, "tokenizer.ggml.pre");
     json_t *missing = json_array();
     vm_tokenizer *t = NULL;
-    if (vm_tokenizer_from_gguf(g, &t) != VMOER_OK) json_array_append_new(missing, json_string(vm_error_text()));
+    if (vm_tokenizer_open(g, &t) != VMOER_OK) json_array_append_new(missing, json_string(vm_error_text()));
     vm_tokenizer_free(t);
     json_object_set_new(o, "missing", missing);
     return VMOER_OK;
@@ -147,21 +147,21 @@ vmoer_status vmoer_info(const char *path, char **out_json) {
 
 /* ---- tokens ---- */
 
-static vmoer_status open_gguf_tokenizer(const char *path, vm_gguf **g, vm_tokenizer **t) {
+static vmoer_status open_model_tokenizer(const char *path, vm_gguf **g, vm_tokenizer **t) {
     if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
     VM_TRY(vm_gguf_open(path, g));
-    vmoer_status status = vm_tokenizer_from_gguf(*g, t);
+    vmoer_status status = vm_tokenizer_open(*g, t);
     if (status == VMOER_OK) return VMOER_OK;
     vm_gguf_free(*g);
     return vm_error_in(status, "%s", path);
 }
 
-/* Of a GGUF, or of a tokenizer.json. */
+/* Of a model, or of a tokenizer.json. */
 static vmoer_status open_tokenizer(const char *path, vm_tokenizer **t) {
     size_t length = path ? strlen(path) : 0;
     if (length < 5 || strcmp(path + length - 5, ".json") != 0) {
         vm_gguf *g;
-        VM_TRY(open_gguf_tokenizer(path, &g, t));
+        VM_TRY(open_model_tokenizer(path, &g, t));
         vm_gguf_free(g);
         return VMOER_OK;
     }
@@ -203,7 +203,7 @@ vmoer_status vmoer_tokenize_chat(const char *path, const char *messages_path, in
     VM_TRY(vm_json_load(messages_path, &messages));
     vmoer_status status = vm_conversation_check(messages);
     if (status != VMOER_OK) vm_error_in(status, "%s", messages_path);
-    if (status == VMOER_OK) status = open_gguf_tokenizer(path, &g, &t);
+    if (status == VMOER_OK) status = open_model_tokenizer(path, &g, &t);
     if (status == VMOER_OK) {
         status = vm_conversation_tokens(g, t, messages, add_generation_prompt != 0, &text, &length, &ids);
         if (status == VMOER_OK) {

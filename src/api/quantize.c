@@ -5,6 +5,7 @@
 #include "base/progress.h"
 #include "base/threads.h"
 #include "io/gguf.h"
+#include "io/tokenizer.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -59,7 +60,7 @@ static void one_row(void *context, int task, int worker) {
     size_t cols = (size_t)j->tensor->ne[0], row = (size_t)task;
     float *before = j->values + (size_t)worker * 2 * cols, *after = before + cols;
     uint8_t *out = j->out + row * row_bytes(j->type, cols);
-    vm_dequantize(j->tensor->type, j->tensor->data + (j->first + row) * row_bytes(j->tensor->type, cols), cols, before);
+    vm_gguf_read_rows(j->tensor, j->first + row, 1, before);
     vm_quantize(j->type, before, cols, out);
     vm_dequantize(j->type, out, cols, after);
     double error = 0, energy = 0;
@@ -141,7 +142,7 @@ static vmoer_status add_tensors(run *r, const vm_gguf *g, const struct kind *kin
         r->of[type].tensors++;
         r->of[type].weights += weights;
         if (type == t->type) {
-            VM_TRY(vm_gguf_writer_tensor(w, t->name, type, t->n_dims, t->ne, t->data));
+            VM_TRY(vm_gguf_writer_copy(w, t));
             continue;
         }
         if (!vm_dequantize(t->type, NULL, 0, NULL))
@@ -189,6 +190,7 @@ static vmoer_status put_types(const run *r, const struct kind *kind, vm_gguf_wri
 static vmoer_status convert(run *r, const vm_gguf *g, const vmoer_quantize_params *p, vm_gguf_writer *w,
                             vm_arena *arena) {
     VM_TRY(vm_gguf_writer_copy_keys(w, g, ""));
+    VM_TRY(vm_tokenizer_copy_keys(w, g));
     VM_TRY_IN(add_tensors(r, g, &kinds[p->type], arena, w), "%s", p->model);
     VM_TRY(put_types(r, &kinds[p->type], w));
     return vm_gguf_writer_save(w, p->output_path);

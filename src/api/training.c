@@ -53,7 +53,7 @@ static vmoer_status open_training(const vmoer_train_params *p, int backward_from
     vmoer_status status = vm_model_load(p->model, &o, t->pool, &t->model);
     vm_adapter_free(adapter);
     VM_TRY(status);
-    VM_TRY(vm_tokenizer_from_gguf(t->model->file, &t->tokenizer));
+    VM_TRY(vm_tokenizer_open(t->model->file, &t->tokenizer));
     VM_TRY(vm_pass_create(t->model, t->pool, &t->pass));
     const vmoer_questions *q = &p->questions;
     vm_examples *train = swap ? &t->heldout : &t->train, *heldout = swap ? &t->train : &t->heldout;

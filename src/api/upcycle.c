@@ -162,8 +162,7 @@ static vmoer_status read_dense(const upcycle *c, int layer, vm_dense_ffn *f) {
         char name[64];
         snprintf(name, sizeof name, "blk.%d.%s.weight", layer, names[i]);
         const vm_gguf_tensor *t = vm_gguf_find_tensor(c->dense->file, name); /* there: the model was loaded from it */
-        if (!vm_dequantize(t->type, t->data, (size_t)c->dense->config.dim * (size_t)c->dense->config.shared_width,
-                           out[i]))
+        if (!vm_gguf_read_rows(t, 0, (size_t)t->ne[1], out[i]))
             return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported", name, vm_dtype_name(t->type));
     }
     return VMOER_OK;
@@ -422,7 +421,7 @@ static vmoer_status search(upcycle *c, char **out_json) {
     if (p->experts < 2 || p->shared < 0 || p->shared > p->experts - 2 || c->dense->config.shared_width % p->experts)
         return vm_error(VMOER_ERROR_ARGUMENT, "%d experts, %d of them shared, do not divide a feed-forward width of %d",
                         p->experts, p->shared, c->dense->config.shared_width);
-    VM_TRY(vm_tokenizer_from_gguf(c->dense->file, &c->tokenizer));
+    VM_TRY(vm_tokenizer_open(c->dense->file, &c->tokenizer));
     VM_TRY(vm_api_examples(&p->train.questions, "upcycling", c->tokenizer, VMOER_SPLIT_TRAIN, &c->texts));
     VM_TRY(vm_api_examples(&p->train.questions, "upcycling", c->tokenizer, VMOER_SPLIT_HELDOUT, &c->heldout));
     VM_TRY(

@@ -30,6 +30,18 @@ static vmoer_status check_template(const vm_gguf *g, bool *has) {
     return VMOER_OK;
 }
 
+typedef struct bytes_of {
+    const vm_gguf *g;
+    size_t at;
+} bytes_of;
+
+static const uint8_t *next_bytes(void *context, size_t *size) {
+    bytes_of *b = context;
+    const uint8_t *bytes = vm_gguf_bytes(b->g, b->at, size);
+    if (bytes) b->at += *size;
+    return bytes;
+}
+
 static json_t *named(const char *name, const char *fingerprint) {
     return fingerprint[0] ? json_pack("{s:s, s:s}", "name", name, "sha256", fingerprint) : json_null();
 }
@@ -41,7 +53,7 @@ static vmoer_status check(const vmoer_verify_params *p, const vm_session *s, cha
     char sha256[65];
     bool template;
     VM_TRY_IN(check_template(g, &template), "%s", p->model);
-    VM_TRY(vm_sha256_file(p->model, sha256));
+    vm_sha256_pieces(next_bytes, &(bytes_of){.g = g}, sha256);
     json_t *router = s->router ? named(vm_router_get_config(s->router)->kind, s->router_fingerprint) : json_null();
     json_t *result =
         json_pack("{s:{s:s, s:s, s:s, s:I, s:I, s:o, s:i, s:i, s:b}, s:o, s:o}", "model", "name", m->config.name,

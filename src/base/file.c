@@ -247,6 +247,11 @@ bool vm_file_exists(const char *path) {
     return stat(path, &st) == 0;
 }
 
+bool vm_is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 vmoer_status vm_path_join(char *out, size_t size, const char *dir, const char *name) {
     size_t length = strlen(dir);
     const char *separator = length > 0 && dir[length - 1] == '/' ? "" : "/";
@@ -268,6 +273,19 @@ void vm_sha256(const void *data, size_t size, char hex[65]) {
     size_t length = 0;
     /* Fails only where OpenSSL itself has no memory: all zeros then, which is no file's hash. */
     EVP_Q_digest(NULL, "SHA256", NULL, data, size, digest, &length);
+    to_hex(digest, hex);
+}
+
+void vm_sha256_pieces(const uint8_t *(*next)(void *context, size_t *size), void *context, char hex[65]) {
+    unsigned char digest[EVP_MAX_MD_SIZE] = {0};
+    EVP_MD_CTX *sha = EVP_MD_CTX_new();
+    const uint8_t *piece;
+    size_t size;
+    if (sha && EVP_DigestInit_ex(sha, EVP_sha256(), NULL)) {
+        while ((piece = next(context, &size))) EVP_DigestUpdate(sha, piece, size);
+        EVP_DigestFinal_ex(sha, digest, NULL);
+    }
+    EVP_MD_CTX_free(sha);
     to_hex(digest, hex);
 }
 

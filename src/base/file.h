@@ -26,11 +26,14 @@ vmoer_status vm_write_all(int fd, const char *path, const void *data, size_t siz
 vmoer_status vm_write_file(const char *path, const void *data, size_t size);
 vmoer_status vm_make_dirs(const char *path); /* mkdir -p */
 bool vm_file_exists(const char *path);
+bool vm_is_folder(const char *path);
 /* dir + "/" + name into out[size]; VMOER_ERROR_LIMIT if it does not fit. */
 vmoer_status vm_path_join(char *out, size_t size, const char *dir, const char *name);
 
 /* SHA-256 as 64 hex digits + NUL. */
 void vm_sha256(const void *data, size_t size, char hex[65]);
+/* The same of several pieces one after the other: `next` gives each, NULL where there are no more. */
+void vm_sha256_pieces(const uint8_t *(*next)(void *context, size_t *size), void *context, char hex[65]);
 vmoer_status vm_sha256_file(const char *path, char hex[65]);
 
 #endif

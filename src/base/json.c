@@ -14,12 +14,20 @@ enum { MAX_LINE = 1 << 20 };
 /* 17 significant digits give every double back. */
 #define WRITE_FLAGS (JSON_SORT_KEYS | JSON_REAL_PRECISION(17))
 
-vmoer_status vm_json_parse(const char *text, size_t size, const char *where, json_t **out) {
+static vmoer_status parse(const char *text, size_t size, size_t flags, const char *where, json_t **out) {
     json_error_t error;
-    *out = json_loadb(size ? text : "", size, JSON_REJECT_DUPLICATES, &error);
+    *out = json_loadb(size ? text : "", size, JSON_REJECT_DUPLICATES | flags, &error);
     if (*out) return VMOER_OK;
     vmoer_status code = json_error_code(&error) == json_error_out_of_memory ? VMOER_ERROR_MEMORY : VMOER_ERROR_FORMAT;
     return vm_error(code, "%s: line %d, column %d: %s", where, error.line, error.column, error.text);
+}
+
+vmoer_status vm_json_parse(const char *text, size_t size, const char *where, json_t **out) {
+    return parse(text, size, 0, where, out);
+}
+
+vmoer_status vm_json_parse_reals(const char *text, size_t size, const char *where, json_t **out) {
+    return parse(text, size, JSON_DECODE_INT_AS_REAL, where, out);
 }
 
 vmoer_status vm_json_load(const char *path, json_t **out) {

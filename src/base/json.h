@@ -9,6 +9,8 @@
 
 /* *out is owned by the caller (json_decref). The error names `where`, line and column. */
 vmoer_status vm_json_parse(const char *text, size_t size, const char *where, json_t **out);
+/* The same with every number a double: for a file that has whole numbers too large for an integer. */
+vmoer_status vm_json_parse_reals(const char *text, size_t size, const char *where, json_t **out);
 vmoer_status vm_json_load(const char *path, json_t **out);
 /* Gives each line of the file to visit, which stops the reading where it fails. `where` names file and line for its
  * errors; the value is lent (json_incref to keep it). A last line without its newline is what a killed writer leaves: where

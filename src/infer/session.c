@@ -71,7 +71,7 @@ static vmoer_status open_session(const char *model_path, const vm_session_option
         vm_copy_text(s->adapter_name, sizeof s->adapter_name, vm_adapter_name(adapter));
         snprintf(s->adapter_fingerprint, sizeof s->adapter_fingerprint, "%s", vm_adapter_fingerprint(adapter));
     }
-    VM_GOTO(vm_tokenizer_from_gguf(s->model->file, &s->tokenizer));
+    VM_GOTO(vm_tokenizer_open(s->model->file, &s->tokenizer));
     VM_GOTO(vm_pass_create(s->model, s->pool, &s->pass));
     if (o->router) {
         vm_router_file file;

@@ -7,6 +7,8 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "io/gguf_internal.h"
+#include "io/halves.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +41,11 @@ struct vm_gguf {
     vm_gguf_tensor **tensors_by_name;
     size_t n_tensors;
     size_t data_start; /* offset of the tensor data */
+    vm_gguf_piece header;
+    vm_gguf_piece *pieces; /* what follows it */
+    size_t n_pieces;
+    void *owned; /* NULL, or for release */
+    void (*release)(void *owned);
 };
 
 /* Bytes of a scalar; 0: string, array or unknown. */
@@ -303,6 +310,15 @@ static vmoer_status place_tensors(vm_gguf *g, size_t header_end) {
     return VMOER_OK;
 }
 
+static vmoer_status sort_tensors(vm_gguf *g) {
+    qsort(g->tensors_by_name, g->n_tensors, sizeof *g->tensors_by_name, by_tensor_name);
+    for (size_t i = 1; i < g->n_tensors; i++) {
+        if (by_tensor_name(&g->tensors_by_name[i - 1], &g->tensors_by_name[i]) == 0)
+            return vm_error(VMOER_ERROR_FORMAT, "tensor \"%s\" stands twice in the file", g->tensors_by_name[i]->name);
+    }
+    return VMOER_OK;
+}
+
 static vmoer_status parse_tensors(cursor *c, vm_gguf *g, uint64_t count) {
     enum { LEAST = 8 + 1 + 4 + 8 + 4 + 8 }; /* bytes of the smallest tensor entry */
     if (count > left(c) / LEAST)
@@ -323,12 +339,7 @@ static vmoer_status parse_tensors(cursor *c, vm_gguf *g, uint64_t count) {
         VM_TRY_IN(parse_tensor(c, t), "tensor \"%s\"", t->name);
     }
     VM_TRY(place_tensors(g, c->pos));
-    qsort(g->tensors_by_name, g->n_tensors, sizeof *g->tensors_by_name, by_tensor_name);
-    for (size_t i = 1; i < g->n_tensors; i++) {
-        if (by_tensor_name(&g->tensors_by_name[i - 1], &g->tensors_by_name[i]) == 0)
-            return vm_error(VMOER_ERROR_FORMAT, "tensor \"%s\" stands twice in the file", g->tensors_by_name[i]->name);
-    }
-    return VMOER_OK;
+    return sort_tensors(g);
 }
 
 static vmoer_status parse(vm_gguf *g) {
@@ -365,12 +376,16 @@ static vmoer_status open_view(const void *data, size_t size, const char *where, 
     g->path = path;
     g->data = data;
     g->size = size;
-    vmoer_status status = parse(g);
+    g->pieces = vm_arena_alloc(arena, 1, sizeof *g->pieces);
+    vmoer_status status = g->pieces ? parse(g) : vm_error(VMOER_ERROR_MEMORY, "out of memory");
     if (status != VMOER_OK) {
         vm_error_in(status, "%s", where);
         vm_gguf_free(g);
         return status;
     }
+    g->header = (vm_gguf_piece){g->data, g->data_start < size ? g->data_start : size};
+    g->pieces[0] = (vm_gguf_piece){g->data + g->header.size, size - g->header.size};
+    g->n_pieces = 1;
     *out = g;
     return VMOER_OK;
 }
@@ -382,6 +397,7 @@ vmoer_status vm_gguf_open_memory(const void *data, size_t size, const char *wher
 
 vmoer_status vm_gguf_open(const char *path, vm_gguf **out) {
     *out = NULL;
+    if (vm_is_folder(path)) return vm_hf_open(path, out);
     vm_map map;
     VM_TRY(vm_map_open(path, &map));
     vmoer_status status = open_view(map.data, map.size, path, out);
@@ -392,8 +408,33 @@ vmoer_status vm_gguf_open(const char *path, vm_gguf **out) {
     return status;
 }
 
+vmoer_status vm_gguf_make_whole(vm_gguf *g, const vm_gguf_whole *whole) {
+    vm_gguf_tensor *tensors = vm_arena_alloc(g->arena, whole->n_tensors, sizeof *tensors);
+    vm_gguf_tensor **by_name = vm_arena_alloc(g->arena, whole->n_tensors, sizeof(vm_gguf_tensor *));
+    vm_gguf_piece *pieces = vm_arena_alloc(g->arena, whole->n_pieces, sizeof *pieces);
+    if (!tensors || !by_name || !pieces) return vm_error(VMOER_ERROR_MEMORY, "out of memory");
+    for (size_t i = 0; i < whole->n_tensors; i++) {
+        tensors[i] = whole->tensors[i];
+        by_name[i] = &tensors[i];
+    }
+    g->tensors = tensors;
+    g->tensors_by_name = by_name;
+    g->n_tensors = whole->n_tensors;
+    VM_TRY(sort_tensors(g));
+    for (size_t i = 0; i < whole->n_pieces; i++) pieces[i] = whole->pieces[i];
+    g->header = whole->header;
+    g->pieces = pieces;
+    g->n_pieces = whole->n_pieces;
+    g->owned = whole->owned;
+    g->release = whole->release;
+    return VMOER_OK;
+}
+
+void *vm_gguf_owned(const vm_gguf *g, void (*release)(void *owned)) { return g->release == release ? g->owned : NULL; }
+
 void vm_gguf_free(vm_gguf *g) {
     if (!g) return;
+    if (g->release) g->release(g->owned);
     vm_arena_free(g->arena);
     vm_map_close(&g->map);
     vm_free(g);
@@ -401,11 +442,24 @@ void vm_gguf_free(vm_gguf *g) {
 
 const char *vm_gguf_path(const vm_gguf *g) { return g->path; }
 
-size_t vm_gguf_file_size(const vm_gguf *g) { return g->size; }
+size_t vm_gguf_header_size(const vm_gguf *g) { return g->header.size; }
 
-const uint8_t *vm_gguf_header(const vm_gguf *g, size_t *size) {
-    *size = g->data_start < g->size ? g->data_start : g->size;
-    return g->data;
+size_t vm_gguf_file_size(const vm_gguf *g) {
+    size_t size = g->header.size;
+    for (size_t i = 0; i < g->n_pieces; i++) size += g->pieces[i].size; /* all of it is mapped: no overflow */
+    return size;
+}
+
+const uint8_t *vm_gguf_bytes(const vm_gguf *g, size_t offset, size_t *size) {
+    const vm_gguf_piece *piece = &g->header;
+    size_t next = 0;
+    while (offset >= piece->size) {
+        if (next == g->n_pieces) return NULL;
+        offset -= piece->size;
+        piece = &g->pieces[next++];
+    }
+    *size = piece->size - offset;
+    return piece->data + offset;
 }
 
 /* ---- tensors ---- */
@@ -420,6 +474,19 @@ const vm_gguf_tensor *vm_gguf_find_tensor(const vm_gguf *g, const char *name) {
     vm_gguf_tensor wanted = {.name = name}, *p = &wanted;
     vm_gguf_tensor **found = bsearch(&p, g->tensors_by_name, g->n_tensors, sizeof p, by_tensor_name);
     return found ? *found : NULL;
+}
+
+const uint8_t *vm_gguf_row(const vm_gguf_tensor *t, size_t row) {
+    size_t rows = (size_t)t->ne[1], matrix = row / rows, i = vm_to_halves(row % rows, rows, t->halves);
+    size_t bytes = t->size / (rows * (size_t)t->ne[2] * (size_t)t->ne[3]);
+    return (t->matrices ? t->matrices[matrix] : t->data + matrix * rows * bytes) + i * bytes;
+}
+
+bool vm_gguf_read_rows(const vm_gguf_tensor *t, size_t row, size_t rows, float *out) {
+    size_t cols = (size_t)t->ne[0];
+    for (size_t i = 0; i < rows; i++)
+        if (!vm_dequantize(t->type, vm_gguf_row(t, row + i), cols, out + i * cols)) return false;
+    return true;
 }
 
 /* ---- keys ---- */

@@ -1,5 +1,6 @@
 /* gguf.h: GGUF model files (v2, v3; little-endian), read by map and written. Every input is hostile: each length is
- * checked against the bytes left before anything is allocated; errors name the key or tensor and the offset.
+ * checked against the bytes left before anything is allocated; errors name the key or tensor and the offset. GGUF's keys and
+ * tensor names are this library's one vocabulary for models: a Hugging Face folder is read as if it were such a file (hf.h).
  * Limits: 100,000 keys, 1,000,000 tensors, arrays of 16M elements, strings of 64 MiB, alignment a power of two <= 1 MiB.
  * Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md */
 #ifndef VM_IO_GGUF_H
@@ -15,9 +16,12 @@ typedef struct vm_gguf_tensor {
     uint32_t type;       /* vm_dtype, or an id this library knows by size only */
     int n_dims;          /* 1..4 */
     int64_t ne[4];       /* ne[0] is the contiguous dimension; unused are 1 */
-    const uint8_t *data; /* in the map; as long as the vm_gguf lives */
+    const uint8_t *data; /* in the map, as long as the vm_gguf lives; NULL where `matrices` has it */
     size_t size;         /* bytes */
-    uint64_t offset;     /* of data in the file */
+    uint64_t offset;     /* of data in the file; 0 in a folder */
+    /* A folder's tensors may lie otherwise than a file's; vm_gguf_row knows how: */
+    const uint8_t *const *matrices; /* [ne[2]] where each expert's ne[1] rows begin; NULL: one after the other in data */
+    int halves; /* > 0: so many heads' rows are in halves, where a file has them interleaved: Q and K (halves.h) */
 } vm_gguf_tensor;
 
 typedef enum vm_gguf_type {
@@ -26,18 +30,25 @@ typedef enum vm_gguf_type {
 } vm_gguf_type;
 
 typedef struct vm_gguf vm_gguf;
+/* A file, or a folder of Hugging Face's layout. */
 vmoer_status vm_gguf_open(const char *path, vm_gguf **out);
 /* Same, from memory that outlives the vm_gguf (fuzzing, tests). `where` names it in errors. */
 vmoer_status vm_gguf_open_memory(const void *data, size_t size, const char *where, vm_gguf **out);
 void vm_gguf_free(vm_gguf *g); /* takes NULL */
 const char *vm_gguf_path(const vm_gguf *g);
+/* The model's bytes: those before the tensor data (header, metadata, tensor list; a folder's config.json), and all, data and further files included. */
+size_t vm_gguf_header_size(const vm_gguf *g);
 size_t vm_gguf_file_size(const vm_gguf *g);
-/* The bytes of the file before the tensor data (header, metadata, tensor list). */
-const uint8_t *vm_gguf_header(const vm_gguf *g, size_t *size);
+/* Where byte `offset` of them is; *size: how many stand there in one piece. NULL past the end. */
+const uint8_t *vm_gguf_bytes(const vm_gguf *g, size_t offset, size_t *size);
 
 size_t vm_gguf_tensor_count(const vm_gguf *g);
 const vm_gguf_tensor *vm_gguf_tensor_at(const vm_gguf *g, size_t index);
 const vm_gguf_tensor *vm_gguf_find_tensor(const vm_gguf *g, const char *name); /* NULL if absent */
+/* Row `row` of ne[0] elements out of all (ne[1] to ne[3] in one), in a file's order. */
+const uint8_t *vm_gguf_row(const vm_gguf_tensor *t, size_t row);
+/* The rows from `row` on as f32: out[rows, ne[0]]. False: of a type that is known by its size only. */
+bool vm_gguf_read_rows(const vm_gguf_tensor *t, size_t row, size_t rows, float *out);
 
 size_t vm_gguf_key_count(const vm_gguf *g);
 const char *vm_gguf_key_at(const vm_gguf *g, size_t index);
@@ -62,6 +73,9 @@ vmoer_status vm_gguf_writer_u32(vm_gguf_writer *w, const char *key, uint32_t val
 vmoer_status vm_gguf_writer_f32(vm_gguf_writer *w, const char *key, float value);
 vmoer_status vm_gguf_writer_bool(vm_gguf_writer *w, const char *key, bool value);
 vmoer_status vm_gguf_writer_string(vm_gguf_writer *w, const char *key, const char *value);
+/* Arrays: [count] texts of so many bytes each; and numbers. */
+vmoer_status vm_gguf_writer_strings(vm_gguf_writer *w, const char *key, size_t count, const char *const *texts, const size_t *lengths);
+vmoer_status vm_gguf_writer_i32s(vm_gguf_writer *w, const char *key, size_t count, const int32_t *values);
 /* Copies every key of g that starts with `prefix` ("" for all). */
 vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const char *prefix);
 vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne, const void *data);
@@ -69,6 +83,10 @@ vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t
  * rising, a few MiB at a time, into out. An error ends the saving; no file appears. */
 typedef vmoer_status vm_gguf_fill(void *context, size_t row, size_t rows, void *out);
 vmoer_status vm_gguf_writer_rows(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne, vm_gguf_fill *fill, void *context);
+/* A tensor of a model as it is stored. */
+vmoer_status vm_gguf_writer_copy(vm_gguf_writer *w, const vm_gguf_tensor *t);
 vmoer_status vm_gguf_writer_save(vm_gguf_writer *w, const char *path);
+/* What the file begins with, the tensor data left out; freed by the caller with vm_free. */
+vmoer_status vm_gguf_writer_header(const vm_gguf_writer *w, uint8_t **out, size_t *size);
 
 #endif

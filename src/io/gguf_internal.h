@@ -1,4 +1,4 @@
-/* gguf_internal.h: what the GGUF writer needs of the reader. Only gguf.c and gguf_write.c include it. */
+/* gguf_internal.h: what the GGUF writer, and models that are more than one file, need of the reader. */
 #ifndef VM_IO_GGUF_INTERNAL_H
 #define VM_IO_GGUF_INTERNAL_H
 
@@ -26,5 +26,25 @@ bool vm_gguf_name_ok(const char *name, size_t length, size_t limit);
 /* Elements and bytes of a tensor. VMOER_ERROR_UNSUPPORTED: unknown type; VMOER_ERROR_FORMAT: a dimension below 1, a row
  * that is no whole number of blocks, an overflow. The text does not name the tensor. */
 vmoer_status vm_gguf_tensor_size(uint32_t type, int n_dims, const int64_t *ne, size_t *bytes);
+
+typedef struct vm_gguf_piece {
+    const uint8_t *data; /* [size] */
+    size_t size;
+} vm_gguf_piece;
+
+/* What a model has that is not one GGUF file. */
+typedef struct vm_gguf_whole {
+    const vm_gguf_tensor *tensors; /* [n_tensors], all the model has; copied, but for their names and data. A name that stands twice is refused */
+    size_t n_tensors;
+    vm_gguf_piece header;        /* what vm_gguf_header_size counts */
+    const vm_gguf_piece *pieces; /* [n_pieces] the bytes behind it; the list is copied */
+    size_t n_pieces;
+    void *owned; /* given to `release` when the vm_gguf is freed; not where vm_gguf_make_whole fails */
+    void (*release)(void *owned);
+} vm_gguf_whole;
+/* Makes g, whose own keys stay, such a model. */
+vmoer_status vm_gguf_make_whole(vm_gguf *g, const vm_gguf_whole *whole);
+/* What vm_gguf_make_whole was given as `owned`, where it was given this `release`; else NULL. */
+void *vm_gguf_owned(const vm_gguf *g, void (*release)(void *owned));
 
 #endif

@@ -61,6 +61,24 @@ void vm_gguf_writer_free(vm_gguf_writer *w) {
 
 static vmoer_status no_memory(void) { return vm_error(VMOER_ERROR_MEMORY, "GGUF writer: out of memory"); }
 
+typedef struct buffer {
+    uint8_t *bytes; /* [size] */
+    size_t size, capacity;
+} buffer;
+
+static bool put(buffer *b, const void *data, size_t size) {
+    if (!vm_grow((void **)&b->bytes, &b->capacity, b->size + size, 1)) return false;
+    if (size) memcpy(b->bytes + b->size, data, size);
+    b->size += size;
+    return true;
+}
+
+static bool put_u32(buffer *b, uint32_t value) { return put(b, &value, 4); }
+
+static bool put_u64(buffer *b, uint64_t value) { return put(b, &value, 8); }
+
+static bool put_string(buffer *b, const char *text) { return put_u64(b, strlen(text)) && put(b, text, strlen(text)); }
+
 /* ---- keys ---- */
 
 /* Sets key to a copy of `raw`; only the first n_searched keys can hold it already. */
@@ -124,6 +142,38 @@ vmoer_status vm_gguf_writer_string(vm_gguf_writer *w, const char *key, const cha
     return status;
 }
 
+/* raw: the elements as they will stand in the file. */
+static vmoer_status set_array(vm_gguf_writer *w, const char *key, vm_gguf_type element, size_t count,
+                              const buffer *raw) {
+    buffer whole = {0};
+    vmoer_status status = no_memory();
+    if (count > VM_GGUF_MAX_ARRAY)
+        status = vm_error(VMOER_ERROR_LIMIT, "GGUF writer: \"%.80s\" has %zu elements, at most %d are allowed", key,
+                          count, (int)VM_GGUF_MAX_ARRAY);
+    else if (put_u32(&whole, element) && put_u64(&whole, count) && put(&whole, raw->bytes, raw->size))
+        status = set_checked(w, key, VM_GGUF_ARRAY, whole.bytes, whole.size);
+    vm_free(whole.bytes);
+    return status;
+}
+
+vmoer_status vm_gguf_writer_strings(vm_gguf_writer *w, const char *key, size_t count, const char *const *texts,
+                                    const size_t *lengths) {
+    buffer raw = {0};
+    bool ok = true;
+    for (size_t i = 0; i < count && ok; i++) ok = put_u64(&raw, lengths[i]) && put(&raw, texts[i], lengths[i]);
+    vmoer_status status = ok ? set_array(w, key, VM_GGUF_STRING, count, &raw) : no_memory();
+    vm_free(raw.bytes);
+    return status;
+}
+
+vmoer_status vm_gguf_writer_i32s(vm_gguf_writer *w, const char *key, size_t count, const int32_t *values) {
+    buffer raw = {0};
+    vmoer_status status =
+        put(&raw, values, count * sizeof *values) ? set_array(w, key, VM_GGUF_I32, count, &raw) : no_memory();
+    vm_free(raw.bytes);
+    return status;
+}
+
 vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const char *prefix) {
     size_t n_before = w->n_keys; /* the keys of g differ among themselves */
     for (size_t i = 0; i < vm_gguf_key_count(g); i++) {
@@ -172,6 +222,17 @@ vmoer_status vm_gguf_writer_rows(vm_gguf_writer *w, const char *name, uint32_t t
     return add_tensor(w, name, type, n_dims, ne, (pending_tensor){.fill = fill, .context = context});
 }
 
+static vmoer_status fill_copy(void *context, size_t row, size_t rows, void *out) {
+    const vm_gguf_tensor *t = context;
+    size_t bytes = t->size / (size_t)(t->ne[1] * t->ne[2] * t->ne[3]);
+    for (size_t i = 0; i < rows; i++) memcpy((uint8_t *)out + i * bytes, vm_gguf_row(t, row + i), bytes);
+    return VMOER_OK;
+}
+
+vmoer_status vm_gguf_writer_copy(vm_gguf_writer *w, const vm_gguf_tensor *t) {
+    return vm_gguf_writer_rows(w, t->name, t->type, t->n_dims, t->ne, fill_copy, (void *)(uintptr_t)t);
+}
+
 static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
 
 /* Here and not when a tensor is added: one sort instead of a search for each. */
@@ -191,15 +252,6 @@ static vmoer_status check_names_differ(const vm_gguf_writer *w) {
 
 /* ---- saving ---- */
 
-static vmoer_status put_u32(vm_writer *out, uint32_t value) { return vm_writer_write(out, &value, 4); }
-
-static vmoer_status put_u64(vm_writer *out, uint64_t value) { return vm_writer_write(out, &value, 8); }
-
-static vmoer_status put_string(vm_writer *out, const char *text) {
-    VM_TRY(put_u64(out, strlen(text)));
-    return vm_writer_write(out, text, strlen(text));
-}
-
 static uint64_t padded(uint64_t size) { return (size + ALIGNMENT - 1) & ~(uint64_t)(ALIGNMENT - 1); }
 
 static vmoer_status put_padding(vm_writer *out) {
@@ -213,46 +265,55 @@ static vmoer_status put_rows(const pending_tensor *t, vm_writer *out) {
     for (int d = 1; d < t->n_dims; d++) rows *= (size_t)t->ne[d];
     size_t row_bytes = t->size / rows, most = row_bytes < PIECE ? PIECE / row_bytes : 1;
     if (most > rows) most = rows;
-    void *buffer = vm_malloc(most, row_bytes);
-    if (!buffer) return no_memory();
+    void *piece = vm_malloc(most, row_bytes);
+    if (!piece) return no_memory();
     vmoer_status status = VMOER_OK;
     for (size_t row = 0; row < rows && status == VMOER_OK; row += most) {
         size_t n = rows - row < most ? rows - row : most;
-        status = t->fill(t->context, row, n, buffer);
-        if (status == VMOER_OK) status = vm_writer_write(out, buffer, n * row_bytes);
+        status = t->fill(t->context, row, n, piece);
+        if (status == VMOER_OK) status = vm_writer_write(out, piece, n * row_bytes);
     }
-    vm_free(buffer);
+    vm_free(piece);
     return status;
 }
 
-static vmoer_status put_file(const vm_gguf_writer *w, vm_writer *out) {
-    VM_TRY(vm_writer_write(out, "GGUF", 4));
-    VM_TRY(put_u32(out, VM_GGUF_VERSION));
-    VM_TRY(put_u64(out, w->n_tensors));
-    VM_TRY(put_u64(out, w->n_keys));
-    for (size_t i = 0; i < w->n_keys; i++) {
+vmoer_status vm_gguf_writer_header(const vm_gguf_writer *w, uint8_t **out, size_t *size) {
+    buffer b = {0};
+    bool ok = put(&b, "GGUF", 4) && put_u32(&b, VM_GGUF_VERSION) && put_u64(&b, w->n_tensors) && put_u64(&b, w->n_keys);
+    for (size_t i = 0; i < w->n_keys && ok; i++) {
         const pending_key *k = &w->keys[i];
-        VM_TRY(put_string(out, k->key));
-        VM_TRY(put_u32(out, k->type));
-        VM_TRY(vm_writer_write(out, k->raw, k->size));
+        ok = put_string(&b, k->key) && put_u32(&b, k->type) && put(&b, k->raw, k->size);
     }
     uint64_t offset = 0;
-    for (size_t i = 0; i < w->n_tensors; i++) {
+    for (size_t i = 0; i < w->n_tensors && ok; i++) {
         const pending_tensor *t = &w->tensors[i];
-        VM_TRY(put_string(out, t->name));
-        VM_TRY(put_u32(out, (uint32_t)t->n_dims));
-        for (int d = 0; d < t->n_dims; d++) VM_TRY(put_u64(out, (uint64_t)t->ne[d]));
-        VM_TRY(put_u32(out, t->type));
-        VM_TRY(put_u64(out, offset));
+        ok = put_string(&b, t->name) && put_u32(&b, (uint32_t)t->n_dims);
+        for (int d = 0; d < t->n_dims && ok; d++) ok = put_u64(&b, (uint64_t)t->ne[d]);
+        ok = ok && put_u32(&b, t->type) && put_u64(&b, offset);
         offset += padded(t->size);
     }
-    VM_TRY(put_padding(out));
-    for (size_t i = 0; i < w->n_tensors; i++) {
-        const pending_tensor *t = &w->tensors[i];
-        VM_TRY(t->fill ? put_rows(t, out) : vm_writer_write(out, t->data, t->size));
-        VM_TRY(put_padding(out));
+    if (!ok) {
+        vm_free(b.bytes);
+        return no_memory();
     }
+    *out = b.bytes;
+    *size = b.size;
     return VMOER_OK;
+}
+
+static vmoer_status put_file(const vm_gguf_writer *w, vm_writer *out) {
+    uint8_t *header;
+    size_t size;
+    VM_TRY(vm_gguf_writer_header(w, &header, &size));
+    vmoer_status status = vm_writer_write(out, header, size);
+    vm_free(header);
+    if (status == VMOER_OK) status = put_padding(out);
+    for (size_t i = 0; i < w->n_tensors && status == VMOER_OK; i++) {
+        const pending_tensor *t = &w->tensors[i];
+        status = t->fill ? put_rows(t, out) : vm_writer_write(out, t->data, t->size);
+        if (status == VMOER_OK) status = put_padding(out);
+    }
+    return status;
 }
 
 vmoer_status vm_gguf_writer_save(vm_gguf_writer *w, const char *path) {

@@ -32,6 +32,12 @@ static const struct {
 };
 enum { N_NAMES = sizeof names / sizeof *names };
 
+const char *vm_pretokenizer_name(vm_pretokenizer kind, bool nfc) {
+    for (size_t i = 0; i < N_NAMES; i++)
+        if (names[i].kind == kind && names[i].nfc == nfc) return names[i].name;
+    return NULL;
+}
+
 vmoer_status vm_pretokenizer_find(const char *name, size_t length, vm_pretokenizer *out, bool *nfc) {
     char known[512] = "";
     for (size_t i = 0, at = 0; i < N_NAMES; i++) {

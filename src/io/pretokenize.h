@@ -47,6 +47,9 @@ typedef enum vm_pretokenizer {
  * say (and llama.cpp does not do). VMOER_ERROR_UNSUPPORTED: a name this library does not know; the text lists those it does. */
 vmoer_status vm_pretokenizer_find(const char *name, size_t length, vm_pretokenizer *out, bool *nfc);
 
+/* A name of that list for it, with NFC before it or without; NULL: it has none. */
+const char *vm_pretokenizer_name(vm_pretokenizer kind, bool nfc);
+
 enum { VM_PRETOKENIZER_STAGES = 6 };
 /* Walks the pieces of a text. */
 typedef struct vm_pieces {

@@ -23,6 +23,11 @@ vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out);
 /* Of a tokenizer.json (Hugging Face tokenizers). What it asks for beyond what is said above is VMOER_ERROR_UNSUPPORTED and named. It does not say which token
  * is EOS: none is. */
 vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out);
+/* A model's: of a folder its tokenizer.json's, with BOS and EOS as tokenizer_config.json, config.json or generation_config.json have them; of a file the
+ * GGUF's. */
+vmoer_status vm_tokenizer_open(const vm_gguf *g, vm_tokenizer **out);
+/* The tokenizer.ggml keys of a model that is a folder, whose metadata has none of tokens: as they stand in a GGUF made of it. Nothing for a file. */
+vmoer_status vm_tokenizer_copy_keys(vm_gguf_writer *w, const vm_gguf *g);
 void vm_tokenizer_free(vm_tokenizer *t);
 /* Appends the BOS, where texts begin with one. */
 vmoer_status vm_tokenizer_begin(const vm_tokenizer *t, vm_ids *out);

@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "io/tokenizer_internal.h"
+#include <stdio.h>
 #include <string.h>
 
 #define KEY_TOKENS "tokenizer.ggml.tokens"
@@ -133,17 +134,102 @@ static vmoer_status read_kind(vm_rules *rules, const vm_gguf *g) {
     return VMOER_OK;
 }
 
+static vmoer_status read_vocabulary(const vm_gguf *g, vm_vocabulary *v) {
+    *v = (vm_vocabulary){.tokens_key = KEY_TOKENS, .merges_key = KEY_MERGES};
+    VM_TRY(read_kind(&v->rules, g));
+    if (v->rules.alphabet == VM_ALPHABET_CHARACTERS) v->merges_key = KEY_SCORES;
+    VM_TRY(read_texts(v, g));
+    VM_TRY(read_scores(v, g));
+    VM_TRY(read_types(v, g));
+    return read_ids(v, g);
+}
+
 vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out) {
-    vm_vocabulary v = {.tokens_key = KEY_TOKENS, .merges_key = KEY_MERGES};
-    vmoer_status status;
-    VM_GOTO(read_kind(&v.rules, g));
-    if (v.rules.alphabet == VM_ALPHABET_CHARACTERS) v.merges_key = KEY_SCORES;
-    VM_GOTO(read_texts(&v, g));
-    VM_GOTO(read_scores(&v, g));
-    VM_GOTO(read_types(&v, g));
-    VM_GOTO(read_ids(&v, g));
-    VM_GOTO(vm_tokenizer_build(&v, out));
-done:
+    vm_vocabulary v;
+    vmoer_status status = read_vocabulary(g, &v);
+    if (status == VMOER_OK) status = vm_tokenizer_build(&v, out);
     vm_vocabulary_free(&v);
     return status == VMOER_OK ? status : vm_error_in(status, "%s", vm_gguf_path(g));
+}
+
+/* ---- the other way ---- */
+
+static vmoer_status no_memory(size_t n) { return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", n); }
+
+static vmoer_status put_texts(const vm_vocabulary *v, size_t n, vm_arena *arena, vm_gguf_writer *w) {
+    const char **texts = vm_arena_alloc(arena, n, sizeof(char *));
+    size_t *lengths = vm_arena_alloc(arena, n, sizeof *lengths);
+    int32_t *types = vm_arena_alloc(arena, n, sizeof *types);
+    if (!texts || !lengths || !types) return no_memory(n);
+    for (size_t id = 0; id < n; id++) {
+        char unused[32];
+        int length = snprintf(unused, sizeof unused, "[PAD%zu]", id); /* as llama.cpp's converter has it */
+        bool own = id < v->size && v->tokens[id].text;
+        texts[id] = own ? v->tokens[id].text : vm_arena_strndup(arena, unused, (size_t)length);
+        lengths[id] = own ? v->tokens[id].length : (size_t)length;
+        types[id] = own ? v->types[id] : VM_TOKEN_UNUSED;
+        if (!texts[id]) return no_memory(n);
+    }
+    VM_TRY(vm_gguf_writer_strings(w, KEY_TOKENS, n, texts, lengths));
+    return vm_gguf_writer_i32s(w, KEY_TYPES, n, types);
+}
+
+static vmoer_status put_merges(const vm_vocabulary *v, vm_arena *arena, vm_gguf_writer *w) {
+    const char **texts = vm_arena_alloc(arena, v->n_merges, sizeof(char *));
+    size_t *lengths = vm_arena_alloc(arena, v->n_merges, sizeof *lengths);
+    if (!texts || !lengths) return no_memory(v->n_merges);
+    for (size_t rank = 0; rank < v->n_merges; rank++) {
+        const vm_merge *m = &v->merges[rank];
+        char *text = vm_arena_alloc(arena, m->left.length + m->right.length + 1, 1);
+        if (!text) return no_memory(v->n_merges);
+        if (memchr(m->left.text, ' ', m->left.length) || memchr(m->right.text, ' ', m->right.length))
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: merge %zu is of a text with a space, which a GGUF cannot say",
+                            v->merges_key, rank);
+        memcpy(text, m->left.text, m->left.length);
+        text[m->left.length] = ' ';
+        memcpy(text + m->left.length + 1, m->right.text, m->right.length);
+        texts[rank] = text;
+        lengths[rank] = m->left.length + m->right.length + 1;
+    }
+    return vm_gguf_writer_strings(w, KEY_MERGES, v->n_merges, texts, lengths);
+}
+
+/* The name of what stands before the merges; NULL: a GGUF has none for it. */
+static const char *name_of(const vm_rules *r) {
+    bool nfc = r->normalizer.count == 1 && r->normalizer.list[0].kind == VM_STEP_NFC;
+    bool other = r->normalizer.count > (nfc ? 1 : 0) || r->spaces.count > 0 || r->alphabet != VM_ALPHABET_BYTES;
+    if (other || r->keeps_words != (r->pretokenizer == VM_PRETOKENIZER_LLAMA3)) return NULL;
+    return vm_pretokenizer_name(r->pretokenizer, nfc);
+}
+
+vmoer_status vm_vocabulary_put_keys(const vm_vocabulary *v, size_t n_vocab, vm_gguf_writer *w) {
+    const vm_rules *r = &v->rules;
+    const char *pre = name_of(r);
+    if (v->size > n_vocab)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: %zu tokens, the model has %zu", v->tokens_key, v->size, n_vocab);
+    if (!pre)
+        return vm_error(VMOER_ERROR_UNSUPPORTED,
+                        "the normalizer, pre-tokenizer or model of tokenizer.json is none that a GGUF is written with");
+    for (size_t id = 0; id < v->size; id++)
+        if (v->flags[id] & (VM_ADDED_LSTRIP | VM_ADDED_RSTRIP))
+            return vm_error(VMOER_ERROR_UNSUPPORTED,
+                            "the added token \"%.64s\" takes white space with it, which a GGUF cannot say",
+                            v->tokens[id].text);
+    VM_TRY(vm_gguf_writer_string(w, "tokenizer.ggml.model", "gpt2"));
+    VM_TRY(vm_gguf_writer_string(w, "tokenizer.ggml.pre", pre));
+    vm_arena *arena = vm_arena_create();
+    vmoer_status status = arena ? put_texts(v, n_vocab, arena, w) : no_memory(n_vocab);
+    if (status == VMOER_OK) status = put_merges(v, arena, w);
+    vm_arena_free(arena);
+    VM_TRY(status);
+    const struct {
+        const char *key;
+        int32_t id;
+    } ids[] = {{"tokenizer.ggml.bos_token_id", r->bos},
+               {"tokenizer.ggml.eos_token_id", r->eos},
+               {"tokenizer.ggml.eot_token_id", r->eot},
+               {"tokenizer.ggml.eom_token_id", r->eom}};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        if (ids[i].id >= 0) VM_TRY(vm_gguf_writer_u32(w, ids[i].key, (uint32_t)ids[i].id));
+    return vm_gguf_writer_bool(w, "tokenizer.ggml.add_bos_token", r->adds_bos);
 }

@@ -12,9 +12,9 @@
 
 enum { VM_MAX_TOKENS = 1 << 24 };
 
-/* As GGUF numbers them; 5, unused, is as normal. */
+/* As GGUF numbers them; UNUSED is as NORMAL. */
 typedef enum vm_token_type {
-    VM_TOKEN_NORMAL = 1, VM_TOKEN_UNKNOWN = 2, VM_TOKEN_CONTROL = 3, VM_TOKEN_USER = 4, VM_TOKEN_BYTE = 6
+    VM_TOKEN_NORMAL = 1, VM_TOKEN_UNKNOWN = 2, VM_TOKEN_CONTROL = 3, VM_TOKEN_USER = 4, VM_TOKEN_UNUSED = 5, VM_TOKEN_BYTE = 6
 } vm_token_type;
 
 /* Of an added token: a special one, which text may stand for or not (CONTROL, UNKNOWN), or one that text always stands for (USER). */
@@ -67,6 +67,11 @@ void vm_vocabulary_free(vm_vocabulary *v);
 vmoer_status vm_vocabulary_init(vm_vocabulary *v, size_t size, size_t n_merges);
 /* "left right" with one space. The error names the merge. */
 vmoer_status vm_vocabulary_merge(vm_vocabulary *v, size_t rank, const char *text, size_t length);
+
+/* Of a tokenizer.json: v borrows from it; vm_vocabulary_free in any case. */
+vmoer_status vm_vocabulary_from_json(const json_t *root, vm_vocabulary *v);
+/* The keys it is in a GGUF of a model with n_vocab rows in its embedding: those it lacks are tokens of the type UNUSED. */
+vmoer_status vm_vocabulary_put_keys(const vm_vocabulary *v, size_t n_vocab, vm_gguf_writer *w);
 
 /* What the pre_tokenizer of a tokenizer.json is: alphabet, spaces and pretokenizer; VMOER_ERROR_UNSUPPORTED shows what is not known. */
 vmoer_status vm_pretokenizer_from_json(const json_t *pre, vm_rules *rules);

@@ -322,16 +322,20 @@ static void read_bos(vm_vocabulary *v, const json_t *post) {
     }
 }
 
-vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out) {
-    vm_vocabulary v = {.tokens_key = "model.vocab", .merges_key = "model.merges"};
+vmoer_status vm_vocabulary_from_json(const json_t *root, vm_vocabulary *v) {
+    *v = (vm_vocabulary){.tokens_key = "model.vocab", .merges_key = "model.merges"};
     const json_t *model;
-    vmoer_status status;
-    VM_GOTO(check_model(root, &model));
-    VM_GOTO(read_rules(root, model, &v.rules));
-    VM_GOTO(read_tokens(&v, root, model));
-    read_bos(&v, json_object_get(root, "post_processor"));
-    VM_GOTO(vm_tokenizer_build(&v, out));
-done:
+    VM_TRY(check_model(root, &model));
+    VM_TRY(read_rules(root, model, &v->rules));
+    VM_TRY(read_tokens(v, root, model));
+    read_bos(v, json_object_get(root, "post_processor"));
+    return VMOER_OK;
+}
+
+vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out) {
+    vm_vocabulary v;
+    vmoer_status status = vm_vocabulary_from_json(root, &v);
+    if (status == VMOER_OK) status = vm_tokenizer_build(&v, out);
     vm_vocabulary_free(&v);
     return status;
 }

@@ -5,7 +5,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "model/halves.h"
+#include "io/halves.h"
 
 #include <math.h>
 #include <stdlib.h>

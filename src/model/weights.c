@@ -39,16 +39,20 @@ static vmoer_status find(vm_model *m, const char *name, int n_experts, int rows,
     return VMOER_OK;
 }
 
+static vmoer_status not_finite(const vm_gguf_tensor *t, size_t element) {
+    size_t elements, bytes;
+    if (!t->offset) return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number", t->name, element);
+    vm_dtype_block(t->type, &elements, &bytes);
+    return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number (its block is at offset %llu)",
+                    t->name, element, (unsigned long long)(t->offset + element / elements * bytes));
+}
+
 /* Matrix `expert` of the tensor to out[rows, cols]. */
 static vmoer_status read_matrix(const vm_gguf_tensor *t, int expert, int rows, int cols, float *out) {
-    size_t n = (size_t)rows * (size_t)cols, elements, bytes;
-    vm_dtype_block(t->type, &elements, &bytes);
-    vm_dequantize(t->type, t->data + (size_t)expert * (n / elements) * bytes, n, out);
+    size_t n = (size_t)rows * (size_t)cols;
+    vm_gguf_read_rows(t, (size_t)expert * (size_t)rows, (size_t)rows, out);
     for (size_t i = 0; i < n; i++)
-        if (!isfinite(out[i]))
-            return vm_error(VMOER_ERROR_NUMERIC, "%s: element %zu is not a finite number (its block is at offset %llu)",
-                            t->name, (size_t)expert * n + i,
-                            (unsigned long long)t->offset + ((size_t)expert * n + i) / elements * bytes);
+        if (!isfinite(out[i])) return not_finite(t, (size_t)expert * n + i);
     return VMOER_OK;
 }
 
@@ -103,7 +107,7 @@ static vmoer_status load_bias(loader *ld, vm_site site, const vm_slot *parts, in
     float *bias = vm_malloc((size_t)l->out, sizeof *bias);
     vmoer_status status = bias ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "%s: no memory", tensor);
     for (int i = 0; i < n_parts && status == VMOER_OK; i++) {
-        status = read_matrix(tensors[i], 0, parts[i].rows, 1, bias + parts[i].row);
+        status = read_matrix(tensors[i], 0, 1, parts[i].rows, bias + parts[i].row);
         if (status == VMOER_OK && parts[i].heads)
             status = to_halves(bias + parts[i].row, parts[i].rows, 1, parts[i].heads);
     }
@@ -352,32 +356,30 @@ void vm_model_free(vm_model *m) {
 
 void vm_model_fingerprint(const vm_gguf *g, char hex[65]) {
     enum { BLOCKS = 64, BLOCK = 4096 };
-    size_t header, size = vm_gguf_file_size(g);
-    const uint8_t *data = vm_gguf_header(g, &header);
+    size_t header = vm_gguf_header_size(g), size = vm_gguf_file_size(g), left;
     char digests[BLOCKS + 2][64];
     memset(digests, 0, sizeof digests);
     char part_hex[65];
-    vm_sha256(data, header, part_hex);
+    vm_sha256(vm_gguf_bytes(g, 0, &left), header, part_hex);
     memcpy(digests[0], part_hex, 64);
     snprintf(digests[1], sizeof digests[1], "%zu", size);
     for (size_t i = 0; i < BLOCKS; i++) {
-        size_t offset = header + (size - header) / BLOCKS * i, left = size - offset;
-        vm_sha256(data + offset, left < BLOCK ? left : BLOCK, part_hex);
+        const uint8_t *block = vm_gguf_bytes(g, header + (size - header) / BLOCKS * i, &left);
+        vm_sha256(block, !block ? 0 : left < BLOCK ? left : BLOCK, part_hex);
         memcpy(digests[i + 2], part_hex, 64);
     }
     vm_sha256(digests, sizeof digests, hex);
 }
 
 vmoer_status vm_model_embed(const vm_model *m, int32_t id, float *out) {
-    size_t D = (size_t)m->config.dim, elements, bytes;
+    size_t D = (size_t)m->config.dim;
     if (id < 0 || id >= m->config.n_vocab)
         return vm_error(VMOER_ERROR_ARGUMENT, "token %d is outside the vocabulary of %d", id, m->config.n_vocab);
     if (m->embedding_param) {
         memcpy(out, m->embedding_param->value + (size_t)id * D, D * sizeof *out);
         return VMOER_OK;
     }
-    vm_dtype_block(m->embedding->type, &elements, &bytes);
-    vm_dequantize(m->embedding->type, m->embedding->data + (size_t)id * (D / elements) * bytes, D, out);
+    vm_gguf_read_rows(m->embedding, (size_t)id, 1, out);
     for (size_t i = 0; i < D; i++)
         if (!isfinite(out[i]))
             return vm_error(VMOER_ERROR_NUMERIC, "token_embd.weight: row %d holds a value that is not a finite number",

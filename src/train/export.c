@@ -3,7 +3,8 @@
 #include "train/export.h"
 
 #include "base/status.h"
-#include "model/halves.h"
+#include "io/tokenizer.h"
+#include "io/halves.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -21,14 +22,11 @@ typedef struct source {
 /* Training changed none of its values: the tensor is copied as it was stored. */
 static bool unchanged(const source *s, vm_arena *arena) {
     const vm_gguf_tensor *t = s->tensor;
-    size_t cols = (size_t)t->ne[0], rows = (size_t)t->ne[1], experts = (size_t)t->ne[2], elements, bytes;
+    size_t cols = (size_t)t->ne[0], rows = (size_t)t->ne[1], experts = (size_t)t->ne[2];
     float *row = vm_arena_alloc(arena, cols, sizeof *row);
-    vm_dtype_block(t->type, &elements, &bytes);
     for (size_t i = 0; row && i < experts * rows; i++) {
         const float *value = s->values[i / rows] + vm_to_halves(i % rows, rows, s->heads) * cols;
-        if (!vm_dequantize(t->type, t->data + i * (cols / elements) * bytes, cols, row) ||
-            memcmp(row, value, cols * sizeof *row) != 0)
-            return false;
+        if (!vm_gguf_read_rows(t, i, 1, row) || memcmp(row, value, cols * sizeof *row) != 0) return false;
     }
     return row != NULL;
 }
@@ -37,7 +35,7 @@ static vmoer_status put(vm_gguf_writer *w, vm_arena *arena, const source *s) {
     const vm_gguf_tensor *t = s->tensor;
     size_t cols = (size_t)t->ne[0], rows = (size_t)t->ne[1], experts = (size_t)t->ne[2];
     size_t row_bytes = cols * (s->type == VM_F32 ? sizeof(float) : sizeof(uint16_t));
-    if (unchanged(s, arena)) return vm_gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->ne, t->data);
+    if (unchanged(s, arena)) return vm_gguf_writer_copy(w, t);
     char *data = vm_arena_alloc(arena, experts * rows, row_bytes), *out = data;
     if (!data) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory to write it", t->name);
     for (size_t e = 0; e < experts; e++)
@@ -117,11 +115,12 @@ static vmoer_status put_tensor(vm_gguf_writer *w, vm_arena *arena, const vm_mode
     if (strcmp(t->name, "output_norm.weight") == 0) return put_param(w, arena, t, &m->final_norm, VM_F32);
     if (sscanf(t->name, "blk.%3d.", &layer) == 1 && layer >= 0 && layer < m->config.n_layers)
         VM_TRY(put_layer_tensor(w, arena, m, t, layer, &known));
-    return known ? VMOER_OK : vm_gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->ne, t->data);
+    return known ? VMOER_OK : vm_gguf_writer_copy(w, t);
 }
 
 static vmoer_status write(const vm_model *m, vm_gguf_writer *w, vm_arena *arena, const char *path) {
     VM_TRY(vm_gguf_writer_copy_keys(w, m->file, ""));
+    VM_TRY(vm_tokenizer_copy_keys(w, m->file));
     VM_TRY(vm_gguf_writer_u32(w, "general.file_type", MOSTLY_BF16));
     for (size_t i = 0; i < vm_gguf_tensor_count(m->file); i++)
         VM_TRY(put_tensor(w, arena, m, vm_gguf_tensor_at(m->file, i)));

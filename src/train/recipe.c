@@ -4,6 +4,7 @@
 #include "base/status.h"
 #include "base/utf8.h"
 #include "io/safetensors.h"
+#include "io/tokenizer.h"
 #include "train/export.h"
 #include "train/lora.h"
 
@@ -227,7 +228,7 @@ static vmoer_status dense_matrix(const vm_gguf *g, int layer, const char *what, 
     const vm_gguf_tensor *t = vm_gguf_find_tensor(g, name);
     if (!t || t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1)
         return vm_error(VMOER_ERROR_FORMAT, "%s: missing, or not %d x %d", name, rows, cols);
-    if (!vm_dequantize(t->type, t->data, (size_t)rows * (size_t)cols, out))
+    if (!vm_gguf_read_rows(t, 0, (size_t)rows, out))
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: type %s is not supported", name, vm_dtype_name(t->type));
     return VMOER_OK;
 }
@@ -285,7 +286,7 @@ static vmoer_status copy_rest(const vm_gguf *dense, vm_gguf_writer *g) {
     for (size_t i = 0; i < vm_gguf_tensor_count(dense); i++) {
         const vm_gguf_tensor *t = vm_gguf_tensor_at(dense, i);
         if (strstr(t->name, ".ffn_gate.") || strstr(t->name, ".ffn_up.") || strstr(t->name, ".ffn_down.")) continue;
-        VM_TRY(vm_gguf_writer_tensor(g, t->name, t->type, t->n_dims, t->ne, t->data));
+        VM_TRY(vm_gguf_writer_copy(g, t));
     }
     return VMOER_OK;
 }
@@ -318,7 +319,8 @@ static vmoer_status put_keys(const vm_recipe *r, const vm_config *c, const vm_gg
     VM_TRY(vm_gguf_writer_f32(g, "granitemoe.rope.freq_base", c->rope.base));
     VM_TRY(vm_gguf_writer_u32(g, "granitemoe.rope.dimension_count", (uint32_t)c->head_dim));
     VM_TRY(vm_gguf_writer_u32(g, "granitemoe.vocab_size", (uint32_t)c->n_vocab));
-    return vm_gguf_writer_copy_keys(g, dense, "tokenizer.");
+    VM_TRY(vm_gguf_writer_copy_keys(g, dense, "tokenizer."));
+    return vm_tokenizer_copy_keys(g, dense);
 }
 
 static vmoer_status build(const vm_recipe *r, const vm_gguf *dense, vm_gguf_writer *g, vm_arena *arena) {

@@ -1,7 +1,7 @@
 /* halves.h: the rows of Q and K. RoPE rotates row i of a head with row i + half here and at Hugging Face; GGUFs of llama-type models store such
  * pairs side by side: (0, half, 1, half + 1, ...). */
-#ifndef VM_MODEL_HALVES_H
-#define VM_MODEL_HALVES_H
+#ifndef VM_IO_HALVES_H
+#define VM_IO_HALVES_H
 
 #include <stddef.h>
 

@@ -1,0 +1,58 @@
+/* hf_internal.h: how a Hugging Face model is put down in tables, one an architecture, and what the files that read a folder share. */
+#ifndef VM_IO_HF_INTERNAL_H
+#define VM_IO_HF_INTERNAL_H
+
+#include "base/json.h"
+#include "io/gguf_internal.h"
+#include "io/hf.h"
+
+typedef enum vm_hf_type { VM_HF_U32, VM_HF_F32, VM_HF_BOOL } vm_hf_type;
+
+/* A value of config.json and the GGUF key "<arch>.<key>" it becomes. */
+typedef struct vm_hf_key {
+    const char *name, *key;
+    vm_hf_type type;
+    const char *instead; /* what it is where it is absent or null: another name here, or a value; "": the key is left out; NULL: it must be there */
+} vm_hf_key;
+
+/* What config.json may say in one way only: absent, null, or this JSON text. */
+typedef struct vm_hf_fixed {
+    const char *name, *value;
+} vm_hf_fixed;
+
+typedef enum vm_hf_heads { VM_HF_ROWS, VM_HF_Q_HEADS, VM_HF_KV_HEADS } vm_hf_heads;
+
+/* A tensor of the GGUF and where its values are. '#' stands for the layer; a second one in `name` for the expert: one tensor each. */
+typedef struct vm_hf_tensor {
+    const char *gguf, *name;
+    int part, parts;   /* it is the part-th of so many equal shares of the rows (of each expert's); 0, 0: all of them */
+    vm_hf_heads heads; /* whose rows a GGUF of this architecture has interleaved */
+    const char *when;  /* NULL: it must be there; "": it may; else it must where this name is true in config.json, and has no place where it is not */
+} vm_hf_tensor;
+
+typedef struct vm_hf_arch {
+    const char *model_type; /* of config.json */
+    const char *arch;       /* general.architecture */
+    const vm_hf_key *keys;  /* each list ends with a row without a name */
+    const vm_hf_fixed *fixed;
+    const vm_hf_tensor *tensors;
+} vm_hf_arch;
+
+/* VMOER_ERROR_UNSUPPORTED names the model types there are. */
+vmoer_status vm_hf_arch_find(const char *model_type, const vm_hf_arch **out);
+
+/* The metadata of config.json into w. */
+vmoer_status vm_hf_put_keys(const vm_hf_arch *a, const json_t *config, vm_gguf_writer *w);
+
+/* Llama 3's RoPE, which a GGUF has as the tensor rope_freqs.weight: factors[head_dim / 2]. *has: whether config.json says so. */
+vmoer_status vm_hf_rope_factors(const json_t *config, uint32_t head_dim, float *factors, bool *has);
+
+/* ---- the folder behind a vm_gguf ---- */
+typedef struct vm_hf_folder vm_hf_folder;
+const vm_hf_folder *vm_hf_folder_of(const vm_gguf *g); /* NULL: g is a file */
+/* A file of it as JSON, the caller's; *out NULL: there is none of that name. */
+vmoer_status vm_hf_json(const vm_hf_folder *f, const char *name, json_t **out);
+/* tokenizer_config.json likewise; its numbers are all doubles, for model_max_length may be 10^30. */
+vmoer_status vm_hf_tokenizer_config(const vm_hf_folder *f, json_t **out);
+
+#endif
