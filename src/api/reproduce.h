@@ -24,6 +24,7 @@ typedef struct vm_experiment_task {
     char name[128];
     size_t n;               /* of the part that is evaluated */
     size_t train, heldout;  /* of a task */
+    double length;          /* mean bytes of one of these questions with its choices: what time goes by */
 } vm_experiment_task;
 
 typedef enum vm_stage_kind {

@@ -4,6 +4,7 @@
 
 #include "base/progress.h"
 #include "base/status.h"
+#include "base/utf8.h"
 
 #include <math.h>
 #include <string.h>
@@ -84,29 +85,46 @@ static double training_seconds(const vm_experiment_task *task, const vmoer_train
     return steps * t->batch_size / rate + ceil(steps / every) * look;
 }
 
+/* Of n questions of a task or set, as many of the probe's, which are the first task's. */
+static double as_probed(const vm_experiment *x, const vm_experiment_task *t, double n) {
+    return n * t->length / x->tasks[0].length;
+}
+
+/* As much of a contestant's router as says how it answers and is trained. */
+static vm_router_config kind_of(const vm_contestant *c) {
+    vm_router_config config = {.members = c->calibrate.members};
+    vm_copy_text(config.kind, sizeof config.kind, c->calibrate.router);
+    vm_router_config_complete(&config);
+    return config;
+}
+
 static double seconds_of(const vm_experiment *x, const vm_stage *s, const speed *v) {
     const vm_experiment_task *task = &x->tasks[s->task];
     const vm_contestant *c = &x->routers[s->router];
-    double look = (double)task->heldout / v->eval, n = 0;
-    bool by_passes = c->inference == VMOER_INFERENCE_PASSES;
+    double look = as_probed(x, task, (double)task->heldout) / v->eval, n = 0;
+    vm_router_config router = kind_of(c);
+    bool by_passes =
+        c->inference == VMOER_INFERENCE_PASSES ||
+        (c->inference == VMOER_INFERENCE_AUTO && vm_router_config_inference(&router) == VM_INFERENCE_PASSES);
     double passes = by_passes ? c->samples : 1;
     switch (s->kind) {
     case VM_STAGE_MAP:
         return v->load + training_seconds(task, &x->map.train, v->finetune, look);
     case VM_STAGE_ROUTER:
         if (c->trained)
-            return v->load + training_seconds(task, &c->calibrate.train, v->calibrate / c->calibrate.draws, look);
+            return v->load + vm_router_config_rounds(&router) *
+                                 training_seconds(task, &c->calibrate.train, v->calibrate / c->calibrate.draws, look);
         if (strcmp(c->calibrate.router, "temperature") != 0) {
             bool given = c->calibrate.noise != 0 || c->calibrate.route_temperature != 0;
             look *= (given ? 1 : FIT_TRIALS) * (by_passes ? VM_API_FIT_PASSES : 1);
         }
         return v->load + look;
     case VM_STAGE_ID:
-        return v->load + passes * (double)task->n / v->eval;
+        return v->load + passes * as_probed(x, task, (double)task->n) / v->eval;
     case VM_STAGE_OOD_RUN:
         for (int i = 0; i < x->n_sets; i++) {
             bool sampled = x->ood_sample > 0 && (size_t)x->ood_sample < x->sets[i].n;
-            n += sampled ? x->ood_sample : (double)x->sets[i].n;
+            n += as_probed(x, &x->sets[i], sampled ? x->ood_sample : (double)x->sets[i].n);
         }
         return v->load + passes * n / v->eval;
     case VM_STAGE_LAYERS:
@@ -114,7 +132,7 @@ static double seconds_of(const vm_experiment *x, const vm_stage *s, const speed 
     case VM_STAGE_STABILITY:
         return v->load + (STABILITY_PASSES * 5 + BISECTION) * x->stability_questions / v->eval;
     case VM_STAGE_HELDOUT:
-        return v->load + passes * (double)task->heldout / v->eval;
+        return v->load + passes * look;
     case VM_STAGE_COST:
         return v->load + (x->p->quick ? QUICK_COST_QUESTIONS : COST_QUESTIONS) / v->eval;
     case VM_STAGE_OOD:

@@ -50,19 +50,32 @@ static vmoer_questions questions_of(const vm_experiment *x, const char *task, vm
     return (vmoer_questions){.data_dir = x->data_dir, .tasks = task, .split = split};
 }
 
-/* How many questions of a part there are; 0 and a note in x->skipped where the data set is not there. */
-static vmoer_status count_questions(vm_experiment *x, const char *task, vmoer_split split, int n_choices, size_t *n) {
+static double mean_length(const vm_dataset *d) {
+    size_t n = vm_dataset_count(d), bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        const vm_item *item = vm_dataset_at(d, i);
+        bytes += strlen(item->stem);
+        for (int c = 0; c < item->n_choices; c++) bytes += strlen(item->choices[c]);
+    }
+    return n ? (double)bytes / (double)n : 0;
+}
+
+/* How many questions of a part of t's there are, and t->length; 0 and a note in x->skipped where the data set is not
+ * there. */
+static vmoer_status count_questions(vm_experiment *x, vm_experiment_task *t, vmoer_split split, int n_choices,
+                                    size_t *n) {
     static const vm_split splits[] = {VM_SPLIT_TEST, VM_SPLIT_TRAIN, VM_SPLIT_HELDOUT};
     vm_dataset *d;
     *n = 0;
-    vmoer_status status = vm_dataset_load(x->data_dir, task, splits[split], &d);
+    vmoer_status status = vm_dataset_load(x->data_dir, t->name, splits[split], &d);
     if (status == VMOER_ERROR_IO || status == VMOER_ERROR_UNSUPPORTED) {
-        json_object_set_new(x->skipped, task, json_string(vmoer_last_error()));
+        json_object_set_new(x->skipped, t->name, json_string(vmoer_last_error()));
         return VMOER_OK;
     }
     VM_TRY(status);
     if (n_choices) vm_dataset_keep_choices(d, n_choices);
     *n = vm_dataset_count(d);
+    t->length = mean_length(d);
     vm_dataset_free(d);
     return VMOER_OK;
 }
@@ -83,9 +96,9 @@ static vmoer_status add_task(void *context, const char *name) {
             return vm_error(VMOER_ERROR_ARGUMENT, "--tasks: %s stands there twice", name);
     *t = (vm_experiment_task){0};
     snprintf(t->name, sizeof t->name, "%s", name);
-    VM_TRY(count_questions(x, name, VMOER_SPLIT_TRAIN, 0, &t->train));
-    if (t->train) VM_TRY(count_questions(x, name, VMOER_SPLIT_HELDOUT, 0, &t->heldout));
-    if (t->heldout) VM_TRY(count_questions(x, name, x->p->split, 0, &t->n));
+    VM_TRY(count_questions(x, t, VMOER_SPLIT_TRAIN, 0, &t->train));
+    if (t->train) VM_TRY(count_questions(x, t, VMOER_SPLIT_HELDOUT, 0, &t->heldout));
+    if (t->heldout) VM_TRY(count_questions(x, t, x->p->split, 0, &t->n));
     t->train = cut(t->train, x->limit);
     t->heldout = cut(t->heldout, x->limit);
     t->n = cut(t->n, x->limit);
@@ -100,7 +113,7 @@ static vmoer_status add_set(void *context, const char *name) {
     if (x->n_sets == VM_EXPERIMENT_TASKS) return no_room();
     *t = (vm_experiment_task){0};
     snprintf(t->name, sizeof t->name, "%s", name);
-    VM_TRY(count_questions(x, name, x->p->split, OOD_CHOICES, &t->n));
+    VM_TRY(count_questions(x, t, x->p->split, OOD_CHOICES, &t->n));
     x->n_sets += t->n > 0;
     return VMOER_OK;
 }

@@ -232,6 +232,11 @@ bool vm_router_chooses(const vm_router *r) { return r->kind->chooses; }
 
 vm_inference vm_router_default_inference(const vm_router *r) { return r->kind->inference; }
 
+vm_inference vm_router_config_inference(const vm_router_config *c) {
+    const vm_router_kind *k = vm_router_kind_find(c->kind);
+    return k ? k->inference : VM_INFERENCE_MEAN;
+}
+
 vm_param_list vm_router_params(vm_router *r) {
     r->packed = false; /* from here on the values may change under us */
     return (vm_param_list){r->list, r->n_params};

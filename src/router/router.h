@@ -63,6 +63,9 @@ typedef enum vm_router_number {
 /* The kind's own values in place of the numbers that are 0; an unknown kind is left alone. vm_router_create refuses what is out of range, and what
  * the kind does not use, naming the kinds that do. */
 void vm_router_config_complete(vm_router_config *config);
+/* What vm_router_default_inference and vm_router_rounds will say of a router that is yet to be made; MEAN and 1 for an unknown kind. */
+vm_inference vm_router_config_inference(const vm_router_config *config);
+int vm_router_config_rounds(const vm_router_config *config);
 /* One of the numbers and its name. */
 double vm_router_get_number(const vm_router_config *c, vm_router_number which);
 const char *vm_router_number_name(vm_router_number which);

@@ -43,7 +43,12 @@ vmoer_status vm_router_start_weights(vm_router *r, int layer, const float *w) {
 
 bool vm_router_has_weights(const vm_router *r) { return r->kind->weights != NULL; }
 
-int vm_router_rounds(const vm_router *r) { return r->kind->weights ? matrices(&r->config, r->kind->weights) : 1; }
+int vm_router_config_rounds(const vm_router_config *c) {
+    const vm_router_kind *k = vm_router_kind_find(c->kind);
+    return k && k->weights ? matrices(c, k->weights) : 1;
+}
+
+int vm_router_rounds(const vm_router *r) { return vm_router_config_rounds(&r->config); }
 
 bool vm_router_gathers(const vm_router *r) { return r->kind->weights && r->kind->weights->gather; }
 
