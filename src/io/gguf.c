@@ -395,9 +395,8 @@ vmoer_status vm_gguf_open_memory(const void *data, size_t size, const char *wher
     return open_view(data, size, where, out);
 }
 
-vmoer_status vm_gguf_open(const char *path, vm_gguf **out) {
+vmoer_status vm_gguf_open_file(const char *path, vm_gguf **out) {
     *out = NULL;
-    if (vm_is_folder(path)) return vm_hf_open(path, out);
     vm_map map;
     VM_TRY(vm_map_open(path, &map));
     vmoer_status status = open_view(map.data, map.size, path, out);
@@ -408,7 +407,27 @@ vmoer_status vm_gguf_open(const char *path, vm_gguf **out) {
     return status;
 }
 
-vmoer_status vm_gguf_make_whole(vm_gguf *g, const vm_gguf_whole *whole) {
+vmoer_status vm_gguf_open(const char *path, vm_gguf **out) {
+    if (vm_is_folder(path)) return vm_hf_open(path, out);
+    VM_TRY(vm_gguf_open_file(path, out));
+    vmoer_status status = vm_gguf_join_shards(*out);
+    if (status == VMOER_OK) return VMOER_OK;
+    vm_gguf_free(*out);
+    *out = NULL;
+    return vm_error_in(status, "%s", path);
+}
+
+/* Leaves out the keys that start with this. */
+static void drop_keys(vm_gguf *g, const char *prefix) {
+    size_t n = 0;
+    for (size_t i = 0; i < g->n_keys; i++)
+        if (strncmp(g->keys[i].key, prefix, strlen(prefix)) != 0) g->keys[n++] = g->keys[i];
+    g->n_keys = n;
+    for (size_t i = 0; i < n; i++) g->keys_by_name[i] = &g->keys[i];
+    qsort(g->keys_by_name, n, sizeof(entry *), by_key);
+}
+
+vmoer_status vm_gguf_make_whole(vm_gguf *g, const vm_gguf_whole *whole, const char *drop) {
     vm_gguf_tensor *tensors = vm_arena_alloc(g->arena, whole->n_tensors, sizeof *tensors);
     vm_gguf_tensor **by_name = vm_arena_alloc(g->arena, whole->n_tensors, sizeof(vm_gguf_tensor *));
     vm_gguf_piece *pieces = vm_arena_alloc(g->arena, whole->n_pieces, sizeof *pieces);
@@ -427,6 +446,7 @@ vmoer_status vm_gguf_make_whole(vm_gguf *g, const vm_gguf_whole *whole) {
     g->n_pieces = whole->n_pieces;
     g->owned = whole->owned;
     g->release = whole->release;
+    if (drop) drop_keys(g, drop);
     return VMOER_OK;
 }
 

@@ -30,7 +30,7 @@ typedef enum vm_gguf_type {
 } vm_gguf_type;
 
 typedef struct vm_gguf vm_gguf;
-/* A file, or a folder of Hugging Face's layout. */
+/* A file; the first of several that are a model's shards (NAME-00001-of-0000N.gguf), which opens all; or a folder of Hugging Face's layout. */
 vmoer_status vm_gguf_open(const char *path, vm_gguf **out);
 /* Same, from memory that outlives the vm_gguf (fuzzing, tests). `where` names it in errors. */
 vmoer_status vm_gguf_open_memory(const void *data, size_t size, const char *where, vm_gguf **out);

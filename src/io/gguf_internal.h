@@ -42,9 +42,14 @@ typedef struct vm_gguf_whole {
     void *owned; /* given to `release` when the vm_gguf is freed; not where vm_gguf_make_whole fails */
     void (*release)(void *owned);
 } vm_gguf_whole;
-/* Makes g, whose own keys stay, such a model. */
-vmoer_status vm_gguf_make_whole(vm_gguf *g, const vm_gguf_whole *whole);
+/* Makes g, whose own keys stay (but for those that start with `drop`; NULL: all do), such a model. */
+vmoer_status vm_gguf_make_whole(vm_gguf *g, const vm_gguf_whole *whole, const char *drop);
 /* What vm_gguf_make_whole was given as `owned`, where it was given this `release`; else NULL. */
 void *vm_gguf_owned(const vm_gguf *g, void (*release)(void *owned));
+
+/* One file, a shard or not. */
+vmoer_status vm_gguf_open_file(const char *path, vm_gguf **out);
+/* Adds the other files of a model whose metadata says that g is the first of several; nothing where it does not. */
+vmoer_status vm_gguf_join_shards(vm_gguf *g);
 
 #endif

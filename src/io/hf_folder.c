@@ -568,7 +568,7 @@ static vmoer_status open_folder(vm_hf_folder *f) {
                            .n_pieces = f->n_shards,
                            .owned = f,
                            .release = release};
-    return vm_gguf_make_whole(f->g, &whole);
+    return vm_gguf_make_whole(f->g, &whole, NULL);
 }
 
 static vmoer_status open_any(const char *path, const vm_hf_file *files, size_t n_files, vm_gguf **out) {
