@@ -52,7 +52,8 @@ static int make_layer(void **state) {
 
 /* A recipe of one layer: all that vm_recipe_create reads of a model is its configuration. Neurons in order. */
 static vm_recipe *make_recipe(void) {
-    vm_model model = {.config = {.arch = &vm_arch_llama, .n_layers = 1, .dim = D, .shared_width = F}};
+    vm_model model = {
+        .config = {.arch = &vm_arch_llama, .n_layers = 1, .dim = D, .shared_width = F, .rope.attention = 1}};
     vm_recipe *r;
     OK(vm_recipe_create(&model, EXPERTS, WIDTH, TOP_K, &r));
     for (int i = 0; i < F; i++) r->layers[0].order[i] = i;
