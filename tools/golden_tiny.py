@@ -9,7 +9,7 @@ import pathlib
 import sys
 
 import torch
-from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
+from transformers import (GptOssConfig, GptOssForCausalLM, GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
                           LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
@@ -60,6 +60,9 @@ MODELS = {
     "tiny-qwen2moe": (33, Qwen2MoeForCausalLM, Qwen2MoeConfig(
         num_hidden_layers=2, intermediate_size=48, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=8,
         shared_expert_intermediate_size=24, norm_topk_prob=False, tie_word_embeddings=False, experts_implementation="eager", **COMMON)),
+    "tiny-gpt-oss": (48, GptOssForCausalLM, GptOssConfig(
+        num_hidden_layers=2, intermediate_size=8, num_local_experts=8, num_experts_per_tok=3, head_dim=8, sliding_window=4,
+        tie_word_embeddings=False, experts_implementation="eager", **COMMON)),
     "tiny-deepseek": (15, deepseek.DeepseekForCausalLM, deepseek.DeepseekConfig(
         num_hidden_layers=3, intermediate_size=48, first_k_dense_replace=1, num_experts=8, n_shared_experts=2,
         num_experts_per_tok=3, moe_intermediate_size=8, routed_scaling_factor=1.5, tie_word_embeddings=True, **COMMON)),
@@ -138,7 +141,12 @@ def main():
         if gap < 1e-3:
             sys.exit(f"{name}: selection margin {gap} is too thin for a golden file; change the seed")
         for n, p in back.named_parameters():
-            out["grad." + n] = p.grad
+            if config.model_type != "gpt_oss" or ".experts." not in n:
+                out["grad." + n] = p.grad
+        if config.model_type == "gpt_oss":  # by GGUF's names, and as GGUF has them
+            for i, layer in enumerate(back.model.layers):
+                for n, value in hf_to_gguf.gpt_oss_experts(lambda n: getattr(layer.mlp.experts, n).grad).items():
+                    out[f"grad.blk.{i}.{n}"] = value.contiguous()
         store.save(out, a.out / f"{name}.safetensors", model=name, seed=seed, right=1)
         print(f"{name}: loss {float(out['loss']):.6f} scores {out['scores'].tolist()} logit rms "
               f"{float(out['logits'].std()):.3f} least margin {gap:.4f} "

@@ -32,6 +32,7 @@ static const struct {
     {"experts.down_proj", "experts", "down_proj", NULL},
     {"block_sparse_moe.router", "block_sparse_moe.router", "weight", NULL},
     {"mlp.gate", "mlp.gate", "weight", NULL},
+    {"mlp.router", "mlp.router", "weight", NULL},
 };
 enum { N_BARE = sizeof bare / sizeof bare[0] };
 

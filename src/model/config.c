@@ -12,7 +12,7 @@ enum { MAX_CONTEXT = 1 << 26 }; /* that a file may claim */
 
 static const vm_arch *const architectures[] = {&vm_arch_llama,      &vm_arch_qwen2,    &vm_arch_granite,
                                                &vm_arch_granitemoe, &vm_arch_qwen3moe, &vm_arch_olmoe,
-                                               &vm_arch_deepseek,   &vm_arch_qwen2moe};
+                                               &vm_arch_deepseek,   &vm_arch_qwen2moe, &vm_arch_gpt_oss};
 
 vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out) {
     char full[128];

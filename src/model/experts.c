@@ -187,6 +187,15 @@ static void multiply_input(const workspace *s, const block *b, const vm_linear *
     vm_product p = {.a = &s->input, .m = b->rows, .b = panel, .columns = panel->n, .c = c, .ldc = (size_t)panel->n};
     fetch_next(&p, backward ? &next->backward : &next->forward, b->part, b->parts);
     vm_multiply(&p);
+    for (size_t i = 0; !backward && l->bias && i < (size_t)b->rows; i++)
+        vm_kernels_get()->axpy(1.0f, l->bias->value, c + i * (size_t)l->out, l->out);
+}
+
+/* y[.., columns] += g bias for rows [first, first + rows) of an expert. */
+static void add_bias(const experts_job *j, const vm_linear *l, int first, int rows, int column, int columns) {
+    for (int i = first; l->bias && i < first + rows; i++)
+        vm_kernels_get()->axpy(j->gate[i], l->bias->value + column,
+                               j->out + (size_t)j->a->row_token[i] * (size_t)l->out + column, columns);
 }
 
 /* The second stage: some tokens and columns of the output, all experts' products added in turn. */
@@ -213,6 +222,7 @@ static void add_part(void *context, int task, int worker) {
             fetch_next(&waiting, b, 0, 1);
             vm_multiply(&waiting);
         }
+        if (!j->backward) add_bias(j, l, first, rows, column, columns);
         waiting = (vm_product){.a = &j->inner,
                                .first = first,
                                .m = rows,
@@ -257,7 +267,7 @@ static void forward_block(void *context, int task, int worker) {
     append_middles(in, &in->lora_a, &s->input, 0, m, a->t_in + first * (size_t)vm_linear_rank(in));
     multiply_input(s, b, j->f->expert_in, false, hidden);
     for (size_t i = 0; i < (size_t)m; i++)
-        vm_kernels_get()->swiglu(hidden + i * 2 * w, hidden + i * 2 * w + w, s->active + i * w, width);
+        vm_activate(j->f->activation, hidden + i * 2 * w, hidden + i * 2 * w + w, s->active + i * w, width);
     vm_rows_set(&j->inner, b->first, m, width, s->active, w);
     append_middles(out, &out->lora_a, &j->inner, b->first, m, a->t_out + first * (size_t)vm_linear_rank(out));
 }
@@ -281,7 +291,7 @@ vmoer_status vm_experts_forward(const vm_ffn *f, vm_pool *pool, vm_arena *keep, 
 
 /* ---- backward ---- */
 
-/* dactive is taken for g = 1, since <dactive, active> is the gate's gradient, and multiplied by g then. */
+/* dactive is taken for g = 1, since <dactive, active> + <dy, bias> is the gate's gradient, and multiplied by g then. */
 static void backward_block(void *context, int task, int worker) {
     const experts_job *j = context;
     const vm_ffn_acts *a = j->a;
@@ -299,10 +309,13 @@ static void backward_block(void *context, int task, int worker) {
         const float *gate = a->hidden + (first + i) * 2 * w;
         float *active = s->active + i * w, *dactive = s->inner + i * w, *dgate = dhidden + i * 2 * w;
         float g = j->gate[first + i];
-        kernels->swiglu(gate, gate + w, active, width);
+        vm_activate(j->f->activation, gate, gate + w, active, width);
         j->dgate[first + i] = kernels->dot(dactive, active, width);
+        if (out->bias)
+            j->dgate[first + i] +=
+                kernels->dot(j->dy + (size_t)a->row_token[first + i] * (size_t)out->out, out->bias->value, out->out);
         for (size_t x = 0; x < w; x++) dactive[x] *= g;
-        kernels->swiglu_backward(gate, gate + w, dactive, dgate, dgate + w, width);
+        vm_activate_backward(j->f->activation, gate, gate + w, dactive, dgate, dgate + w, width);
         if (j->scaled)
             for (size_t x = 0; x < w; x++) j->scaled[(first + i) * w + x] = g * active[x];
     }
@@ -334,6 +347,7 @@ static vmoer_status parameters(const experts_job *j, vm_pool *pool, vm_arena *sc
                                               .ldx = w,
                                               .dy = dy,
                                               .dy_index = a->row_token + first,
+                                              .bias_scale = j->gate + first,
                                               .ldy = D,
                                               .t = j->t_scaled + first * rank_out,
                                               .dt = rank_out ? j->dt_out + first * rank_out : NULL};

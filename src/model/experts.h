@@ -1,7 +1,8 @@
 /* experts.h: the routed experts of a layer, after the choice. Tokens are grouped by expert; each expert's products run as a chain that stays in one thread's
  * cache, and their outputs are added to the tokens' rows as they leave the product: no [T K, D] array is ever written.
  *
- *   y_t += sum_e g_te out_e( silu(gate_e u_t) * up_e u_t )      e rising over the token's experts: the same sum whatever the batch
+ *   y_t += sum_e g_te out_e( silu(gate_e u_t) * up_e u_t )      e rising over the token's experts: the same sum whatever the batch; the matrices may
+ *                                                               have biases, the activation may be another (activation.h)
  *
  * Two stages, forward and backward alike. First tasks of (expert, some of its rows): u -> [2 w] -> SwiGLU -> [w], rounded for the next product. Then tasks
  * of some tokens (or columns) of y, each adding all experts' products in turn, so that no two tasks write the same element. */

@@ -60,17 +60,17 @@ typedef struct rows_job {
     const vm_ffn_acts *acts;
     const vm_ffn_route *route;
     int width;
+    vm_activation activation;
     const float *hidden, *dactive, *outputs;
     float *out, *dhidden, *dp, *dgate;
 } rows_job;
 
-static void swiglu_rows(void *context, size_t begin, size_t end, int worker) {
+static void activate_rows(void *context, size_t begin, size_t end, int worker) {
     (void)worker;
     const rows_job *j = context;
-    const vm_kernels *kernels = vm_kernels_get();
     size_t w = (size_t)j->width;
     for (size_t i = begin; i < end; i++)
-        kernels->swiglu(j->hidden + i * 2 * w, j->hidden + i * 2 * w + w, j->out + i * w, j->width);
+        vm_activate(j->activation, j->hidden + i * 2 * w, j->hidden + i * 2 * w + w, j->out + i * w, j->width);
 }
 
 static void swiglu_backward_rows(void *context, size_t begin, size_t end, int worker) {
@@ -133,16 +133,17 @@ static void choose_rows(void *context, size_t begin, size_t end, int worker) {
     }
 }
 
-/* y[T, D] of one SwiGLU block of width w; hidden [T, 2 w], active [T, w] and LoRA's t_in, t_out are left behind. */
-static vmoer_status run_block(const vm_linear *in, const vm_linear *out, vm_pool *pool, vm_arena *scratch, int n_tokens,
-                              const float *u, float *hidden, float *active, float *t_in, float *t_out, float *y) {
+/* y[T, D] of one block of width w; hidden [T, 2 w], active [T, w] and LoRA's t_in, t_out are left behind. */
+static vmoer_status run_block(const vm_linear *in, const vm_linear *out, vm_activation activation, vm_pool *pool,
+                              vm_arena *scratch, int n_tokens, const float *u, float *hidden, float *active,
+                              float *t_in, float *t_out, float *y) {
     vm_linear_call first = {
         .l = in, .m = n_tokens, .x = u, .ldx = (size_t)in->in, .y = hidden, .ldy = (size_t)in->out, .t = t_in};
     vm_linear_call second = {
         .l = out, .m = n_tokens, .x = active, .ldx = (size_t)out->in, .y = y, .ldy = (size_t)out->out, .t = t_out};
     VM_TRY(vm_linear_forward(pool, scratch, &first, 1));
-    rows_job j = {.width = out->in, .hidden = hidden, .out = active};
-    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, swiglu_rows, &j);
+    rows_job j = {.width = out->in, .activation = activation, .hidden = hidden, .out = active};
+    vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, activate_rows, &j);
     return vm_linear_forward(pool, scratch, &second, 1);
 }
 
@@ -158,8 +159,8 @@ static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
           *t_out = vm_arena_floats(scratch, T, (size_t)vm_linear_rank(&f->expert_out[0]), &ok);
     if (!ok) return no_memory();
     for (size_t e = 0; e < N; e++) {
-        VM_TRY(
-            run_block(&f->expert_in[e], &f->expert_out[e], pool, scratch, n_tokens, u, hidden, active, t_in, t_out, y));
+        VM_TRY(run_block(&f->expert_in[e], &f->expert_out[e], f->activation, pool, scratch, n_tokens, u, hidden, active,
+                         t_in, t_out, y));
         for (size_t t = 0; t < T; t++) norms[t * N + e] = vm_kernels_get()->dot(y + t * D, y + t * D, f->dim);
     }
     return VMOER_OK;
@@ -274,8 +275,8 @@ static vmoer_status shared_forward(const vm_ffn *f, vm_pool *pool, vm_arena *kee
     a->t_shared_in = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_in), &ok);
     a->t_shared_out = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_out), &ok);
     if (!ok) return no_memory();
-    VM_TRY(run_block(&f->shared_in, &f->shared_out, pool, scratch, n_tokens, a->u, a->shared_hidden, a->shared_active,
-                     a->t_shared_in, a->t_shared_out, y));
+    VM_TRY(run_block(&f->shared_in, &f->shared_out, VM_ACTIVATION_SWIGLU, pool, scratch, n_tokens, a->u,
+                     a->shared_hidden, a->shared_active, a->t_shared_in, a->t_shared_out, y));
     if (!f->shared_gate.out) return VMOER_OK;
     a->shared_gate = vm_arena_floats(keep, T, 1, &ok);
     a->t_shared_gate = vm_arena_floats(keep, T, (size_t)vm_linear_rank(&f->shared_gate), &ok);

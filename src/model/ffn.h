@@ -9,6 +9,7 @@
 #ifndef VM_MODEL_FFN_H
 #define VM_MODEL_FFN_H
 
+#include "model/activation.h"
 #include "model/linear.h"
 #include "model/noise.h"
 #include "router/router.h"
@@ -23,6 +24,7 @@ typedef struct vm_ffn {
     int top_k;        /* K */
     bool renormalise;
     float scale;
+    vm_activation activation; /* of the routed experts; that of the shared part is SWIGLU */
     vm_linear router;      /* [N, D], f32 */
     vm_linear shared_in;   /* [2 shared_width, D]: gate rows, then up rows */
     vm_linear shared_out;  /* [D, shared_width] */

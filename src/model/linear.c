@@ -348,7 +348,8 @@ static void bias_gradient(const vm_linear_call *c) {
     if (!c->l->bias || !c->l->bias->grad) return;
     for (size_t i = 0; i < (size_t)c->m; i++) {
         size_t row = c->dy_index ? (size_t)c->dy_index[i] : i;
-        vm_kernels_get()->axpy(1.0f, c->dy + row * c->ldy, c->l->bias->grad, c->l->out);
+        vm_kernels_get()->axpy(c->bias_scale ? c->bias_scale[i] : 1.0f, c->dy + row * c->ldy, c->l->bias->grad,
+                               c->l->out);
     }
 }
 

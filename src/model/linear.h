@@ -57,6 +57,7 @@ typedef struct vm_linear_call {
     float *y;             /* forward: [m, out], row stride ldy, written */
     const float *dy;      /* backward: [m, out], row stride ldy; with dy_index row i is dy[dy_index[i]] */
     const int32_t *dy_index;
+    const float *bias_scale; /* [m] backward: the bias takes dy times this; NULL: 1 */
     size_t ldy;
     float *t;             /* [m, R], written forward, read backward; NULL without LoRA */
     float *dt;            /* backward: [m, R] scale * dy B where the caller has it; NULL: it is computed */

@@ -21,6 +21,7 @@ typedef struct vm_config {
     int dense_layers, dense_width;     /* of a MoE: so many layers at the bottom are dense, of so many neurons */
     bool renormalise;
     float expert_scale;
+    vm_activation activation; /* of the routed experts */
     vm_rope rope;
     float rms_eps;
     int window, window_period;         /* layers l with l % window_period < window_period - 1 see `window` tokens only; window 0: none, period 0: all */
@@ -125,9 +126,11 @@ struct vm_arch {
     vmoer_status (*read_config)(const vm_gguf *g, vm_config *out); /* what config.c does not read for all */
     bool interleaved;                                            /* Q and K are stored as vm_slot.heads says */
     enum { VM_QK_NORM_NONE, VM_QK_NORM_HEADS, VM_QK_NORM_WHOLE } qk_norm; /* of q and k before RoPE: of each head, or of all together (qk_norm.h) */
+    bool sinks;                                                  /* with attention sinks, which elsewhere are taken where the file has some */
+    const char *ffn_norm;                                        /* the tensor before the feed-forward half; NULL: "ffn_norm" */
     vm_names sites[VM_SITE_COUNT];
 };
 extern const vm_arch vm_arch_llama, vm_arch_qwen2, vm_arch_granite, vm_arch_granitemoe, vm_arch_qwen3moe, vm_arch_olmoe, vm_arch_deepseek,
-    vm_arch_qwen2moe;
+    vm_arch_qwen2moe, vm_arch_gpt_oss;
 
 #endif

@@ -122,13 +122,14 @@ int vm_model_vectors(vm_model *m, int layer, vm_vector *v) {
     char sinks[64];
     int n = 0, heads = whole ? c->n_heads : 1, kv_heads = whole ? c->n_kv_heads : 1;
     v[n++] = (vm_vector){&l->attention_norm, c->dim, "attn_norm", "input_layernorm.weight"};
-    v[n++] = (vm_vector){&l->ffn_norm, c->dim, "ffn_norm", "post_attention_layernorm.weight"};
+    v[n++] = (vm_vector){&l->ffn_norm, c->dim, c->arch->ffn_norm ? c->arch->ffn_norm : "ffn_norm",
+                         "post_attention_layernorm.weight"};
     if (c->arch->qk_norm != VM_QK_NORM_NONE) {
         v[n++] = (vm_vector){&l->q_norm, heads * c->head_dim, "attn_q_norm", "self_attn.q_norm.weight"};
         v[n++] = (vm_vector){&l->k_norm, kv_heads * c->head_dim, "attn_k_norm", "self_attn.k_norm.weight"};
     }
     snprintf(sinks, sizeof sinks, "blk.%d.attn_sinks.weight", layer);
-    if (vm_gguf_find_tensor(m->file, sinks))
+    if (c->arch->sinks || vm_gguf_find_tensor(m->file, sinks))
         v[n++] = (vm_vector){&l->sinks, c->n_heads, "attn_sinks", "self_attn.sinks"};
     return n;
 }

@@ -88,26 +88,25 @@ static vmoer_status merge_adapter(loader *ld, vm_site site, const vm_slot *parts
 }
 
 /* The bias of a site's projection, where it has one; `name`: the projection's. */
-static vmoer_status load_bias(loader *ld, vm_site site, const vm_slot *parts, int n_parts, const char *name) {
-    vm_linear *l = vm_model_linear(ld->m, ld->layer, site, 0);
+static vmoer_status load_bias(loader *ld, vm_site site, const vm_slot *parts, int n_parts, int expert,
+                              const char *name) {
+    vm_linear *l = vm_model_linear(ld->m, ld->layer, site, expert);
     const vm_gguf_tensor *tensors[VM_MAX_LORA];
     char tensor[128];
     bool has = ld->m->config.arch->sites[site].bias;
     for (int i = 0; i < n_parts; i++) {
         snprintf(tensor, sizeof tensor, "%s.bias", parts[i].name);
         has |= vm_gguf_find_tensor(ld->m->file, tensor) != NULL;
-        if (has && parts[0].per_expert)
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: biases of experts are not supported", tensor);
     }
     if (!has) return VMOER_OK;
     for (int i = 0; i < n_parts; i++) {
         snprintf(tensor, sizeof tensor, "%s.bias", parts[i].name);
-        VM_TRY(find(ld->m, tensor, 0, 1, parts[i].rows, &tensors[i]));
+        VM_TRY(find(ld->m, tensor, 0, parts[i].per_expert ? ld->m->config.n_experts : 1, parts[i].rows, &tensors[i]));
     }
     float *bias = vm_malloc((size_t)l->out, sizeof *bias);
     vmoer_status status = bias ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "%s: no memory", tensor);
     for (int i = 0; i < n_parts && status == VMOER_OK; i++) {
-        status = read_matrix(tensors[i], 0, 1, parts[i].rows, bias + parts[i].row);
+        status = read_matrix(tensors[i], expert, 1, parts[i].rows, bias + parts[i].row);
         if (status == VMOER_OK && parts[i].heads)
             status = to_halves(bias + parts[i].row, parts[i].rows, 1, parts[i].heads);
     }
@@ -146,7 +145,7 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
         snprintf(name, sizeof name, "%s.%d", parts[0].name, expert);
     else
         snprintf(name, sizeof name, "%s%s", parts[0].name, n_parts > 1 ? "+" : "");
-    VM_TRY(load_bias(ld, site, parts, n_parts, name));
+    VM_TRY(load_bias(ld, site, parts, n_parts, expert, name));
     return ld->options->train_all ? vm_linear_train(out, name, ld->buffer) : VMOER_OK;
 }
 
@@ -170,7 +169,8 @@ static vmoer_status make_ffn(const vm_config *c, int layer, vm_ffn *f) {
                   .width = c->expert_width,
                   .top_k = c->top_k,
                   .renormalise = c->renormalise,
-                  .scale = c->expert_scale};
+                  .scale = c->expert_scale,
+                  .activation = c->activation};
     if (!f->n_experts) return VMOER_OK;
     f->expert_in = vm_calloc((size_t)f->n_experts, sizeof *f->expert_in);
     f->expert_out = vm_calloc((size_t)f->n_experts, sizeof *f->expert_out);
@@ -392,7 +392,7 @@ static vmoer_status each_linear(vm_model *m, vmoer_status (*visit)(void *context
     for (int layer = 0; layer < m->config.n_layers; layer++)
         for (int site = 0; site < VM_SITE_COUNT; site++) {
             vm_slot slots[VM_MAX_LORA];
-            int n = vm_model_slots(&m->config, layer, (vm_site)site, slots);
+            int n = vm_model_tensors(&m->config, layer, (vm_site)site, slots);
             int experts = n && slots[0].per_expert ? m->config.n_experts : n ? 1 : 0;
             for (int e = 0; e < experts; e++) VM_TRY(visit(context, vm_model_linear(m, layer, (vm_site)site, e)));
         }

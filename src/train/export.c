@@ -69,13 +69,16 @@ static vmoer_status put_site(vm_gguf_writer *w, vm_arena *arena, const vm_model 
     return put(w, arena, &s);
 }
 
-/* The slot's part of the projection's bias, in the file's order. */
-static vmoer_status put_bias(vm_gguf_writer *w, vm_arena *arena, const vm_gguf_tensor *t, const vm_param *bias,
-                             const vm_slot *slot) {
-    size_t rows = (size_t)slot->rows;
-    float *values = vm_arena_alloc(arena, rows, sizeof *values);
+/* The slot's part of the projections' biases, one row an expert, in the file's order. */
+static vmoer_status put_bias(vm_gguf_writer *w, vm_arena *arena, const vm_model *m, const vm_gguf_tensor *t, int layer,
+                             vm_site site, const vm_slot *slot) {
+    size_t rows = (size_t)slot->rows, experts = slot->per_expert ? (size_t)m->config.n_experts : 1;
+    float *values = vm_arena_alloc(arena, experts * rows, sizeof *values);
     if (!values) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory to write it", t->name);
-    for (size_t i = 0; i < rows; i++) values[i] = bias->value[(size_t)slot->row + vm_to_halves(i, rows, slot->heads)];
+    for (size_t e = 0; e < experts; e++) {
+        const float *bias = linear_of(m, layer, site, (int)e)->bias->value + slot->row;
+        for (size_t i = 0; i < rows; i++) values[e * rows + i] = bias[vm_to_halves(i, rows, slot->heads)];
+    }
     return put_param(w, arena, t, &(vm_param){.value = values}, VM_F32);
 }
 
@@ -99,8 +102,8 @@ static vmoer_status put_layer_tensor(vm_gguf_writer *w, vm_arena *arena, const v
         for (int i = 0; i < n; i++) {
             if (is_called(t, slots[i].name, ".weight"))
                 return put_site(w, arena, m, t, layer, (vm_site)site, &slots[i]);
-            const vm_param *bias = linear_of(m, layer, (vm_site)site, 0)->bias;
-            if (bias && is_called(t, slots[i].name, ".bias")) return put_bias(w, arena, t, bias, &slots[i]);
+            if (linear_of(m, layer, (vm_site)site, 0)->bias && is_called(t, slots[i].name, ".bias"))
+                return put_bias(w, arena, m, t, layer, (vm_site)site, &slots[i]);
         }
     }
     *known = false;

@@ -213,9 +213,11 @@ static void check_f32_routing(vm_model *m, const captured *seen, const vm_facts 
         char name[64];
         snprintf(name, sizeof name, "blk.%d.ffn_gate_inp.weight", layer);
         const float *w = (const float *)(const void *)vm_gguf_find_tensor(m->file, name)->data;
+        const vm_param *bias = m->layers[layer].ffn.router.bias;
         for (size_t t = 0; t < n_tokens; t++) {
             double logit[8] = {0}, mean = 0, square = 0;
             for (size_t e = 0; e < N; e++) {
+                if (bias) logit[e] = (double)bias->value[e];
                 for (size_t d = 0; d < DIM; d++)
                     logit[e] += (double)w[e * DIM + d] * (double)seen->u[layer][t * DIM + d];
                 mean += logit[e] / (double)N;

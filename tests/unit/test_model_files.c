@@ -102,7 +102,7 @@ static void check_shape(const char *model, const vm_gguf_tensor *t) {
 
 static bool untied(const char *model) {
     return is(model, "tiny-moe-noshared") || is(model, "tiny-mixtral") || is(model, "tiny-olmoe") ||
-           is(model, "tiny-qwen2moe");
+           is(model, "tiny-qwen2moe") || is(model, "tiny-gpt-oss");
 }
 
 static void check_values(const char *model, const vm_gguf_tensor *t) {
@@ -254,6 +254,10 @@ static void test_keys(void **state) {
     };
     for (size_t i = 0; i < sizeof deepseek / sizeof *deepseek; i++)
         assert_refused("tiny-deepseek", &deepseek[i].c, deepseek[i].says);
+    assert_refused("tiny-gpt-oss", &(change){.drop_key = "gpt-oss.attention.sliding_window"},
+                   "gpt-oss.attention.sliding_window");
+    assert_refused("tiny-gpt-oss", &(change){.drop_key = "gpt-oss.expert_feed_forward_length"},
+                   "gpt-oss.expert_feed_forward_length");
     static const char *const qwen2moe[] = {"qwen2moe.expert_count", "qwen2moe.expert_used_count",
                                            "qwen2moe.expert_feed_forward_length",
                                            "qwen2moe.expert_shared_feed_forward_length"};
@@ -302,7 +306,7 @@ static void test_keys(void **state) {
                    "blk.1.attn_sinks.weight: shape [32, 1, 1, 1], expected [4, 1, 1, 1]");
     assert_refused("tiny-moe", &(change){.bias_tensor = "blk.0.attn_k.bias"}, "blk.0.attn_q.bias: missing tensor");
     assert_refused("tiny-moe", &(change){.bias_tensor = "blk.1.ffn_up_exps.bias"},
-                   "blk.1.ffn_up_exps.bias: biases of experts are not supported");
+                   "blk.1.ffn_gate_exps.bias: missing tensor");
     assert_refused("tiny-mixtral",
                    &(change){.renamed_tensor = "blk.0.ffn_gate_exps.weight", .new_name = "blk.0.ffn_gate.0.weight"},
                    "blk.0.ffn_gate.0.weight: a tensor for each expert is not supported");

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from transformers import (GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
+from transformers import (GptOssConfig, GptOssForCausalLM, GraniteConfig, GraniteForCausalLM, GraniteMoeSharedConfig, GraniteMoeSharedForCausalLM, LlamaConfig,
                           LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
@@ -75,7 +75,9 @@ def common_config(meta, arch, vocab):
 def attention(src, arch, heads, kv_heads, layer):
     blk, p = f"blk.{layer}.", f"model.layers.{layer}."
     out = {p + "input_layernorm.weight": src[blk + "attn_norm.weight"],
-           p + "post_attention_layernorm.weight": src[blk + "ffn_norm.weight"]}
+           p + "post_attention_layernorm.weight": src[blk + ("post_attention_norm" if arch == "gpt-oss" else "ffn_norm") + ".weight"]}
+    if arch == "gpt-oss":
+        out[p + "self_attn.sinks"] = src[blk + "attn_sinks.weight"]
     for ours, theirs, n in (("attn_q", "q_proj", heads), ("attn_k", "k_proj", kv_heads), ("attn_v", "v_proj", 0), ("attn_output", "o_proj", 0)):
         for kind in ("weight", "bias"):
             if blk + f"{ours}.{kind}" in src:
@@ -139,6 +141,12 @@ def load(path):
             shared_expert_intermediate_size=meta["qwen2moe.expert_shared_feed_forward_length"], num_experts=meta["qwen2moe.expert_count"],
             num_experts_per_tok=meta["qwen2moe.expert_used_count"], norm_topk_prob=False, experts_implementation="eager", **common)
         model = Qwen2MoeForCausalLM(config)
+    elif arch == "gpt-oss":
+        config = GptOssConfig(
+            intermediate_size=meta["gpt-oss.expert_feed_forward_length"], num_local_experts=meta["gpt-oss.expert_count"],
+            num_experts_per_tok=meta["gpt-oss.expert_used_count"], sliding_window=meta["gpt-oss.attention.sliding_window"],
+            experts_implementation="eager", **common)
+        model = GptOssForCausalLM(config)
     elif arch == "deepseek":
         config = deepseek.DeepseekConfig(
             intermediate_size=meta["deepseek.feed_forward_length"], first_k_dense_replace=meta["deepseek.leading_dense_block_count"],
@@ -170,6 +178,14 @@ def load(path):
         if blk + "ffn_gate.weight" in src:
             for ours, theirs in (("gate", "gate"), ("up", "up"), ("down", "down")):
                 state[p + f"mlp.{theirs}_proj.weight"] = src[blk + f"ffn_{ours}.weight"]
+            continue
+        if arch == "gpt-oss":
+            state[p + "mlp.router.weight"], state[p + "mlp.router.bias"] = src[blk + "ffn_gate_inp.weight"], src[blk + "ffn_gate_inp.bias"]
+            for suffix, kind, axis in (("", "weight", 2), ("_bias", "bias", 1)):
+                gate, up, down = (src[blk + f"ffn_{part}_exps.{kind}"] for part in ("gate", "up", "down"))
+                pair = np.stack([gate, up], axis=2).reshape(gate.shape[0], -1, *gate.shape[2:])
+                state[p + "mlp.experts.gate_up_proj" + suffix] = np.ascontiguousarray(pair.swapaxes(1, 2) if axis == 2 else pair)
+                state[p + "mlp.experts.down_proj" + suffix] = np.ascontiguousarray(down.swapaxes(1, 2) if axis == 2 else down)
             continue
         state[p + f"{moe}.{router}.weight"] = src[blk + "ffn_gate_inp.weight"]
         state[p + f"{moe}.experts.gate_up_proj"] = np.concatenate(

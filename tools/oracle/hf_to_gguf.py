@@ -34,8 +34,17 @@ def permute(w, heads):
 KINDS = {"llama": ("llama", None, None), "mistral": ("llama", None, None), "granitemoeshared": ("granitemoe", "block_sparse_moe", "router"), "mixtral": ("llama", "mlp", "gate"),
          "qwen2": ("qwen2", None, None), "granite": ("granite", None, None),
          "qwen3_moe": ("qwen3moe", "mlp", "gate"), "olmoe": ("olmoe", "mlp", "gate"), "deepseek": ("deepseek", "mlp", "gate"),
-         "qwen2_moe": ("qwen2moe", "mlp", "gate")}
+         "qwen2_moe": ("qwen2moe", "mlp", "gate"),
+         "gpt_oss": ("gpt-oss", "mlp", "router")}
 INTERLEAVED = ("llama", "granite", "granitemoe", "deepseek")  # architectures whose Q and K rows are permuted in GGUF
+
+
+def gpt_oss_experts(of):
+    """GGUF's experts from transformers', which are [in, out] and have gate and up in turn; of(name): one of the latter."""
+    gate_up, bias = of("gate_up_proj").swapaxes(1, 2), of("gate_up_proj_bias")
+    return {"ffn_gate_exps.weight": gate_up[:, ::2], "ffn_up_exps.weight": gate_up[:, 1::2],
+            "ffn_down_exps.weight": of("down_proj").swapaxes(1, 2), "ffn_gate_exps.bias": bias[:, ::2],
+            "ffn_up_exps.bias": bias[:, 1::2], "ffn_down_exps.bias": of("down_proj_bias")}
 
 
 def write(model, path, name):
@@ -61,7 +70,7 @@ def write(model, path, name):
         w.add_key_length(head)
         w.add_value_length(head)
     w.add_layer_norm_rms_eps(config.rms_norm_eps)
-    if config.model_type == "mistral" and config.sliding_window:
+    if config.model_type in ("mistral", "gpt_oss") and config.sliding_window:
         w.add_sliding_window(config.sliding_window)
     rope = config.rope_parameters
     if rope["rope_type"] == "yarn":
@@ -76,6 +85,8 @@ def write(model, path, name):
         w.add_expert_used_count(config.num_experts_per_tok)
     if arch in ("qwen2moe", "qwen3moe"):
         w.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if arch == "gpt-oss":
+        w.add_expert_feed_forward_length(config.intermediate_size)
     if arch == "qwen2moe":
         w.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if arch == "granitemoe":
@@ -130,7 +141,14 @@ def write(model, path, name):
         for which in "qk":
             if p + f"self_attn.{which}_norm.weight" in state:
                 put(blk + f"attn_{which}_norm.weight", state[p + f"self_attn.{which}_norm.weight"])
-        put(blk + "ffn_norm.weight", state[p + "post_attention_layernorm.weight"])
+        put(blk + ("post_attention_norm" if arch == "gpt-oss" else "ffn_norm") + ".weight", state[p + "post_attention_layernorm.weight"])
+        if arch == "gpt-oss":
+            put(blk + "attn_sinks.weight", state[p + "self_attn.sinks"])
+            put(blk + "ffn_gate_inp.weight", state[p + "mlp.router.weight"])
+            put(blk + "ffn_gate_inp.bias", state[p + "mlp.router.bias"])
+            for name, value in gpt_oss_experts(lambda n: state[p + "mlp.experts." + n]).items():
+                put(blk + name, value)
+            continue
         if p + "mlp.gate_proj.weight" in state:
             for part in ("gate", "up", "down"):
                 put(blk + f"ffn_{part}.weight", state[p + f"mlp.{part}_proj.weight"])
