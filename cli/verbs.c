@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-const verb *const verbs[] = {&verb_info,      &verb_verify,  &verb_tokenize,  &verb_run,       &verb_eval,
-                             &verb_finetune,  &verb_upcycle, &verb_quantize,  &verb_calibrate, &verb_ood,
-                             &verb_stability, &verb_cost,    &verb_conformal, &verb_report,    &verb_reproduce,
-                             &verb_bench,     NULL};
+const verb *const verbs[] = {
+    &verb_info,    &verb_verify,    &verb_tokenize, &verb_run,       &verb_eval,  &verb_finetune,
+    &verb_upcycle, &verb_quantize,  &verb_convert,  &verb_calibrate, &verb_ood,   &verb_stability,
+    &verb_cost,    &verb_conformal, &verb_report,   &verb_reproduce, &verb_bench, NULL};
 
 const char *const compute_words[] = {"auto", "f32", "bf16", NULL};
 const char *const inference_words[] = {"auto", "mean", "closed", "sample", "tilted", "passes", NULL};

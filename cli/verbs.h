@@ -6,7 +6,7 @@
 #include "session.h"
 #include "table.h"
 
-extern const verb verb_info, verb_verify, verb_tokenize, verb_run, verb_eval, verb_finetune, verb_upcycle, verb_quantize, verb_calibrate;
+extern const verb verb_info, verb_verify, verb_tokenize, verb_run, verb_eval, verb_finetune, verb_upcycle, verb_quantize, verb_convert, verb_calibrate;
 extern const verb verb_ood, verb_stability, verb_cost, verb_conformal, verb_report, verb_reproduce, verb_bench;
 
 extern const char *const compute_words[], *const inference_words[], *const routing_words[], *const split_words[], *const keep_words[];

@@ -320,6 +320,14 @@ VMOER_API vmoer_quantize_params vmoer_quantize_params_default(void);
 /* out_json: tensors and weights by type, and what was lost, root mean square relative to the weights' own. */
 VMOER_API vmoer_status vmoer_quantize(const vmoer_quantize_params *params, const vmoer_hooks *hooks, char **out_json);
 
+typedef struct vmoer_convert_params {
+    const char *model;       /* a Hugging Face folder, or the first of a GGUF's shards */
+    const char *output_path; /* the GGUF, appears whole or not at all */
+} vmoer_convert_params;
+VMOER_API vmoer_convert_params vmoer_convert_params_default(void);
+/* Types stay, but for vectors and routers, which become F32. out_json: {"path", "bytes_before", "bytes", "tensors"}. */
+VMOER_API vmoer_status vmoer_convert(const vmoer_convert_params *params, const vmoer_hooks *hooks, char **out_json);
+
 typedef struct vmoer_ood_params {
     const char *id_run;            /* folder of an eval run on the in-distribution task */
     const char *const *ood_runs;   /* [n_ood] folders (a run may hold several tasks: each is a set of its own) */

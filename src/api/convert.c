@@ -1,0 +1,91 @@
+/* convert.c: a model as one GGUF file: of a Hugging Face folder what llama.cpp's converter makes of it, of a GGUF's
+ * shards the whole. Types stay, but for vectors and routers, which GGUF readers want in f32: that is exact. */
+#include "api/internal.h"
+
+#include "base/progress.h"
+#include "io/gguf.h"
+#include "io/tokenizer.h"
+
+#include <string.h>
+
+vmoer_convert_params vmoer_convert_params_default(void) { return (vmoer_convert_params){.model = NULL}; }
+
+typedef struct run {
+    const vmoer_hooks *hooks;
+    uint64_t done, total; /* bytes */
+} run;
+
+typedef struct job {
+    run *r;
+    const vm_gguf_tensor *tensor;
+    uint32_t type; /* its own, or VM_F32 */
+} job;
+
+static vmoer_status fill(void *context, size_t row, size_t rows, void *out) {
+    const job *j = context;
+    const vm_gguf_tensor *t = j->tensor;
+    size_t bytes = t->size / (size_t)(t->ne[1] * t->ne[2] * t->ne[3]);
+    if (j->type != t->type)
+        vm_gguf_read_rows(t, row, rows, out); /* of f16 or bf16 */
+    else
+        for (size_t i = 0; i < rows; i++) memcpy((uint8_t *)out + i * bytes, vm_gguf_row(t, row + i), bytes);
+    j->r->done += rows * bytes;
+    return vm_progress(j->r->hooks, "convert", j->r->done, j->r->total, t->name);
+}
+
+static uint32_t type_of(const vm_gguf_tensor *t) {
+    bool half = t->type == VM_F16 || t->type == VM_BF16;
+    return half && (t->n_dims == 1 || strstr(t->name, "ffn_gate_inp")) ? VM_F32 : t->type;
+}
+
+static vmoer_status add_tensors(run *r, const vm_gguf *g, vm_arena *arena, vm_gguf_writer *w) {
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
+        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
+        job *j = vm_arena_alloc(arena, 1, sizeof *j);
+        if (!j) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", t->name);
+        *j = (job){.r = r, .tensor = t, .type = type_of(t)};
+        r->total += t->size;
+        VM_TRY(vm_gguf_writer_rows(w, t->name, j->type, t->n_dims, t->ne, fill, j));
+    }
+    return VMOER_OK;
+}
+
+/* A folder does not say general.file_type: the type of the embedding, which most weights have. */
+static vmoer_status put_type(const vm_gguf *g, vm_gguf_writer *w) {
+    const vm_gguf_tensor *t = vm_gguf_find_tensor(g, "token_embd.weight");
+    if (!t || vm_gguf_has_key(g, "general.file_type")) return VMOER_OK;
+    return vm_gguf_writer_u32(w, "general.file_type", t->type == VM_BF16 ? 32 : t->type == VM_F16 ? 1 : 0);
+}
+
+static vmoer_status convert(run *r, const vm_gguf *g, const char *path, vm_gguf_writer *w, vm_arena *arena) {
+    vm_config c;
+    VM_TRY_IN(vm_config_read(g, &c), "%s", vm_gguf_path(g));
+    VM_TRY(vm_gguf_writer_copy_keys(w, g, ""));
+    VM_TRY(vm_tokenizer_copy_keys(w, g));
+    VM_TRY(put_type(g, w));
+    VM_TRY(add_tensors(r, g, arena, w));
+    return vm_gguf_writer_save(w, path);
+}
+
+vmoer_status vmoer_convert(const vmoer_convert_params *p, const vmoer_hooks *hooks, char **out_json) {
+    if (!p->model || !p->output_path)
+        return vm_error(VMOER_ERROR_ARGUMENT, "converting takes a model (-m) and the file to write (--output_path)");
+    run r = {.hooks = hooks};
+    vm_gguf *g = NULL, *written = NULL;
+    vm_arena *arena = vm_arena_create();
+    vm_gguf_writer *w = vm_gguf_writer_create();
+    vmoer_status status = arena && w ? vm_gguf_open(p->model, &g) : vm_error(VMOER_ERROR_MEMORY, "no memory");
+    if (status == VMOER_OK) status = convert(&r, g, p->output_path, w, arena);
+    if (status == VMOER_OK) status = vm_gguf_open(p->output_path, &written);
+    if (status == VMOER_OK)
+        status = vm_api_return_json(json_pack("{s:s, s:I, s:I, s:I}", "path", p->output_path, "bytes_before",
+                                              (json_int_t)vm_gguf_file_size(g), "bytes",
+                                              (json_int_t)vm_gguf_file_size(written), "tensors",
+                                              (json_int_t)vm_gguf_tensor_count(written)),
+                                    out_json);
+    vm_gguf_free(written);
+    vm_gguf_free(g);
+    vm_gguf_writer_free(w);
+    vm_arena_free(arena);
+    return status;
+}
