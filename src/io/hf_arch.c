@@ -152,6 +152,77 @@ static const vm_hf_tensor qk_norm_moe_tensors[] = {
     {0}
 };
 
+/* ---- Qwen2-MoE: shared experts behind a gate ---- */
+
+static const vm_hf_key qwen2moe_keys[] = {
+    TRANSFORMER_KEYS,
+    MOE_KEYS,
+    {"moe_intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL},
+    {"shared_expert_intermediate_size", "expert_shared_feed_forward_length", VM_HF_U32, NULL},
+    {"norm_topk_prob", "expert_weights_norm", VM_HF_BOOL, "false"},
+    {0}
+};
+static const vm_hf_fixed qwen2moe_fixed[] = {
+    TRANSFORMER_FIXED,
+    {"qkv_bias", "true"},
+    {"use_sliding_window", "false"},
+    {"decoder_sparse_step", "1"},
+    {"mlp_only_layers", "[]"},
+    {0}
+};
+static const vm_hf_tensor qwen2moe_tensors[] = {
+    EMBEDDING_TENSORS,
+    NORM_TENSORS,
+    ATTENTION_TENSORS(VM_HF_ROWS, VM_HF_ROWS),
+    BIAS("blk.#.attn_q", "model.layers.#.self_attn.q_proj", VM_HF_ROWS, NULL),
+    BIAS("blk.#.attn_k", "model.layers.#.self_attn.k_proj", VM_HF_ROWS, NULL),
+    BIAS("blk.#.attn_v", "model.layers.#.self_attn.v_proj", VM_HF_ROWS, NULL),
+    MOE_MLP_TENSORS,
+    WEIGHT("blk.#.ffn_gate_shexp", "model.layers.#.mlp.shared_expert.gate_proj"),
+    WEIGHT("blk.#.ffn_up_shexp", "model.layers.#.mlp.shared_expert.up_proj"),
+    WEIGHT("blk.#.ffn_down_shexp", "model.layers.#.mlp.shared_expert.down_proj"),
+    WEIGHT("blk.#.ffn_gate_inp_shexp", "model.layers.#.mlp.shared_expert_gate"),
+    {0}
+};
+
+/* ---- DeepSeek-MoE v1: the lowest layers dense, so that a layer has one kind of tensors or the other ---- */
+
+static const vm_hf_key deepseek_keys[] = {
+    TRANSFORMER_KEYS,
+    {"n_routed_experts", "expert_count", VM_HF_U32, NULL},
+    {"num_experts_per_tok", "expert_used_count", VM_HF_U32, NULL},
+    {"n_shared_experts", "expert_shared_count", VM_HF_U32, NULL},
+    {"moe_intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL},
+    {"first_k_dense_replace", "leading_dense_block_count", VM_HF_U32, "0"},
+    {"routed_scaling_factor", "expert_weights_scale", VM_HF_F32, "1"},
+    {0}
+};
+static const vm_hf_fixed deepseek_fixed[] = {
+    TRANSFORMER_FIXED,
+    {"attention_bias", "false"},
+    {"moe_layer_freq", "1"},
+    {"norm_topk_prob", "false"},
+    {"scoring_func", "\"softmax\""},
+    {0}
+};
+#define EITHER(gguf, name) {"blk.#." gguf ".weight", "model.layers.#.mlp." name ".weight", 0, 0, VM_HF_ROWS, ""}
+static const vm_hf_tensor deepseek_tensors[] = {
+    EMBEDDING_TENSORS,
+    NORM_TENSORS,
+    ATTENTION_TENSORS(VM_HF_Q_HEADS, VM_HF_KV_HEADS),
+    EITHER("ffn_gate", "gate_proj"),
+    EITHER("ffn_up", "up_proj"),
+    EITHER("ffn_down", "down_proj"),
+    EITHER("ffn_gate_inp", "gate"),
+    EITHER("ffn_gate_exps", "experts.#.gate_proj"),
+    EITHER("ffn_up_exps", "experts.#.up_proj"),
+    EITHER("ffn_down_exps", "experts.#.down_proj"),
+    EITHER("ffn_gate_shexp", "shared_experts.gate_proj"),
+    EITHER("ffn_up_shexp", "shared_experts.up_proj"),
+    EITHER("ffn_down_shexp", "shared_experts.down_proj"),
+    {0}
+};
+
 /* ---- Mixtral ---- */
 
 static const vm_hf_key mixtral_keys[] = {TRANSFORMER_KEYS, MOE_KEYS, {0}};
@@ -212,6 +283,8 @@ static const vm_hf_arch architectures[] = {
     {"granite", "granite", granite_keys, llama_fixed, llama_tensors},
     {"qwen2", "qwen2", llama_keys, qwen2_fixed, qwen2_tensors},
     {"mixtral", "llama", mixtral_keys, mixtral_fixed, mixtral_tensors},
+    {"qwen2_moe", "qwen2moe", qwen2moe_keys, qwen2moe_fixed, qwen2moe_tensors},
+    {"deepseek", "deepseek", deepseek_keys, deepseek_fixed, deepseek_tensors},
     {"qwen3_moe", "qwen3moe", qwen3moe_keys, qwen3moe_fixed, qk_norm_moe_tensors},
     {"olmoe", "olmoe", olmoe_keys, olmoe_fixed, qk_norm_moe_tensors},
     {"granitemoe", "granitemoe", granite_moe_keys, granite_moe_fixed, granite_moe_tensors},

@@ -287,7 +287,7 @@ static vmoer_status shape_of(const vm_hf_tensor *row, const stored *s, vm_gguf_t
     int dims = st->n_dims;
     if (dims < 1 || dims > 3)
         return vm_error(VMOER_ERROR_FORMAT, "%s: tensor \"%.80s\" has %d dimensions", s->file, s->name, dims);
-    t->n_dims = dims;
+    t->n_dims = dims == 2 && st->shape[0] == 1 ? 1 : dims; /* one row: a vector, as llama.cpp's converter has it */
     for (int i = 0; i < 4; i++) t->ne[i] = i < dims ? st->shape[dims - 1 - i] : 1;
     VM_TRY(type_of(s, &t->type));
     if (row->parts) {

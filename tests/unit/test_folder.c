@@ -6,8 +6,9 @@
 #include "io/tokenizer.h"
 #include "model_fixture.h"
 
-static const char *const folders[] = {"tiny-llama", "tiny-moe",     "tiny-moe-noshared", "tiny-mixtral",
-                                      "tiny-qwen2", "tiny-granite", "tiny-qwen3moe",     "tiny-olmoe"};
+static const char *const folders[] = {"tiny-llama",    "tiny-moe",     "tiny-moe-noshared", "tiny-mixtral",
+                                      "tiny-qwen2",    "tiny-granite", "tiny-qwen3moe",     "tiny-olmoe",
+                                      "tiny-qwen2moe", "tiny-deepseek"};
 enum { FOLDERS = sizeof folders / sizeof *folders, VOCAB = 272 };
 
 static vm_gguf *open_golden(const char *name, const char *end) {
