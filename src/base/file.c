@@ -59,6 +59,12 @@ void vm_map_close(vm_map *map) {
     *map = (vm_map){0};
 }
 
+void vm_map_release(const void *data, size_t size) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) / page * page,
+              to = ((uintptr_t)data + size) / page * page;
+    if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 /* ---- writer ---- */
 
 enum { BUFFER_SIZE = 64 * 1024 };

@@ -13,6 +13,8 @@ typedef struct vm_map {
 } vm_map;
 vmoer_status vm_map_open(const char *path, vm_map *out);
 void vm_map_close(vm_map *map);
+/* Of a map: bytes that are not soon looked at again need no memory until then. */
+void vm_map_release(const void *data, size_t size);
 
 typedef struct vm_writer vm_writer;
 vmoer_status vm_writer_open(const char *path, vm_writer **out);

@@ -502,6 +502,11 @@ const uint8_t *vm_gguf_row(const vm_gguf_tensor *t, size_t row) {
     return (t->matrices ? t->matrices[matrix] : t->data + matrix * rows * bytes) + i * bytes;
 }
 
+void vm_gguf_release(const vm_gguf_tensor *t, size_t index) {
+    size_t bytes = t->size / ((size_t)t->ne[2] * (size_t)t->ne[3]);
+    vm_map_release(t->matrices ? t->matrices[index] : t->data + index * bytes, bytes);
+}
+
 bool vm_gguf_read_rows(const vm_gguf_tensor *t, size_t row, size_t rows, float *out) {
     size_t cols = (size_t)t->ne[0];
     for (size_t i = 0; i < rows; i++)

@@ -53,6 +53,7 @@ static vmoer_status read_matrix(const vm_gguf_tensor *t, int expert, int rows, i
     vm_gguf_read_rows(t, (size_t)expert * (size_t)rows, (size_t)rows, out);
     for (size_t i = 0; i < n; i++)
         if (!isfinite(out[i])) return not_finite(t, (size_t)expert * n + i);
+    vm_gguf_release(t, (size_t)expert);
     return VMOER_OK;
 }
 
