@@ -319,6 +319,8 @@ static void measure(void **state) {
         vm_safetensors *st = golden_open(tiny_models[i]);
         snprintf(file, sizeof file, "%s.gguf", tiny_models[i]);
         row(tiny_models[i], "GGUF", golden_path(file), st);
+        snprintf(file, sizeof file, "%s-folder", tiny_models[i]);
+        if (access(golden_path(file), F_OK) == 0) row(tiny_models[i], "folder", golden_path(file), st);
         vm_safetensors_free(st);
     }
     assert_int_equal(missed, 0);
