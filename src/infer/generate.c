@@ -129,7 +129,8 @@ static void add_signal(const vm_generation *g, const float *values, int tokens, 
 /* softmax(logits) and its entropy; returns log sum exp. */
 static double distribution(const float *logits, size_t n, double *entropy) {
     double most = (double)logits[0], sum = 0, mean = 0;
-    for (size_t i = 1; i < n; i++) most = fmax(most, (double)logits[i]);
+    for (size_t i = 1; i < n; i++)
+        if ((double)logits[i] > most) most = (double)logits[i];
     for (size_t i = 0; i < n; i++) {
         double above = (double)logits[i] - most, p = exp(above);
         sum += p;

@@ -117,9 +117,9 @@ static void layers_figure(vm_text *t, const steady_group *g, const vm_steady_sig
         for (size_t l = 0; l < s->n_layers; l++) {
             x[l] = s->layers[l].layer;
             y[l] = s->layers[l].fact[fact];
-            last = fmax(last, x[l]);
+            if (x[l] > last) last = x[l];
             low = fmin(low, y[l]);
-            high = fmax(high, y[l]);
+            if (y[l] > high) high = y[l];
         }
         numbers[n] = x;
         series[n++] = (vm_series){row_name(g->rows[i]), x, y, s->n_layers, style_of(g, i)};
