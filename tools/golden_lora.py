@@ -27,6 +27,7 @@ ADAPTERS = {
                                         "block_sparse_moe.router.weight"]),
     "tiny-mixtral": dict(target_modules=ATTENTION, target_parameters=MLP_EXPERTS),
     "tiny-qwen3moe": dict(target_modules=ATTENTION, target_parameters=MLP_EXPERTS),
+    "tiny-gpt-oss": dict(target_modules=ATTENTION, target_parameters=MLP_EXPERTS[:2] + ["mlp.router.weight"]),
 }
 
 
@@ -48,7 +49,8 @@ def merge(base, directory):
             if weight.dim() == 3:
                 n = weight.shape[0]
                 for e in range(n):
-                    weight[e] += scale * B[:, e::n] @ A[e * r:(e + 1) * r]
+                    delta = scale * B[:, e::n] @ A[e * r:(e + 1) * r]
+                    weight[e] += delta.T if model.config.model_type == "gpt_oss" else delta  # which has its experts [in, out]
             else:
                 weight += scale * B @ A
     return model

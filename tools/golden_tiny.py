@@ -60,9 +60,10 @@ MODELS = {
     "tiny-qwen2moe": (33, Qwen2MoeForCausalLM, Qwen2MoeConfig(
         num_hidden_layers=2, intermediate_size=48, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=8,
         shared_expert_intermediate_size=24, norm_topk_prob=False, tie_word_embeddings=False, experts_implementation="eager", **COMMON)),
-    "tiny-gpt-oss": (48, GptOssForCausalLM, GptOssConfig(
+    "tiny-gpt-oss": (54, GptOssForCausalLM, GptOssConfig(
         num_hidden_layers=2, intermediate_size=8, num_local_experts=8, num_experts_per_tok=3, head_dim=8, sliding_window=4,
-        tie_word_embeddings=False, experts_implementation="eager", **COMMON)),
+        tie_word_embeddings=False, experts_implementation="eager", **scaled(
+            rope_type="yarn", factor=2.0, original_max_position_embeddings=64, truncate=False))),
     "tiny-deepseek": (15, deepseek.DeepseekForCausalLM, deepseek.DeepseekConfig(
         num_hidden_layers=3, intermediate_size=48, first_k_dense_replace=1, num_experts=8, n_shared_experts=2,
         num_experts_per_tok=3, moe_intermediate_size=8, routed_scaling_factor=1.5, tie_word_embeddings=True, **COMMON)),

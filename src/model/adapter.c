@@ -142,8 +142,8 @@ done:
 }
 
 vmoer_status vm_adapter_merge_module(vm_adapter *a, const char *module, int expert, int n_experts, int rows, int in,
-                                     float *w) {
-    part p = {.expert = expert};
+                                     int heads, float *w) {
+    part p = {.expert = expert, .heads = heads};
     if (!a->config) return VMOER_OK;
     VM_TRY(vm_adapter_peft_pair(a, module, &p.pair, &p.rank, &p.scale));
     if (!p.pair) return VMOER_OK;

@@ -22,9 +22,9 @@ const char *vm_adapter_base(const vm_adapter *a);        /* base fingerprint thi
 const char *vm_adapter_architecture(const vm_adapter *a, size_t *length);
 
 /* w[rows, in] += scale * B A of expert `expert` of a module that stacks n_experts; of a plain one, 0 of 1. An adapter in PEFT's layout is merged by the
- * modules' names, a GGUF by the tensors' ("blk.3.attn_q"), whose rows may be those of `heads` heads interleaved (halves.h): each does nothing for the
+ * modules' names, a GGUF by the tensors' ("blk.3.attn_q"); the rows of either may be those of `heads` heads interleaved (halves.h). Each does nothing for the
  * other, nor where the adapter has no such name. Wrong shapes: an error naming the tensor. Remembers what was used. */
-vmoer_status vm_adapter_merge_module(vm_adapter *a, const char *module, int expert, int n_experts, int rows, int in, float *w);
+vmoer_status vm_adapter_merge_module(vm_adapter *a, const char *module, int expert, int n_experts, int rows, int in, int heads, float *w);
 vmoer_status vm_adapter_merge_tensor(vm_adapter *a, const char *tensor, int expert, int n_experts, int rows, int in, int heads, float *w);
 /* An error naming a tensor that no merge asked for. */
 vmoer_status vm_adapter_check_used(const vm_adapter *a);
@@ -34,6 +34,7 @@ typedef struct vm_adapter_module {
     const char *module;
     int rows, in, rank;
     int n_experts;          /* 0: a plain module */
+    int heads;              /* > 0: the file has the rows of B interleaved (halves.h) */
     const float *const *a;  /* [max(1, n_experts)] of [rank, in] */
     const float *const *b;  /* [max(1, n_experts)] of [rows, rank] */
 } vm_adapter_module;

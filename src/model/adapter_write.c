@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "io/halves.h"
 
 #include <limits.h>
 #include <math.h>
@@ -48,7 +49,10 @@ static vmoer_status put_module(vm_st_writer *w, const char *stem, const char *dt
     }
     for (size_t e = 0; e < n; e++) {
         memcpy(a + e * rank * in, m->a[e], rank * in * sizeof *a);
-        for (size_t i = 0; i < rows * rank; i++) b[i * n + e] = m->b[e][i];
+        for (size_t o = 0; o < rows; o++) {
+            const float *row = m->b[e] + vm_to_halves(o, rows, m->heads) * rank;
+            for (size_t j = 0; j < rank; j++) b[(o * rank + j) * n + e] = row[j];
+        }
     }
     VM_GOTO(check_values(name_a, a, n * rank * in, largest));
     VM_GOTO(check_values(name_b, b, rows * rank * n, largest));

@@ -84,7 +84,7 @@ typedef enum vm_site {
 typedef struct vm_slot {
     char name[96];   /* a module of Hugging Face, "model.layers.3.self_attn.q_proj", or a tensor of GGUF, "blk.3.attn_q" (+ ".weight") */
     int row, rows;
-    int heads;       /* > 0: a tensor that stores the rows of each of so many heads as (0, half, 1, half + 1, ...) */
+    int heads;       /* > 0: they have the rows of each of so many heads as (0, half, 1, half + 1, ...) */
     bool per_expert; /* all experts in one: [n_experts, rows, in] */
 } vm_slot;
 /* Both fill slots[VM_MAX_LORA], which cover the site's rows in order, and return the count; 0 if the layer has no such site. */
@@ -120,6 +120,7 @@ typedef struct vm_names {
     const char *tensors[VM_MAX_LORA]; /* GGUF: "attn_q" for blk.N.attn_q.weight */
     const char *modules[VM_MAX_LORA]; /* Hugging Face: "self_attn.q_proj" for model.layers.N.self_attn.q_proj */
     bool bias;                        /* with a bias (blk.N.attn_q.bias), which elsewhere is taken where the file has one */
+    bool in_turn;                     /* the module has gate and up in turn: rows (0, half, 1, half + 1, ...) */
 } vm_names;
 struct vm_arch {
     const char *name;                                            /* general.architecture */

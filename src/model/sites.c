@@ -59,7 +59,6 @@ static int cut(const vm_config *c, int layer, vm_site site, const char *const *n
         int heads = i == 0 ? c->n_heads : c->n_kv_heads;
         s[i] = (vm_slot){.row = row,
                          .rows = site == VM_SITE_QKV && n == 3 ? heads * c->head_dim : rows / n,
-                         .heads = site == VM_SITE_QKV && c->arch->interleaved && i < 2 ? heads : 0,
                          .per_expert = site == VM_SITE_EXPERT_IN || site == VM_SITE_EXPERT_OUT};
     }
     return n;
@@ -72,16 +71,22 @@ static const vm_names *names_of(const vm_config *c, int layer, vm_site site) {
 }
 
 int vm_model_slots(const vm_config *c, int layer, vm_site site, vm_slot *s) {
-    const char *const *names = names_of(c, layer, site)->modules;
-    int n = cut(c, layer, site, names, s);
-    for (int i = 0; i < n; i++) snprintf(s[i].name, sizeof s[i].name, "model.layers.%d.%s", layer, names[i]);
+    const vm_names *names = names_of(c, layer, site);
+    int n = cut(c, layer, site, names->modules, s);
+    for (int i = 0; i < n; i++) {
+        snprintf(s[i].name, sizeof s[i].name, "model.layers.%d.%s", layer, names->modules[i]);
+        s[i].heads = names->in_turn;
+    }
     return n;
 }
 
 int vm_model_tensors(const vm_config *c, int layer, vm_site site, vm_slot *s) {
     const char *const *names = names_of(c, layer, site)->tensors;
     int n = cut(c, layer, site, names, s);
-    for (int i = 0; i < n; i++) snprintf(s[i].name, sizeof s[i].name, "blk.%d.%s", layer, names[i]);
+    for (int i = 0; i < n; i++) {
+        snprintf(s[i].name, sizeof s[i].name, "blk.%d.%s", layer, names[i]);
+        if (site == VM_SITE_QKV && c->arch->interleaved && i < 2) s[i].heads = i == 0 ? c->n_heads : c->n_kv_heads;
+    }
     return n;
 }
 

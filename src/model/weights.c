@@ -81,7 +81,8 @@ static vmoer_status merge_adapter(loader *ld, vm_site site, const vm_slot *parts
     int n = vm_model_slots(&ld->m->config, ld->layer, site, modules), n_experts = ld->m->config.n_experts;
     for (int i = 0; i < n && a; i++)
         VM_TRY(vm_adapter_merge_module(a, modules[i].name, expert, modules[i].per_expert ? n_experts : 1,
-                                       modules[i].rows, in, ld->buffer + (size_t)modules[i].row * (size_t)in));
+                                       modules[i].rows, in, modules[i].heads,
+                                       ld->buffer + (size_t)modules[i].row * (size_t)in));
     for (int i = 0; i < n_parts && a; i++)
         VM_TRY(vm_adapter_merge_tensor(a, parts[i].name, expert, parts[i].per_expert ? n_experts : 1, parts[i].rows, in,
                                        parts[i].heads, ld->buffer + (size_t)parts[i].row * (size_t)in));

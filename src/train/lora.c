@@ -74,9 +74,6 @@ static vmoer_status attach_slot(const attach_context *c, int layer, vm_site site
 static vmoer_status attach_site(const attach_context *c, int layer, vm_site site, int *attached) {
     vm_slot slots[VM_MAX_LORA];
     int n = vm_model_slots(&c->m->config, layer, site, slots);
-    if (n == 0 && vm_model_tensors(&c->m->config, layer, site, slots) > 0)
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "LoRA on %s: not in the architecture %s (--targets attention is)",
-                        slots[0].name, c->m->config.arch->name);
     if (n == 0) return VMOER_OK;
     for (int expert = 0; expert < count_experts(c->m, &slots[0]); expert++) {
         for (int i = 0; i < n; i++) VM_TRY(attach_slot(c, layer, site, i, &slots[i], expert));
@@ -157,6 +154,7 @@ static vmoer_status collect_slot(collection *c, const vm_model *m, int layer, vm
                                            .in = first->a.cols,
                                            .rank = first->rank,
                                            .n_experts = slot->per_expert ? n : 0,
+                                           .heads = slot->heads,
                                            .a = a,
                                            .b = b};
     return VMOER_OK;

@@ -242,7 +242,6 @@ static void clear(const char *folder) {
 
 static double finetune_error(const char *path) {
     vmoer_finetune_params p = vmoer_finetune_params_default();
-    if (strstr(path, "gpt-oss")) p.targets = "attention,router"; /* its experts have no LoRA */
     const char *output = work_path("adapter");
     char *json;
     set_training(&p.train, path, output);

@@ -79,7 +79,7 @@ static int check_adapter(const char *golden, vm_adapter *a, double tolerance) {
         float *w = vm_malloc(size, sizeof *w);
         for (int e = 0; e < n; e++) {
             for (size_t k = 0; k < size; k++) w[k] = 1.5f; /* what was there must stay there */
-            vmoer_status status = vm_adapter_merge_module(a, module, e, n, rows, in, w);
+            vmoer_status status = vm_adapter_merge_module(a, module, e, n, rows, in, 0, w);
             if (status != VMOER_OK) fail_msg("%s", vm_error_text());
             for (size_t k = 0; k < size; k++) w[k] -= 1.5f;
             double worst = worst_difference(t, (size_t)e * size, size, w);
@@ -122,20 +122,20 @@ static void test_properties(void **state) {
     assert_int_equal(vm_sha256_file(file, hash), VMOER_OK);
     assert_string_equal(vm_adapter_fingerprint(a), hash);
     float w[32 * 32] = {0};
-    assert_int_equal(vm_adapter_merge_module(a, "model.layers.7.self_attn.q_proj", 0, 1, 32, 32, w),
+    assert_int_equal(vm_adapter_merge_module(a, "model.layers.7.self_attn.q_proj", 0, 1, 32, 32, 0, w),
                      VMOER_OK); /* not in the adapter */
     for (int i = 0; i < 32 * 32; i++) assert_true(w[i] == 0);
     /* One merged, the others not. */
-    assert_int_equal(vm_adapter_merge_module(a, "model.layers.0.self_attn.q_proj", 0, 1, 32, 32, w), VMOER_OK);
+    assert_int_equal(vm_adapter_merge_module(a, "model.layers.0.self_attn.q_proj", 0, 1, 32, 32, 0, w), VMOER_OK);
     assert_int_equal(vm_adapter_check_used(a), VMOER_ERROR_MISMATCH);
     assert_non_null(strstr(vm_error_text(), "lora_A.weight"));
     assert_null(strstr(vm_error_text(), "layers.0.self_attn.q_proj"));
     /* Wrong shapes name the tensor. */
-    assert_int_equal(vm_adapter_merge_module(a, "model.layers.0.self_attn.k_proj", 0, 1, 32, 32, w),
+    assert_int_equal(vm_adapter_merge_module(a, "model.layers.0.self_attn.k_proj", 0, 1, 32, 32, 0, w),
                      VMOER_ERROR_MISMATCH);
     assert_non_null(strstr(vm_error_text(), "layers.0.self_attn.k_proj.lora_B.weight"));
     assert_int_equal(
-        vm_adapter_merge_module(a, "model.layers.0.block_sparse_moe.experts.gate_up_proj", 0, 4, 32, 32, w),
+        vm_adapter_merge_module(a, "model.layers.0.block_sparse_moe.experts.gate_up_proj", 0, 4, 32, 32, 0, w),
         VMOER_ERROR_MISMATCH);
     assert_non_null(strstr(vm_error_text(), "experts.base_layer.lora_A.weight"));
     vm_adapter_free(a);
@@ -264,7 +264,7 @@ static void test_save(void **state) {
     assert_int_equal(vm_adapter_save(scratch, &info, m.items, m.n), VMOER_OK);
     float w[32 * 32] = {0}, expected[32 * 32] = {0};
     assert_int_equal(vm_adapter_open(scratch, &a), VMOER_OK);
-    assert_int_equal(vm_adapter_merge_module(a, m.names[0], 0, 1, 32, 32, w), VMOER_OK);
+    assert_int_equal(vm_adapter_merge_module(a, m.names[0], 0, 1, 32, 32, 0, w), VMOER_OK);
     for (int o = 0; o < 32; o++)
         for (int i = 0; i < 32; i++)
             for (int j = 0; j < 2; j++)
@@ -358,7 +358,7 @@ static void test_within(void **state) {
     write_within(&info, &m, 1, NULL);
     assert_int_equal(vm_adapter_open_within(path, &a), VMOER_OK);
     float w[32 * 32] = {0};
-    assert_int_equal(vm_adapter_merge_module(a, m.items[0].module, 0, 1, 32, 32, w), VMOER_OK);
+    assert_int_equal(vm_adapter_merge_module(a, m.items[0].module, 0, 1, 32, 32, 0, w), VMOER_OK);
     assert_int_equal(vm_adapter_check_used(a), VMOER_OK);
     vm_adapter_free(a);
     vm_arena_free(m.arena);
@@ -515,16 +515,16 @@ static void test_bad_tensors(void **state) {
     static const tensor wide[] = {{M ".lora_A.weight", "F32", 1, 3}, {M ".lora_B.weight", "F32", 5, 1}};
     write_tensors(wide, 2, values);
     assert_int_equal(vm_adapter_open(scratch, &a), VMOER_OK);
-    assert_int_equal(vm_adapter_merge_module(a, "m", 0, 1, 5, 3, w), VMOER_ERROR_MISMATCH);
+    assert_int_equal(vm_adapter_merge_module(a, "m", 0, 1, 5, 3, 0, w), VMOER_ERROR_MISMATCH);
     vm_adapter_free(a);
     write_tensors(good, 2, bad);
     assert_int_equal(vm_adapter_open(scratch, &a), VMOER_OK);
-    assert_int_equal(vm_adapter_merge_module(a, "m", 0, 1, 5, 3, w), VMOER_ERROR_NUMERIC);
+    assert_int_equal(vm_adapter_merge_module(a, "m", 0, 1, 5, 3, 0, w), VMOER_ERROR_NUMERIC);
     assert_non_null(strstr(vm_error_text(), "element 5"));
     char longest[400];
     memset(longest, 'x', sizeof longest);
     longest[sizeof longest - 1] = '\0';
-    assert_int_equal(vm_adapter_merge_module(a, longest, 0, 1, 5, 3, w), VMOER_ERROR_LIMIT);
+    assert_int_equal(vm_adapter_merge_module(a, longest, 0, 1, 5, 3, 0, w), VMOER_ERROR_LIMIT);
     vm_adapter_free(a);
 }
 

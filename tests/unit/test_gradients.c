@@ -2,6 +2,7 @@
  * ELBO; and, where PyTorch has no say (weights below and above a variational router; a model that is taught by
  * another), to central differences of our own loss. */
 #include "base/rng.h"
+#include "io/halves.h"
 #include "model_fixture.h"
 #include "train/lora.h"
 
@@ -19,17 +20,19 @@ static void assert_gradient(const char *model, const char *name, const float *go
 
 /* ---- weights ---- */
 
-/* The golden files' names of a site: Hugging Face's, or GGUF's where there are none. */
-static int golden_slots(const vm_model *m, int layer, vm_site site, vm_slot *slots) {
-    int n = vm_model_slots(&m->config, layer, site, slots);
-    return n ? n : vm_model_tensors(&m->config, layer, site, slots);
+/* The golden file's names of a site: Hugging Face's, or GGUF's of experts that the former has the other way round. */
+static int golden_slots(const vm_safetensors *st, const vm_model *m, int layer, vm_site site, vm_slot *slots) {
+    char name[160];
+    int n = vm_model_tensors(&m->config, layer, site, slots);
+    snprintf(name, sizeof name, "grad.%s.weight", n ? slots[0].name : "");
+    return vm_safetensors_find(st, name) ? n : vm_model_slots(&m->config, layer, site, slots);
 }
 
 /* The golden gradient of a projection, its modules one below the other as in memory here: out[rows of l, in]. False:
  * the model has no such site. */
 static bool golden_site(const vm_safetensors *st, const vm_model *m, int layer, vm_site site, int expert, float *out) {
     vm_slot slots[VM_MAX_LORA];
-    int n = golden_slots(m, layer, site, slots), rows, columns;
+    int n = golden_slots(st, m, layer, site, slots), rows, columns;
     vm_model_shape(&m->config, layer, site, &rows, &columns);
     for (int i = 0; i < n; i++) {
         char name[160];
@@ -48,7 +51,7 @@ static bool golden_site(const vm_safetensors *st, const vm_model *m, int layer, 
 static bool check_bias(const char *model, const vm_safetensors *st, const vm_model *m, int layer, vm_site site,
                        int expert, const vm_param *bias) {
     vm_slot slots[VM_MAX_LORA];
-    int n = bias ? golden_slots(m, layer, site, slots) : 0;
+    int n = bias ? golden_slots(st, m, layer, site, slots) : 0;
     for (int i = 0; i < n; i++) {
         char name[160];
         snprintf(name, sizeof name, "grad.%s.bias", slots[i].name);
@@ -152,8 +155,10 @@ static void unstack(const vm_safetensors *st, const char *prefix, const vm_slot 
     memcpy(a, golden_f32(st, key, (size_t)(n * RANK * in)) + e * RANK * in, (size_t)(RANK * in) * sizeof *a);
     snprintf(key, sizeof key, "%s%s.lora_B.weight", prefix, stem);
     const float *stacked = golden_f32(st, key, (size_t)(slot->rows * RANK * n));
-    for (int o = 0; o < slot->rows; o++)
-        for (int j = 0; j < RANK; j++) b[o * RANK + j] = stacked[(o * RANK + j) * n + e];
+    for (int o = 0; o < slot->rows; o++) {
+        float *row = b + vm_to_halves((size_t)o, (size_t)slot->rows, slot->heads) * RANK;
+        for (int j = 0; j < RANK; j++) row[j] = stacked[(o * RANK + j) * n + e];
+    }
 }
 
 /* Calls visit with every slot of the model and its projection. */
@@ -244,7 +249,7 @@ static void check_lora(const char *name) {
 
 static void test_lora(void **state) {
     (void)state;
-    static const char *const names[] = {"tiny-llama", "tiny-moe", "tiny-qwen3moe", "tiny-mixtral"};
+    static const char *const names[] = {"tiny-llama", "tiny-moe", "tiny-qwen3moe", "tiny-mixtral", "tiny-gpt-oss"};
     on_every_isa(check_lora, names, sizeof names / sizeof *names);
 }
 

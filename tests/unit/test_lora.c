@@ -182,6 +182,7 @@ static void test_save(void **state) {
     assert_int_equal(check_saved("tiny-moe.gguf", "router,attention"), 2 * 3);
     assert_int_equal(check_saved("tiny-llama.gguf", "attention,experts,router"), 3 * 4);
     assert_int_equal(check_saved("tiny-moe-noshared.gguf", "experts"), 8);
+    assert_int_equal(check_saved("tiny-gpt-oss.gguf", "attention,experts,router"), 2 * (2 + 1 + 16));
     char path[1200];
     json_t *config;
     snprintf(path, sizeof path, "%s/adapter_config.json", scratch);

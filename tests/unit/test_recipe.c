@@ -106,7 +106,7 @@ static void test_file(void **state) {
     static float w[2 * WIDTH * D];
     const vm_lora *lora = vm_model_linear(m, 1, VM_SITE_EXPERT_IN, 2)->lora[0];
     OK(vm_adapter_merge_module(back->recovery, "model.layers.1.block_sparse_moe.experts.gate_up_proj", 2, EXPERTS,
-                               2 * WIDTH, D, w));
+                               2 * WIDTH, D, 0, w));
     for (int o = 0; o < 2 * WIDTH; o++)
         for (int i = 0; i < D; i++) {
             double delta = 0;

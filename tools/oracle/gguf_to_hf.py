@@ -45,7 +45,7 @@ def rope_parameters(meta, arch):
     kind = meta.get(key + "type", "none")
     if kind == "yarn":
         out.update(rope_type="yarn", factor=meta[key + "factor"], original_max_position_embeddings=meta[key + "original_context_length"],
-                   beta_fast=meta.get(key + "yarn_beta_fast", 32.0), beta_slow=meta.get(key + "yarn_beta_slow", 1.0))
+                   beta_fast=meta.get(key + "yarn_beta_fast", 32.0), beta_slow=meta.get(key + "yarn_beta_slow", 1.0), truncate=arch != "gpt-oss")
     elif kind != "none":
         raise ValueError(f"{key}type {kind} is not supported")
     return out
