@@ -37,6 +37,14 @@ static void on_signal(int number) {
     stop_asked = 1;
 }
 
+/* Files are read where they are mapped: of one that was cut off meanwhile there is nothing to read. */
+static void on_bus_error(int number) {
+    static const char text[] = "vmoer: a file that is in use was cut off, or its disk cannot be read\n";
+    ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)number, (void)written;
+    _exit(1);
+}
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -116,6 +124,9 @@ void session_begin(const char *verb_name, int quiet) {
     session.verb = verb_name;
     session.quiet = quiet;
     session.terminal = isatty(STDERR_FILENO);
+    struct sigaction action = {.sa_handler = on_bus_error};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, NULL);
 }
 
 vmoer_hooks session_hooks(void) {

@@ -250,7 +250,7 @@ vmoer_status vm_make_dirs(const char *path) {
 
 bool vm_file_exists(const char *path) {
     struct stat st;
-    return stat(path, &st) == 0;
+    return lstat(path, &st) == 0;
 }
 
 bool vm_is_folder(const char *path) {

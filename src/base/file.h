@@ -27,7 +27,7 @@ void vm_writer_abort(vm_writer *w);          /* removes the temporary file; free
 vmoer_status vm_write_all(int fd, const char *path, const void *data, size_t size);
 vmoer_status vm_write_file(const char *path, const void *data, size_t size);
 vmoer_status vm_make_dirs(const char *path); /* mkdir -p */
-bool vm_file_exists(const char *path);
+bool vm_file_exists(const char *path); /* also a link that leads nowhere: what opens it says so */
 bool vm_is_folder(const char *path);
 /* dir + "/" + name into out[size]; VMOER_ERROR_LIMIT if it does not fit. */
 vmoer_status vm_path_join(char *out, size_t size, const char *dir, const char *name);

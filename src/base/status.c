@@ -39,8 +39,10 @@ vmoer_status(vm_error_in)(vmoer_status code, const char *format, ...) {
     vsnprintf(text, TEXT_SIZE, format, args);
     va_end(args);
     size_t used = strlen(text);
-    memcpy(text + used, ": ", 2);
-    memcpy(text + used + 2, error_text, strlen(error_text) + 1);
+    memcpy(text + used, ": ", 3);
+    used += 2;
+    if (strncmp(error_text, text, used) == 0) return code; /* said below already */
+    memcpy(text + used, error_text, strlen(error_text) + 1);
     store(text);
     return code;
 }

@@ -420,9 +420,10 @@ static vmoer_status make_range(vm_render *r, const vm_arguments *args, vm_value 
     enum { MAX_RANGE = 100000 }; /* the sandbox's */
     VM_TRY(vm_chat_bind(piece("range"), args, "start stop step", 1, a));
     for (int i = 0; i < 3; i++) {
-        bool given = a[i].kind == VM_VALUE_INT && a[i].i > -(INT64_C(1) << 60) && a[i].i < INT64_C(1) << 60;
-        if (!given && a[i].kind != VM_VALUE_MISSING)
-            return vm_error(VMOER_ERROR_DATA, "range of %s", vm_value_kind_name(a[i]));
+        if (a[i].kind == VM_VALUE_MISSING) continue;
+        if (a[i].kind != VM_VALUE_INT) return vm_error(VMOER_ERROR_DATA, "range of %s", vm_value_kind_name(a[i]));
+        if (a[i].i <= -(INT64_C(1) << 60) || a[i].i >= INT64_C(1) << 60)
+            return vm_error(VMOER_ERROR_LIMIT, "range with a number of more than 60 bits");
     }
     int64_t start = a[1].kind == VM_VALUE_MISSING ? 0 : a[0].i, stop = a[1].kind == VM_VALUE_MISSING ? a[0].i : a[1].i;
     int64_t step = a[2].kind == VM_VALUE_MISSING ? 1 : a[2].i;

@@ -520,13 +520,6 @@ size_t vm_gguf_key_count(const vm_gguf *g) { return g->n_keys; }
 
 const char *vm_gguf_key_at(const vm_gguf *g, size_t index) { return index < g->n_keys ? g->keys[index].key : NULL; }
 
-const uint8_t *vm_gguf_raw_value(const vm_gguf *g, size_t index, vm_gguf_type *type, size_t *size) {
-    const entry *e = &g->keys[index];
-    *type = e->type;
-    *size = e->raw_size;
-    return e->raw;
-}
-
 static const entry *find_key(const vm_gguf *g, const char *key) {
     entry wanted = {.key = key}, *p = &wanted;
     entry **found = bsearch(&p, g->keys_by_name, g->n_keys, sizeof p, by_key);
@@ -534,6 +527,14 @@ static const entry *find_key(const vm_gguf *g, const char *key) {
 }
 
 bool vm_gguf_has_key(const vm_gguf *g, const char *key) { return find_key(g, key) != NULL; }
+
+const uint8_t *vm_gguf_raw_value(const vm_gguf *g, const char *key, vm_gguf_type *type, size_t *size) {
+    const entry *e = find_key(g, key);
+    if (!e) return NULL;
+    *type = e->type;
+    *size = e->raw_size;
+    return e->raw;
+}
 
 static vmoer_status need_key(const vm_gguf *g, const char *key, const entry **out) {
     *out = find_key(g, key);

@@ -17,8 +17,8 @@ enum {
     VM_GGUF_VERSION = 3
 };
 
-/* The value of key `index` as it stands in the file, checked: what follows the type's 4 bytes. */
-const uint8_t *vm_gguf_raw_value(const vm_gguf *g, size_t index, vm_gguf_type *type, size_t *size);
+/* The value of a key as it stands in the file, checked: what follows the type's 4 bytes. NULL: there is no such key. */
+const uint8_t *vm_gguf_raw_value(const vm_gguf *g, const char *key, vm_gguf_type *type, size_t *size);
 
 /* 1..limit bytes of printable ASCII. */
 bool vm_gguf_name_ok(const char *name, size_t length, size_t limit);

@@ -38,11 +38,10 @@ static vmoer_status check_shard(const vm_gguf *g, const vm_gguf *s, uint32_t no,
     for (size_t i = 0; i < vm_gguf_key_count(s); i++) {
         const char *key = vm_gguf_key_at(s, i);
         vm_gguf_type type, first_type;
-        size_t size, first_size, at = 0;
+        size_t size, first_size;
         if (strcmp(key, key_no) == 0) continue;
-        while (at < vm_gguf_key_count(g) && strcmp(vm_gguf_key_at(g, at), key) != 0) at++;
-        const uint8_t *value = vm_gguf_raw_value(s, i, &type, &size),
-                      *first = at < vm_gguf_key_count(g) ? vm_gguf_raw_value(g, at, &first_type, &first_size) : NULL;
+        const uint8_t *value = vm_gguf_raw_value(s, key, &type, &size),
+                      *first = vm_gguf_raw_value(g, key, &first_type, &first_size);
         if (!first || type != first_type || size != first_size || memcmp(value, first, size) != 0)
             return vm_error(VMOER_ERROR_MISMATCH, "%s: key \"%.80s\" is not as in the first shard: of another model",
                             vm_gguf_path(s), key);

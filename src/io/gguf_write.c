@@ -181,7 +181,7 @@ vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const
         if (strncmp(key, prefix, strlen(prefix)) != 0 || strcmp(key, alignment_key) == 0) continue;
         vm_gguf_type type;
         size_t size;
-        const uint8_t *raw = vm_gguf_raw_value(g, i, &type, &size);
+        const uint8_t *raw = vm_gguf_raw_value(g, key, &type, &size);
         VM_TRY(set_key(w, n_before, key, type, raw, size));
     }
     return VMOER_OK;

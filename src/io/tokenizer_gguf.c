@@ -10,19 +10,11 @@
 #define KEY_SCORES "tokenizer.ggml.scores"
 #define KEY_MERGES "tokenizer.ggml.merges"
 
-static vmoer_status want_strings(const vm_gguf *g, const char *key, size_t *count) {
-    vm_gguf_type element;
-    VM_TRY(vm_gguf_get_array(g, key, &element, count));
-    if (element != VM_GGUF_STRING)
-        return vm_error(VMOER_ERROR_FORMAT, "%s: element type %d where %d is needed", key, (int)element,
-                        VM_GGUF_STRING);
-    return VMOER_OK;
-}
-
 static vmoer_status read_texts(vm_vocabulary *v, const vm_gguf *g) {
+    vm_gguf_type element;
     size_t size, n_merges = 0;
-    VM_TRY(want_strings(g, KEY_TOKENS, &size));
-    if (v->rules.alphabet == VM_ALPHABET_BYTES) VM_TRY(want_strings(g, KEY_MERGES, &n_merges));
+    VM_TRY(vm_gguf_get_array(g, KEY_TOKENS, &element, &size));
+    if (v->rules.alphabet == VM_ALPHABET_BYTES) VM_TRY(vm_gguf_get_array(g, KEY_MERGES, &element, &n_merges));
     VM_TRY(vm_vocabulary_init(v, size, n_merges));
     for (size_t id = 0; id < size; id++)
         VM_TRY(vm_gguf_array_string(g, KEY_TOKENS, id, &v->tokens[id].text, &v->tokens[id].length));

@@ -28,6 +28,10 @@ static void errors_travel_with_their_context(void **state) {
     assert_string_equal(vm_error_text(), "model.gguf: byte 7: bad");
     assert_int_equal(vm_error(VMOER_ERROR_IO, "again: %s", vm_error_text()), VMOER_ERROR_IO);
     assert_string_equal(vm_error_text(), "again: model.gguf: byte 7: bad");
+    vm_error_in(VMOER_ERROR_FORMAT, "again"); /* a context that is said already */
+    assert_string_equal(vm_error_text(), "again: model.gguf: byte 7: bad");
+    vm_error_in(VMOER_ERROR_FORMAT, "aga");
+    assert_string_equal(vm_error_text(), "aga: again: model.gguf: byte 7: bad");
     assert_string_equal(vm_status_text(VMOER_ERROR_LIMIT), "limit exceeded");
     assert_string_equal(vm_status_text((vmoer_status)999), "unknown status");
 }

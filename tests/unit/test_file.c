@@ -74,6 +74,16 @@ static void assert_content(const char *path, const void *data, size_t size) {
 
 /* ---- maps ---- */
 
+static void a_link_that_leads_nowhere_is_opened_in_vain(void **state) {
+    (void)state;
+    const char *path = in_folder("dangling");
+    vm_map map;
+    assert_int_equal(symlink("nowhere", path), 0);
+    assert_true(vm_file_exists(path));
+    assert_int_equal(vm_map_open(path, &map), VMOER_ERROR_IO);
+    assert_int_equal(unlink(path), 0);
+}
+
 static void map_refuses_what_is_no_file(void **state) {
     (void)state;
     vm_map map;
@@ -363,6 +373,7 @@ static void json_lines_are_read_one_by_one(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_link_that_leads_nowhere_is_opened_in_vain),
         cmocka_unit_test(map_refuses_what_is_no_file),
         cmocka_unit_test(empty_file_is_an_empty_map),
         cmocka_unit_test(file_appears_whole_or_not_at_all),

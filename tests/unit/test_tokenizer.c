@@ -2,6 +2,7 @@
  * vocabularies that must be refused. */
 #include "tokenizer_fixture.h"
 
+#include <sys/mman.h>
 #include <time.h>
 
 static void test_golden_tiny(void **state) {
@@ -175,6 +176,20 @@ static void test_long_piece(void **state) {
         vm_ids_free(&ids);
     }
     free(text);
+    vm_tokenizer_free(t);
+}
+
+/* 2 GiB: refused by the length alone. */
+static void test_endless_text(void **state) {
+    (void)state;
+    vm_tokenizer *t = open_tiny();
+    vm_ids ids = {0};
+    size_t n = (size_t)1 << 31;
+    char *text = mmap(NULL, n, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_true(text != MAP_FAILED);
+    assert_int_equal(vm_tokenizer_encode(t, text, n, false, &ids), VMOER_ERROR_LIMIT);
+    assert_string_equal(vm_error_text(), "a text of 2147483648 bytes, at most 1073741824");
+    munmap(text, n);
     vm_tokenizer_free(t);
 }
 
@@ -568,23 +583,15 @@ static void test_refused_json(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_tiny),
-        cmocka_unit_test(test_golden_model),
-        cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_facts),
-        cmocka_unit_test(test_special_tokens),
-        cmocka_unit_test(test_encode_appends),
-        cmocka_unit_test(test_invalid_utf8),
-        cmocka_unit_test(test_long_piece),
-        cmocka_unit_test(test_pretokenizer),
-        cmocka_unit_test(test_golden_pieces),
-        cmocka_unit_test(test_long_texts),
-        cmocka_unit_test(test_whole_words),
-        cmocka_unit_test(test_refused_vocabularies),
-        cmocka_unit_test(test_json),
-        cmocka_unit_test(test_json_pretokenizers),
-        cmocka_unit_test(test_refused_json),
-        cmocka_unit_test(test_json_added),
+        cmocka_unit_test(test_golden_tiny),    cmocka_unit_test(test_golden_model),
+        cmocka_unit_test(test_chat),           cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_special_tokens), cmocka_unit_test(test_encode_appends),
+        cmocka_unit_test(test_invalid_utf8),   cmocka_unit_test(test_long_piece),
+        cmocka_unit_test(test_endless_text),   cmocka_unit_test(test_pretokenizer),
+        cmocka_unit_test(test_golden_pieces),  cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_whole_words),    cmocka_unit_test(test_refused_vocabularies),
+        cmocka_unit_test(test_json),           cmocka_unit_test(test_json_pretokenizers),
+        cmocka_unit_test(test_refused_json),   cmocka_unit_test(test_json_added),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
