@@ -60,7 +60,7 @@ static inline void stir_router(vm_router *r, float noise, vm_rng *rng) {
 
 static const char *const tiny_models[] = {"tiny-llama",       "tiny-qwen2",        "tiny-granite", "tiny-qwen3moe", "tiny-olmoe", "tiny-moe",
                                           "tiny-moe-neutral", "tiny-moe-noshared", "tiny-mistral", "tiny-mixtral", "tiny-deepseek", "tiny-qwen2moe",
-                                          "tiny-gpt-oss"};
+                                          "tiny-gpt-oss", "tiny-gpt-oss-mxfp4"};
 enum { TINY_MODELS = sizeof tiny_models / sizeof *tiny_models };
 
 /* ---- golden tensors ---- */

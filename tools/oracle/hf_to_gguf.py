@@ -47,7 +47,15 @@ def gpt_oss_experts(of):
             "ffn_up_exps.bias": bias[:, 1::2], "ffn_down_exps.bias": of("down_proj_bias")}
 
 
-def write(model, path, name):
+def stored_as(name, dimensions):
+    """The type of a tensor in the files of GPT-OSS that people run."""
+    if name.endswith("_exps.weight"):
+        return gguf.GGMLQuantizationType.MXFP4
+    return gguf.GGMLQuantizationType.Q8_0 if dimensions == 2 and "ffn_gate_inp" not in name and not name.endswith(".bias") else None
+
+
+def write(model, path, name, quantised=False):
+    """quantised: as stored_as says; else f32."""
     config = model.config
     arch, moe, router = KINDS[config.model_type]
     vocab = vocabulary()
@@ -56,7 +64,7 @@ def write(model, path, name):
     w = gguf.GGUFWriter(path, arch)
     w.add_name(name)
     w.add_type("model")
-    w.add_file_type(gguf.LlamaFileType.ALL_F32)
+    w.add_file_type(gguf.LlamaFileType.MOSTLY_MXFP4_MOE if quantised else gguf.LlamaFileType.ALL_F32)
     w.add_block_count(config.num_hidden_layers)
     w.add_context_length(config.max_position_embeddings)
     w.add_embedding_length(config.hidden_size)
@@ -120,7 +128,9 @@ def write(model, path, name):
     state = {k: v.detach().float().numpy() for k, v in model.state_dict().items()}
 
     def put(name, array):
-        w.add_tensor(name, np.ascontiguousarray(array, dtype=np.float32))
+        array = np.ascontiguousarray(array, dtype=np.float32)
+        kind = stored_as(name, array.ndim) if quantised else None
+        w.add_tensor(name, gguf.quants.quantize(array, kind) if kind else array, raw_dtype=kind)
 
     if rope["rope_type"] == "llama3":  # what the frequencies are divided by
         plain = rope["rope_theta"] ** (-np.arange(0, head, 2, dtype=np.float32) / head)
