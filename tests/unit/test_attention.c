@@ -1,19 +1,8 @@
 /* test_attention.c: attention and its gradients on every table this CPU can run, held to sums in double taken key by
- * key; and the same bits for any number of threads, any company in the batch and any brothers. */
-#include "base/memory.h"
-#include "base/rng.h"
-#include "kernels/kernels.h"
-#include "model/attention.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#define OK(call) assert_int_equal(call, VMOER_OK)
+ * key, with sinks to transformers'; and the same bits for any number of threads, any company in the batch and any
+ * brothers.
+ */
+#include "model_fixture.h"
 
 enum { MAX_SEGMENTS = 16, MAX_TABLES = 8 };
 
@@ -207,6 +196,47 @@ static void test_truth(void **state) {
     on_every_isa(check_truth);
 }
 
+/* ---- sinks by transformers (tools/golden_sinks.py) ---- */
+
+static const float *golden_of(const vm_safetensors *st, int window, const char *what, size_t n) {
+    char name[32];
+    snprintf(name, sizeof name, "%d.%s", window, what);
+    return golden_f32(st, name, n);
+}
+
+static void check_sinks(const vm_safetensors *st, int window) {
+    static const char *const what[] = {"out", "dqkv", "dsinks"};
+    batch b = make_batch(&(layout){2, 3, 8, 0.35355339f, window, true, {19}});
+    size_t heads = (size_t)b.a.n_heads;
+    memcpy(b.qkv, golden_of(st, window, "qkv", b.qkv_size), b.qkv_size * sizeof *b.qkv);
+    memcpy(b.dout, golden_of(st, window, "dout", b.out_size), b.out_size * sizeof *b.dout);
+    memcpy(b.sinks, golden_of(st, window, "sinks", heads), heads * sizeof *b.sinks);
+    run(&b, 0);
+    for (size_t h = 0; h < heads; h++) b.dsinks[h] -= 0.25f;
+    const float *got[] = {b.out, b.dqkv, b.dsinks};
+    size_t n[] = {b.out_size, b.qkv_size, heads};
+    for (int i = 0; i < 3; i++) {
+        double d = relative_difference(got[i], golden_of(st, window, what[i], n[i]), n[i]);
+        if (!(d < 2e-6))
+            fail_msg("%s, window %d: %s differs by %g of its size", vm_kernels_get()->name, window, what[i], d);
+    }
+    free_batch(&b);
+}
+
+static void test_sinks(void **state) {
+    (void)state;
+    const vm_kernels *tables[MAX_TABLES];
+    int n = vm_kernels_all(tables, MAX_TABLES);
+    vm_safetensors *st = golden_open("sinks");
+    for (int t = 0; t < n; t++) {
+        vm_kernels_force(tables[t]);
+        check_sinks(st, 0);
+        check_sinks(st, 5);
+    }
+    vm_kernels_force(NULL);
+    vm_safetensors_free(st);
+}
+
 /* ---- the same bits ---- */
 
 static void check_threads(const layout *l) {
@@ -284,6 +314,7 @@ static void test_company(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_truth),
+        cmocka_unit_test(test_sinks),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_company),
     };
