@@ -199,11 +199,7 @@ static vmoer_status start_weights(const calibration *c) {
     vmoer_status status = w ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory for the model's routers");
     for (int i = 0; status == VMOER_OK && i < r->n_layers; i++) {
         const vm_linear *router = &c->training->model->layers[r->layers[i]].ffn.router;
-        status = router->bias
-                     ? vm_error(VMOER_ERROR_UNSUPPORTED,
-                                "--router %s: the router of layer %d has a bias, which this kind has no place for",
-                                c->p->router, r->layers[i])
-                     : vm_linear_matrix(router, c->training->pool, w);
+        status = vm_linear_matrix(router, c->training->pool, w);
         if (status == VMOER_OK) status = vm_router_start_weights(c->router, r->layers[i], w);
     }
     vm_free(w);

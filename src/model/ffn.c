@@ -167,11 +167,13 @@ static vmoer_status output_norms(const vm_ffn *f, vm_pool *pool, vm_arena *scrat
 }
 
 /* What a variational router is called with; seen[T, D]: what it sees. */
-static vm_route router_call(const vm_ffn_route *route, int n_tokens, const float *seen, const vm_ffn_acts *a) {
+static vm_route router_call(const vm_ffn *f, const vm_ffn_route *route, int n_tokens, const float *seen,
+                            const vm_ffn_acts *a) {
     return (vm_route){.layer = route->layer,
                       .n_tokens = n_tokens,
                       .u = seen,
                       .logits = a->logits,
+                      .bias = f->router.bias ? f->router.bias->value : NULL,
                       .tokens = route->tokens,
                       .seed = route->seed,
                       .step = route->step,
@@ -196,7 +198,7 @@ static vmoer_status disturb(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, i
 static vmoer_status run_router(const vm_ffn *f, vm_pool *pool, vm_arena *keep, int n_tokens, const float *seen,
                                const vm_ffn_route *route, vm_ffn_acts *a) {
     size_t T = (size_t)n_tokens;
-    vm_route in = router_call(route, n_tokens, seen, a);
+    vm_route in = router_call(f, route, n_tokens, seen, a);
     bool ok = true;
     if (vm_router_chooses(route->router)) a->scores = vm_arena_floats(keep, T, (size_t)f->n_experts, &ok);
     if (route->training) {
@@ -409,7 +411,7 @@ vmoer_status vm_ffn_backward(const vm_ffn *f, vm_pool *pool, vm_arena *scratch, 
     vm_pool_run_range(pool, (size_t)n_tokens, ROWS_A_TASK, gate_backward_rows, &j);
 
     if (route->router) {
-        vm_route r = router_call(route, n_tokens, a->u, a);
+        vm_route r = router_call(f, route, n_tokens, a->u, a);
         dlogits = vm_arena_floats(scratch, T, N, &ok);
         if (!ok) return no_memory();
         VM_TRY(vm_router_backward(route->router, pool, &r, a->p, a->saved, dp, kl_weight, du, dlogits));

@@ -78,6 +78,7 @@ typedef struct vm_route {
     int n_tokens;
     const float *u;             /* [T, D] router input */
     const float *logits;        /* [T, N] l_det */
+    const float *bias;          /* [N] of the model's router, which weights of a kind's own leave in its place; NULL: none */
     const vm_token_key *tokens; /* [T] */
     uint64_t seed, step;        /* of the draws; step: of the training, or the number of the pass with PASSES */
     float sign;                 /* training: 1, or -1 for the antithetic draw */

@@ -93,6 +93,11 @@ static size_t experts_of(const call *c) { return (size_t)c->config->n_experts; }
 /* The matrix that token t trains. */
 static size_t member_of(const call *c, size_t t) { return (c->in->tokens[t].item + c->in->step) % (uint64_t)c->count; }
 
+/* Of one matrix's logits. */
+static void add_bias(const call *c, float *l) {
+    for (size_t i = 0; c->in->bias && i < experts_of(c); i++) l[i] += c->in->bias[i];
+}
+
 /* ---- training ---- */
 
 static void mask_rows(void *context, size_t begin, size_t end, int worker) {
@@ -118,8 +123,8 @@ static void forward_rows(void *context, size_t begin, size_t end, int worker) {
     size_t n = experts_of(c);
     for (size_t row = begin; row < end; row++) {
         size_t t = row + (size_t)c->first;
-        const float *l = c->l + (row * (size_t)c->count + member_of(c, t)) * n;
-        float *p = c->out->p + t * n;
+        float *l = c->l + (row * (size_t)c->count + member_of(c, t)) * n, *p = c->out->p + t * n;
+        add_bias(c, l);
         memcpy(p, l, n * sizeof *p);
         c->kernels->softmax(p, (int)n);
         if (!vm_router_all_finite(l, n)) p[0] = NAN;
@@ -314,6 +319,7 @@ static void infer_rows(void *context, size_t begin, size_t end, int worker) {
     for (size_t row = begin; row < end; row++) {
         size_t t = row + (size_t)c->first;
         float *l = c->l + row * count * n, *p = c->out->p + t * n, trace, projected;
+        for (size_t s = 0; s < count; s++) add_bias(c, l + s * n);
         bool finite = vm_router_all_finite(l, count * n);
         spread(l, count, n, p, &trace, &projected);
         for (size_t s = 0; s < count; s++) c->kernels->softmax(l + s * n, (int)n);

@@ -34,11 +34,11 @@ static vm_router *make_router(const char *kind, float noise) {
     return r;
 }
 
-static bench open_bench(vm_compute compute, int threads, bool train, const char *router) {
+static bench open_model(const char *file, vm_compute compute, int threads, bool train, const char *router) {
     bench b = {.m = NULL};
     vm_model_options options = {.compute = compute, .backward_from = train ? 0 : -1, .train_all = train};
     if (threads) OK(vm_pool_create(threads, &b.pool));
-    OK(vm_model_load(golden_path("tiny-moe.gguf"), &options, b.pool, &b.m));
+    OK(vm_model_load(golden_path(file), &options, b.pool, &b.m));
     OK(vm_pass_create(b.m, b.pool, &b.pass));
     if (router) b.router = make_router(router, 0.2f);
     b.arena = vm_arena_create();
@@ -46,6 +46,10 @@ static bench open_bench(vm_compute compute, int threads, bool train, const char 
     vm_rng rng = vm_rng_start(5, VM_RNG_TEXT, 0);
     for (int q = 0; q < QUESTIONS; q++) b.prompts[q] = random_prompt(&rng, VOCAB, q, 15);
     return b;
+}
+
+static bench open_bench(vm_compute compute, int threads, bool train, const char *router) {
+    return open_model("tiny-moe.gguf", compute, threads, train, router);
 }
 
 static void close_bench(bench *b) {
@@ -273,6 +277,27 @@ static void test_router_at_rest(void **state) {
             assert_same_bits(r.log_probability, plain.log_probability, (size_t)r.q.batch.n_targets, kinds[kind]);
             close_bench(&b);
         }
+}
+
+/* A router of weights that are the model's own, with the bias that the model has beside them. */
+static void test_own_weights(void **state) {
+    (void)state;
+    static const char *const files[] = {"tiny-moe.gguf", "tiny-gpt-oss.gguf"};
+    for (int f = 0; f < 2; f++) {
+        bench b = open_model(files[f], VM_COMPUTE_F32, 0, false, NULL);
+        b.router = make_router("weights", 0);
+        for (int l = 0; l < 2; l++) {
+            float w[8 * DIM];
+            assert_true((b.m->layers[l].ffn.router.bias != NULL) == (f == 1));
+            OK(vm_linear_matrix(&b.m->layers[l].ffn.router, NULL, w));
+            OK(vm_router_start_weights(b.router, l, w));
+        }
+        question_run plain = questions(&b, 0, QUESTIONS), r = questions(&b, 0, QUESTIONS);
+        run(&b, &plain, &(vm_pass_options){.sign = 1});
+        run(&b, &r, &(vm_pass_options){.router = b.router, .inference = VM_INFERENCE_MEAN, .sign = 1});
+        assert_same_bits(r.log_probability, plain.log_probability, (size_t)r.q.batch.n_targets, files[f]);
+        close_bench(&b);
+    }
 }
 
 /* p[T, N] of layer 0 for some made-up inputs. */
@@ -705,6 +730,7 @@ int main(void) {
         cmocka_unit_test(test_memory_bound),
         cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_router_at_rest),
+        cmocka_unit_test(test_own_weights),
         cmocka_unit_test(test_antithetic),
         cmocka_unit_test(test_random_routing),
         cmocka_unit_test(test_oracle_routing),
