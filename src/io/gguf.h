@@ -49,7 +49,8 @@ const vm_gguf_tensor *vm_gguf_find_tensor(const vm_gguf *g, const char *name); /
 const uint8_t *vm_gguf_row(const vm_gguf_tensor *t, size_t row);
 /* The rows from `row` on as f32: out[rows, ne[0]]. False: of a type that is known by its size only. */
 bool vm_gguf_read_rows(const vm_gguf_tensor *t, size_t row, size_t rows, float *out);
-/* Matrix `index` (of ne[1] rows) was read, and its pages of the file need not stay in memory. A later look reads them again. Not of a file in memory. */
+/* Matrix `index` (of ne[1] rows; below ne[2] * ne[3]) was read, and its pages of the file need not stay in memory. A later look reads them again. Only of a
+ * file's own bytes: not of a vector, of which a folder may hold a copy, nor of a file in memory. */
 void vm_gguf_release(const vm_gguf_tensor *t, size_t index);
 
 size_t vm_gguf_key_count(const vm_gguf *g);

@@ -53,7 +53,6 @@ static vmoer_status read_matrix(const vm_gguf_tensor *t, int expert, int rows, i
     vm_gguf_read_rows(t, (size_t)expert * (size_t)rows, (size_t)rows, out);
     for (size_t i = 0; i < n; i++)
         if (!isfinite(out[i])) return not_finite(t, (size_t)expert * n + i);
-    vm_gguf_release(t, (size_t)expert);
     return VMOER_OK;
 }
 
@@ -135,6 +134,7 @@ static vmoer_status load_linear(loader *ld, vm_site site, const vm_slot *parts, 
     for (int i = 0; i < n_parts; i++) {
         float *w = ld->buffer + (size_t)parts[i].row * (size_t)in;
         VM_TRY(read_matrix(tensors[i], expert, parts[i].rows, in, w));
+        vm_gguf_release(tensors[i], (size_t)expert);
         if (parts[i].heads) VM_TRY(to_halves(w, parts[i].rows, in, parts[i].heads));
     }
     VM_TRY(merge_adapter(ld, site, parts, n_parts, expert, in));
@@ -211,8 +211,9 @@ static vmoer_status load_head(loader *ld) {
     float *w = vm_malloc(n, sizeof *w);
     if (!w) return vm_error(VMOER_ERROR_MEMORY, "no memory for a vocabulary of %d", c->n_vocab);
     vmoer_status status = VMOER_OK;
-    if (ld->options->check_only) VM_GOTO(read_matrix(m->embedding, 0, c->n_vocab, c->dim, w));
+    if (ld->options->check_only && output) VM_GOTO(read_matrix(m->embedding, 0, c->n_vocab, c->dim, w));
     VM_GOTO(read_matrix(t, 0, c->n_vocab, c->dim, w));
+    vm_gguf_release(t, 0);
     if (!ld->options->check_only)
         VM_GOTO(vm_linear_init(&m->head, ld->pool, ld->options->compute, c->n_vocab, c->dim, w,
                                m->backward_from < c->n_layers));
