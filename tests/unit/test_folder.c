@@ -444,6 +444,25 @@ static void test_experts_refused(void **state) {
     refused(f, VMOER_ERROR_FORMAT, "experts.2.w2.weight\" is not of the shape and type of the others");
 }
 
+/* norm_topk_prob is obeyed where an architecture knows both ways. */
+static void test_gates(void **state) {
+    (void)state;
+    static const char *const all[] = {"tiny-qwen2moe-folder", "tiny-olmoe-folder"};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        for (int normed = 0; normed < 2; normed++) {
+            fake f = fake_of(all[i]);
+            vm_gguf *g;
+            vm_config c;
+            if (normed) change(&f, "config.json", "\"norm_topk_prob\": false", "\"norm_topk_prob\": true");
+            OK(vm_hf_open_memory(f.files, f.n, "here", &g));
+            OK(vm_config_read(g, &c));
+            assert_int_equal(c.renormalise, normed);
+            vm_gguf_free(g);
+            fake_free(&f);
+        }
+    }
+}
+
 /* The ends of a text: by tokenizer_config.json's texts, else by the first id of a list; the template by its name. */
 static void test_ends(void **state) {
     (void)state;
@@ -487,11 +506,17 @@ static void test_ends(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tensors),         cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_tokens),          cmocka_unit_test(test_written),
-        cmocka_unit_test(test_config_refused),  cmocka_unit_test(test_tensors_refused),
-        cmocka_unit_test(test_index_refused),   cmocka_unit_test(test_files_refused),
-        cmocka_unit_test(test_experts_refused), cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_written),
+        cmocka_unit_test(test_config_refused),
+        cmocka_unit_test(test_tensors_refused),
+        cmocka_unit_test(test_index_refused),
+        cmocka_unit_test(test_files_refused),
+        cmocka_unit_test(test_experts_refused),
+        cmocka_unit_test(test_gates),
+        cmocka_unit_test(test_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
