@@ -33,7 +33,7 @@ static vmoer_status fill(void *context, size_t row, size_t rows, void *out) {
     return vm_progress(j->r->hooks, "convert", j->r->done, j->r->total, t->name);
 }
 
-static uint32_t type_of(const vm_gguf_tensor *t) {
+uint32_t vm_api_gguf_type(const vm_gguf_tensor *t) {
     bool half = t->type == VM_F16 || t->type == VM_BF16;
     return half && (t->n_dims == 1 || strstr(t->name, "ffn_gate_inp")) ? VM_F32 : t->type;
 }
@@ -43,7 +43,7 @@ static vmoer_status add_tensors(run *r, const vm_gguf *g, vm_arena *arena, vm_gg
         const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
         job *j = vm_arena_alloc(arena, 1, sizeof *j);
         if (!j) return vm_error(VMOER_ERROR_MEMORY, "%s: no memory", t->name);
-        *j = (job){.r = r, .tensor = t, .type = type_of(t)};
+        *j = (job){.r = r, .tensor = t, .type = vm_api_gguf_type(t)};
         r->total += t->size;
         VM_TRY(vm_gguf_writer_rows(w, t->name, j->type, t->n_dims, t->ne, fill, j));
     }

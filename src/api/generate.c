@@ -22,7 +22,7 @@ vmoer_generate_params vmoer_generate_params_default(void) {
 static size_t memory_bound(double gib) {
     double bytes = gib * (1 << 30);
     if (gib == 0) bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 2;
-    return bytes >= (double)(SIZE_MAX / 2) ? SIZE_MAX / 2 : (size_t)bytes;
+    return bytes >= (double)(SIZE_MAX / 2) ? SIZE_MAX / 2 : bytes < 1 ? 1 : (size_t)bytes;
 }
 
 /* The model's generation for these settings; one with others is forgotten. */

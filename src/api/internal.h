@@ -90,6 +90,9 @@ vmoer_status vm_hidden_finish(const char *folder, const json_t *results, int dim
 /* results.json into the folder (NULL: nowhere), made where it is not there. */
 vmoer_status vm_api_save_results(const char *folder, const json_t *results);
 
+/* What a tensor is in a GGUF: its own type, but f32 for vectors and routers in half precision, as GGUF's readers want them: that is exact. */
+uint32_t vm_api_gguf_type(const vm_gguf_tensor *t);
+
 /* A JSON value as text for the caller (vmoer_free), or nothing where out is NULL. Takes the reference. */
 vmoer_status vm_api_return_json(json_t *value, char **out);
 

@@ -114,30 +114,32 @@ static int layer_of(const vm_gguf_tensor *t) { /* -1: none */
 
 /* What llama.cpp's mixed types find to matter most: the head, and in half of the layers (the first and last eighth, and
  * every third between) attention's values and what a feed-forward block ends with. */
-static bool matters(const vm_gguf *g, const vm_gguf_tensor *t) {
+static bool matters(const vm_gguf *g, int layers, const vm_gguf_tensor *t) {
     if (strcmp(t->name, "output.weight") == 0) return true;
     if (strcmp(t->name, "token_embd.weight") == 0) return !vm_gguf_find_tensor(g, "output.weight");
     if (!strstr(t->name, ".attn_v.") && !strstr(t->name, ".ffn_down")) return false;
-    int layer = layer_of(t), layers = 0;
-    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++)
-        if (layer_of(vm_gguf_tensor_at(g, i)) >= layers) layers = layer_of(vm_gguf_tensor_at(g, i)) + 1;
+    int layer = layer_of(t);
     return layer >= 0 && (layer < layers / 8 || layer >= 7 * (int64_t)layers / 8 || (layer - layers / 8) % 3 == 2);
 }
 
-/* What the tensor becomes: norms, biases and all that is no matrix stay, and so do routers, whose decisions are f32. */
-static uint32_t target(const struct kind *kind, const vm_gguf *g, const vm_gguf_tensor *t) {
+/* What the tensor becomes: norms, biases and all that is no matrix stay, and so do routers, whose decisions are f32; of
+ * a folder they become what they are in a GGUF. */
+static uint32_t target(const struct kind *kind, const vm_gguf *g, int layers, const vm_gguf_tensor *t) {
     size_t length = strlen(t->name);
     if (t->n_dims < 2 || length < 7 || strcmp(t->name + length - 7, ".weight") != 0 || strstr(t->name, "norm") ||
         strstr(t->name, "ffn_gate_inp"))
-        return t->type;
-    uint32_t wanted = kind->finer != kind->type && matters(g, t) ? kind->finer : kind->type;
+        return vm_api_gguf_type(t);
+    uint32_t wanted = kind->finer != kind->type && matters(g, layers, t) ? kind->finer : kind->type;
     return whole_blocks(wanted, t) ? wanted : whole_blocks(VM_Q8_0, t) ? VM_Q8_0 : VM_F16;
 }
 
 static vmoer_status add_tensors(run *r, const vm_gguf *g, const struct kind *kind, vm_arena *arena, vm_gguf_writer *w) {
+    int layers = 0;
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++)
+        if (layer_of(vm_gguf_tensor_at(g, i)) >= layers) layers = layer_of(vm_gguf_tensor_at(g, i)) + 1;
     for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
         const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
-        uint32_t type = target(kind, g, t);
+        uint32_t type = target(kind, g, layers, t);
         size_t weights = (size_t)t->ne[0] * (size_t)t->ne[1] * (size_t)t->ne[2] * (size_t)t->ne[3];
         r->of[type].tensors++;
         r->of[type].weights += weights;
@@ -205,17 +207,13 @@ vmoer_status vmoer_quantize(const vmoer_quantize_params *p, const vmoer_hooks *h
     vm_gguf *g = NULL, *written = NULL;
     vm_arena *arena = vm_arena_create();
     vm_gguf_writer *w = vm_gguf_writer_create();
-    json_t *result = NULL;
     vmoer_status status = arena && w ? vm_gguf_open(p->model, &g) : vm_error(VMOER_ERROR_MEMORY, "no memory");
     if (status == VMOER_OK) status = vm_pool_create(p->threads, &r.pool);
     if (status == VMOER_OK) status = convert(&r, g, p, w, arena);
     if (status == VMOER_OK) status = vm_gguf_open(p->output_path, &written);
-    if (status == VMOER_OK && out_json) {
-        result = record(&r, p->output_path, vm_gguf_file_size(g), vm_gguf_file_size(written));
-        *out_json = result ? vm_json_line(result) : NULL;
-        if (!*out_json) status = vm_api_no_memory();
-    }
-    json_decref(result);
+    if (status == VMOER_OK)
+        status =
+            vm_api_return_json(record(&r, p->output_path, vm_gguf_file_size(g), vm_gguf_file_size(written)), out_json);
     vm_gguf_free(written);
     vm_gguf_free(g);
     vm_gguf_writer_free(w);

@@ -37,9 +37,9 @@ static vmoer_status create(vm_generation *g) {
     g->mean = g->passes > 1 ? vm_malloc(V, sizeof *g->mean) : NULL;
     if (!g->caches || !g->logits || (g->passes > 1 && !g->mean))
         return vm_error(VMOER_ERROR_MEMORY, "no memory for a sequence");
+    size_t memory = g->options.memory ? 1 + (g->options.memory - 1) / (size_t)g->passes : 0; /* a bound stays one */
     for (int s = 0; s < g->passes; s++)
-        VM_TRY(vm_kv_cache_create(c->n_layers, c->n_kv_heads, c->head_dim, g->options.context,
-                                  g->options.memory / (size_t)g->passes, &g->caches[s]));
+        VM_TRY(vm_kv_cache_create(c->n_layers, c->n_kv_heads, c->head_dim, g->options.context, memory, &g->caches[s]));
     return VMOER_OK;
 }
 
