@@ -15,7 +15,7 @@ static const char *const train_on_words[] = {"train", "heldout", NULL};
 
 static const option options[] = {
     MODEL_OPTION(calibrate_options, p.train.model, MODEL_TEXT),
-    {"adapter", 0, OPTION_TEXT, "DIR", "the MAP adapter beneath the router",
+    {"adapter", 0, OPTION_TEXT, "PATH", "the MAP adapter beneath the router",
      offsetof(calibrate_options, p.train.adapter), NULL, 0},
     {"quick", 0, OPTION_FLAG, NULL,
      "trains nothing: an isotropic router with the widest noise that leaves 99% of up to 500 held-out answers alone, "

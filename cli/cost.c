@@ -23,9 +23,8 @@ static const option options[] = {
     {"output_path", 0, OPTION_TEXT, "DIR", "folder for results.json and timings.json",
      offsetof(cost_options, p.output_path), NULL, 0},
     LABEL_OPTION(cost_options, p.label),
-    {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16",
-     offsetof(cost_options, p.load.compute), compute_words, 0},
-    {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(cost_options, p.load.threads), NULL, 0},
+    COMPUTE_OPTION(cost_options, p.load.compute),
+    THREADS_OPTION(cost_options, p.load.threads),
     COMMON_OPTIONS,
     {.name = NULL},
 };

@@ -14,8 +14,7 @@ static const char *const format_words[] = {"cloze", "letter", "lm-eval", NULL};
 static const option options[] = {
     MODEL_OPTION(eval_options, p.model, MODEL_TEXT),
     ADAPTER_OPTION(eval_options, p.load.adapter),
-    {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
-     offsetof(eval_options, p.load.router), NULL, 0},
+    ROUTER_OPTION(eval_options, p.load.router),
     {"inference", 0, OPTION_ENUM, NULL,
      "with a router, what stands for the mean over draws: no noise, closed form, draws in each router, the "
      "second-order "
@@ -43,9 +42,8 @@ static const option options[] = {
     {"seed", 0, OPTION_SEED, "N", "of every draw", offsetof(eval_options, p.load.seed), NULL, 0},
     {"batch_size", 'b', OPTION_INT, "N", "questions a pass, 0: automatic; does not change any result",
      offsetof(eval_options, p.batch_size), NULL, 0},
-    {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16",
-     offsetof(eval_options, p.load.compute), compute_words, 0},
-    {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(eval_options, p.load.threads), NULL, 0},
+    COMPUTE_OPTION(eval_options, p.load.compute),
+    THREADS_OPTION(eval_options, p.load.threads),
     COMMON_OPTIONS,
     {.name = NULL},
 };

@@ -18,7 +18,7 @@ static const option options[] = {
      "of the weights: 8.5, 6.6, 4.5, 4.5, 16, 16 and (q4_k_m: some in q6_k) 4.8 bits each",
      offsetof(quantize_options, p.type), weights_words, 0},
     {"output_path", 0, OPTION_TEXT, "FILE", "the GGUF to write", offsetof(quantize_options, p.output_path), NULL, 1},
-    {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(quantize_options, p.threads), NULL, 0},
+    THREADS_OPTION(quantize_options, p.threads),
     COMMON_OPTIONS,
     {.name = NULL},
 };

@@ -9,8 +9,7 @@ typedef struct stability_options {
 static const option options[] = {
     MODEL_OPTION(stability_options, p.model, MODEL_TEXT),
     ADAPTER_OPTION(stability_options, p.load.adapter),
-    {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own",
-     offsetof(stability_options, p.load.router), NULL, 0},
+    ROUTER_OPTION(stability_options, p.load.router),
     {"inference", 0, OPTION_ENUM, NULL, "with a router, how it answers, as in eval",
      offsetof(stability_options, p.load.inference), inference_words, 0},
     {"samples", 0, OPTION_INT, "S", "as in eval", offsetof(stability_options, p.load.samples), NULL, 0},
@@ -35,9 +34,8 @@ static const option options[] = {
     {"output_path", 0, OPTION_TEXT, "DIR", "folder for results.json and timings.json",
      offsetof(stability_options, p.output_path), NULL, 1},
     LABEL_OPTION(stability_options, p.label),
-    {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16",
-     offsetof(stability_options, p.load.compute), compute_words, 0},
-    {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(stability_options, p.load.threads), NULL, 0},
+    COMPUTE_OPTION(stability_options, p.load.compute),
+    THREADS_OPTION(stability_options, p.load.threads),
     COMMON_OPTIONS,
     {.name = NULL},
 };

@@ -19,6 +19,14 @@ extern const char *const compute_words[], *const inference_words[], *const routi
 #define ADAPTER_OPTION(M, member)                                                                                          \
     {"adapter", 0, OPTION_TEXT, "PATH", "LoRA adapter: a folder of finetune or PEFT, or a GGUF", offsetof(M, member), NULL, 0}
 
+#define ROUTER_OPTION(M, member)                                                                                           \
+    {"router", 0, OPTION_TEXT, "FILE", "router of calibrate; without it the model's own", offsetof(M, member), NULL, 0}
+
+#define COMPUTE_OPTION(M, member)                                                                                          \
+    {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16", offsetof(M, member), compute_words, 0}
+
+#define THREADS_OPTION(M, member) {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(M, member), NULL, 0}
+
 #define LABEL_OPTION(M, member)                                                                                            \
     {"label", 0, OPTION_TEXT, "TEXT", "name of this run in tables and reports; without it made from the router",           \
      offsetof(M, member), NULL, 0}
@@ -78,9 +86,8 @@ extern const char *const compute_words[], *const inference_words[], *const routi
         {"clip", 0, OPTION_REAL, "X", "bound of the global gradient norm", offsetof(M, train.clip), NULL, 0},              \
         {"evaluate_every", 0, OPTION_INT, "N", "steps between looks at the held-out part; 0: at each epoch's end",         \
          offsetof(M, train.evaluate_every), NULL, 0},                                                                      \
-        {"compute", 0, OPTION_ENUM, NULL, "arithmetic of the matrix products; auto: bf16", offsetof(M, train.compute),     \
-         compute_words, 0},                                                                                                \
-        {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(M, train.threads), NULL, 0},                            \
+        COMPUTE_OPTION(M, train.compute),                                                                                  \
+        THREADS_OPTION(M, train.threads),                                                                                  \
         {"memory_gib", 0, OPTION_REAL, "X",                                                                                \
          "bound for kept activations and, half of it, for calibrate's states below its router; beyond it they are "        \
          "computed again",                                                                                                 \

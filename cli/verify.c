@@ -10,7 +10,7 @@ static const option options[] = {
     MODEL_OPTION(verify_options, p.model, MODEL_TEXT),
     ADAPTER_OPTION(verify_options, p.adapter),
     {"router", 0, OPTION_TEXT, "FILE", "router of calibrate", offsetof(verify_options, p.router), NULL, 0},
-    {"threads", 't', OPTION_INT, "N", "0: one a CPU", offsetof(verify_options, p.threads), NULL, 0},
+    THREADS_OPTION(verify_options, p.threads),
     COMMON_OPTIONS,
     {.name = NULL},
 };
