@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "infer/conversation.h"
 #include "io/safetensors.h"
 #include "report/report.h"
@@ -158,8 +159,7 @@ static vmoer_status open_model_tokenizer(const char *path, vm_gguf **g, vm_token
 
 /* Of a model, or of a tokenizer.json. */
 static vmoer_status open_tokenizer(const char *path, vm_tokenizer **t) {
-    size_t length = path ? strlen(path) : 0;
-    if (length < 5 || strcmp(path + length - 5, ".json") != 0) {
+    if (!path || !vm_ends_with(path, ".json")) {
         vm_gguf *g;
         VM_TRY(open_model_tokenizer(path, &g, t));
         vm_gguf_free(g);

@@ -4,6 +4,7 @@
 
 #include "base/progress.h"
 #include "base/threads.h"
+#include "base/utf8.h"
 #include "io/gguf.h"
 #include "io/tokenizer.h"
 
@@ -125,8 +126,7 @@ static bool matters(const vm_gguf *g, int layers, const vm_gguf_tensor *t) {
 /* What the tensor becomes: norms, biases and all that is no matrix stay, and so do routers, whose decisions are f32; of
  * a folder they become what they are in a GGUF. */
 static uint32_t target(const struct kind *kind, const vm_gguf *g, int layers, const vm_gguf_tensor *t) {
-    size_t length = strlen(t->name);
-    if (t->n_dims < 2 || length < 7 || strcmp(t->name + length - 7, ".weight") != 0 || strstr(t->name, "norm") ||
+    if (t->n_dims < 2 || !vm_ends_with(t->name, ".weight") || strstr(t->name, "norm") ||
         strstr(t->name, "ffn_gate_inp"))
         return vm_api_gguf_type(t);
     uint32_t wanted = kind->finer != kind->type && matters(g, layers, t) ? kind->finer : kind->type;

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "train/cluster.h"
 #include "train/lora.h"
 #include "train/recipe.h"
@@ -204,7 +205,7 @@ done:
 /* The name of a file beside the model: "moe.gguf" and ".recipe.safetensors" give "moe.recipe.safetensors". */
 static vmoer_status path_beside(const char *gguf, const char *suffix, char out[4096]) {
     size_t n = strlen(gguf);
-    if (n > 5 && strcmp(gguf + n - 5, ".gguf") == 0) n -= 5;
+    if (vm_ends_with(gguf, ".gguf")) n -= 5;
     if (n + strlen(suffix) >= 4096) return vm_error(VMOER_ERROR_LIMIT, "--output_path is too long");
     snprintf(out, 4096, "%.*s%s", (int)n, gguf, suffix);
     return VMOER_OK;

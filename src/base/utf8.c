@@ -13,6 +13,11 @@ size_t vm_utf8_cut(const char *text, size_t length) {
     return length;
 }
 
+bool vm_ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n > m && strcmp(text + n - m, end) == 0;
+}
+
 void vm_copy_text(char *out, size_t size, const char *text) {
     size_t length = strnlen(text, size);
     if (length == size) length = vm_utf8_cut(text, size - 1);

@@ -441,7 +441,7 @@ static vmoer_status run_for(vm_render *r, vm_scope *scope, const vm_node *n) {
         return run_body(r, turn, n->d->list);
     }
     VM_TRY(vm_chat_alloc(r, 1, sizeof *loop, (void **)&loop));
-    *loop = (vm_loop){.count = count, .items = items, .depth = 1};
+    *loop = (vm_loop){.count = count, .items = items};
     for (; loop->index < count && r->flow != VM_FLOW_BREAK; loop->index++) {
         r->flow = VM_FLOW_ON;
         r->line = n->line;

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "base/utf8.h"
 #include "io/chat_template.h"
+#include "io/unicode.h"
 #include <string.h>
 
 typedef struct vm_piece {
@@ -36,6 +37,9 @@ typedef struct vm_chat_token {
     int line, op;
     vm_piece text; /* of a string: without its escapes */
 } vm_chat_token;
+
+/* Python's str.isspace: the property White_Space and the four separators of ASCII. */
+static inline bool vm_chat_is_space(uint32_t c) { return vm_unicode_classify(c) == VM_UNICODE_SPACE || (c >= 0x1c && c <= 0x1f); }
 
 /* The tokens of the template, the last one VM_TOKEN_END, *tokens freed by the caller with vm_free also after an error. Texts are in the arena. */
 vmoer_status vm_chat_lex(vm_arena *arena, const char *text, size_t length, vm_chat_token **tokens);
@@ -120,7 +124,6 @@ typedef struct vm_dict {
 typedef struct vm_loop {
     size_t index, count;
     const vm_value *items; /* [count] */
-    int depth;
 } vm_loop;
 
 typedef struct vm_scope {

@@ -2,8 +2,6 @@
  * newline behind %} or #} goes, and so does what indents a {% or {# that begins its line. */
 #include "io/chat_internal.h"
 
-#include "io/unicode.h"
-
 enum { MAX_TEMPLATE = 1 << 20 };
 
 typedef struct lexer {
@@ -35,15 +33,11 @@ static void step(lexer *l, size_t n) {
     for (size_t i = 0; i < n; i++) l->line += l->text[l->at++] == '\n';
 }
 
-/* Python's str.isspace: the property White_Space and the four separators of ASCII. */
-static bool is_space(uint32_t code) {
-    return vm_unicode_classify(code) == VM_UNICODE_SPACE || (code >= 0x1c && code <= 0x1f);
-}
-
 static void skip_space(lexer *l) {
     size_t at = l->at;
     uint32_t code;
-    while (at < l->length && vm_utf8_next(l->text, l->length, &at, &code) && is_space(code)) step(l, at - l->at);
+    while (at < l->length && vm_utf8_next(l->text, l->length, &at, &code) && vm_chat_is_space(code))
+        step(l, at - l->at);
 }
 
 static size_t without_space_at_end(const char *text, size_t length) {
@@ -52,7 +46,7 @@ static size_t without_space_at_end(const char *text, size_t length) {
         uint32_t code;
         while (start && ((uint8_t)text[start] & 0xc0) == 0x80) start--;
         at = start;
-        if (!vm_utf8_next(text, length, &at, &code) || !is_space(code)) break;
+        if (!vm_utf8_next(text, length, &at, &code) || !vm_chat_is_space(code)) break;
         length = start;
     }
     return length;
@@ -62,18 +56,6 @@ static bool is_name(char c, bool first) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (!first && c >= '0' && c <= '9');
 }
 
-static size_t put_utf8(char *out, uint32_t c) {
-    if (c < 0x80) return out[0] = (char)c, 1;
-    if (c < 0x800) return out[0] = (char)(0xc0 | c >> 6), out[1] = (char)(0x80 | (c & 0x3f)), 2;
-    if (c < 0x10000) {
-        out[0] = (char)(0xe0 | c >> 12), out[1] = (char)(0x80 | (c >> 6 & 0x3f)), out[2] = (char)(0x80 | (c & 0x3f));
-        return 3;
-    }
-    out[0] = (char)(0xf0 | c >> 18), out[1] = (char)(0x80 | (c >> 12 & 0x3f));
-    out[2] = (char)(0x80 | (c >> 6 & 0x3f)), out[3] = (char)(0x80 | (c & 0x3f));
-    return 4;
-}
-
 static int digit_of(char c) {
     return c >= '0' && c <= '9'   ? c - '0'
            : c >= 'a' && c <= 'f' ? c - 'a' + 10
@@ -81,7 +63,7 @@ static int digit_of(char c) {
                                   : 99;
 }
 
-/* The escape at text[*at], behind its backslash, as Python reads it; no escape is longer than what it stands for. */
+/* The escape at text[*at], behind its backslash, as Python reads it; what it stands for is no longer than it. */
 static vmoer_status unescape(const lexer *l, size_t end, size_t *at, char *out, size_t *n) {
     static const char from[] = "\\'\"abfnrtv", to[] = "\\'\"\a\b\f\n\r\t\v";
     char c = l->text[*at];
@@ -103,7 +85,7 @@ static vmoer_status unescape(const lexer *l, size_t end, size_t *at, char *out, 
         code = code * (uint32_t)base + (uint32_t)digit_of(l->text[(*at)++]);
     if (read < digits || code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
         return fail(l, "an escape in a string that is no character");
-    *n += put_utf8(out + *n, code);
+    *n += vm_utf8_put(code, out + *n);
     return VMOER_OK;
 }
 

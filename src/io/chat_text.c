@@ -1,8 +1,6 @@
 /* chat_text.c: a chat template's values as text (as Python prints them, and as JSON), and the methods of strings. */
 #include "io/chat_internal.h"
 
-#include "io/unicode.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -163,7 +161,6 @@ vmoer_status vm_value_print(vm_render *r, vm_text_buffer *b, vm_value v) {
     return vm_error(VMOER_ERROR_UNSUPPORTED, "%s has no text", vm_value_kind_name(v));
 }
 
-/* What `add` puts into a buffer of its own, as a string in the arena. */
 typedef struct json_style {
     int64_t indent;
     bool ascii, sorted;
@@ -298,11 +295,9 @@ bool vm_text_is_method(vm_value_kind kind, vm_piece name) {
     return strlen(word) == name.length + 2 && name.length && strstr(names, word);
 }
 
-static bool is_space(uint32_t c) { return vm_unicode_classify(c) == VM_UNICODE_SPACE || (c >= 0x1c && c <= 0x1f); }
-
 /* Whether the character is one to strip: of `set`, or white space where there is no set. */
 static bool is_of(uint32_t c, const vm_piece *set) {
-    if (!set) return is_space(c);
+    if (!set) return vm_chat_is_space(c);
     for (size_t at = 0; at < set->length;) {
         uint32_t member = 0;
         vm_utf8_next(set->text, set->length, &at, &member);
@@ -416,14 +411,14 @@ static vmoer_status split(vm_render *r, vm_piece s, const vm_piece *by, int64_t 
     }
     for (int64_t n = 0; !by; n++) {
         uint32_t c = 0;
-        for (start = at; at < s.length && (vm_utf8_next(s.text, s.length, &at, &c), is_space(c));) start = at;
+        for (start = at; at < s.length && (vm_utf8_next(s.text, s.length, &at, &c), vm_chat_is_space(c));) start = at;
         if (start == s.length) break;
         if (limit >= 0 && n >= limit) { /* the rest, with the space at its end */
             VM_TRY(add_piece(r, &p, vm_piece_part(s, start, s.length - start)));
             break;
         }
         size_t end = at;
-        while (at < s.length && (vm_utf8_next(s.text, s.length, &at, &c), !is_space(c))) end = at;
+        while (at < s.length && (vm_utf8_next(s.text, s.length, &at, &c), !vm_chat_is_space(c))) end = at;
         VM_TRY(add_piece(r, &p, vm_piece_part(s, start, end - start)));
     }
     return vm_value_list(r, VM_LIST, p.items, p.count, out);

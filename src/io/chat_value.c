@@ -132,10 +132,9 @@ static vmoer_status given_string(vm_render *r, const char *text, size_t length, 
 /* What belongs to the template although it is not written there: bos_token and its like, which come beside the
  * conversation, and the names of roles, of which templates make marks ('<|' + role + '|>'). */
 static bool is_own(const char *key, const json_t *value, int depth) {
-    size_t length = strlen(key);
     const char *text = json_string_value(value);
     if (!text) return false;
-    if (depth == 0) return length > 6 && strcmp(key + length - 6, "_token") == 0;
+    if (depth == 0) return vm_ends_with(key, "_token");
     return strcmp(key, "role") == 0 && text[strspn(text, "abcdefghijklmnopqrstuvwxyz")] == '\0';
 }
 
@@ -366,8 +365,9 @@ static bool loop_part(const vm_loop *l, vm_piece name, vm_value *out) {
     if (vm_piece_is(name, "revindex")) return *out = vm_value_int(count - index), true;
     if (vm_piece_is(name, "revindex0")) return *out = vm_value_int(count - index - 1), true;
     if (vm_piece_is(name, "length")) return *out = vm_value_int(count), true;
-    if (vm_piece_is(name, "depth")) return *out = vm_value_int(l->depth), true;
-    if (vm_piece_is(name, "depth0")) return *out = vm_value_int(l->depth - 1), true;
+    /* There are no recursive loops: */
+    if (vm_piece_is(name, "depth")) return *out = vm_value_int(1), true;
+    if (vm_piece_is(name, "depth0")) return *out = vm_value_int(0), true;
     if (vm_piece_is(name, "previtem")) return *out = index ? l->items[index - 1] : vm_value_undefined(name), true;
     if (vm_piece_is(name, "nextitem"))
         return *out = index + 1 < count ? l->items[index + 1] : vm_value_undefined(name), true;

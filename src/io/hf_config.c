@@ -110,7 +110,7 @@ static vmoer_status rope_original(const json_t *config, const json_t *rope, uint
     return to_u32("max_position_embeddings", get(config, "max_position_embeddings"), out);
 }
 
-/* YaRN's numbers: a row a name in the object, and what it may be where there is no key for it. */
+/* YaRN's numbers. */
 static vmoer_status put_yarn(const char *prefix, const json_t *config, const json_t *rope, vm_gguf_writer *w) {
     static const char *const betas[] = {"beta_fast", "beta_slow"}, *const refused[] = {"attention_factor", "mscale",
                                                                                        "mscale_all_dim"};

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "io/halves.h"
 #include "io/hf_internal.h"
 #include "io/safetensors.h"
@@ -171,9 +172,7 @@ static vmoer_status add_shards(vm_hf_folder *f, const char *const *names, size_t
 
 /* A plain name that ends in .safetensors: nothing leads out of the folder. */
 static bool shard_name_ok(const char *name) {
-    size_t length = strlen(name);
-    return length > 12 && length < 256 && strcmp(name + length - 12, ".safetensors") == 0 && !strchr(name, '/') &&
-           !strchr(name, '\\');
+    return strlen(name) < 256 && vm_ends_with(name, ".safetensors") && !strchr(name, '/') && !strchr(name, '\\');
 }
 
 static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
@@ -410,11 +409,7 @@ static vmoer_status check_head(const vm_hf_folder *f) {
 static bool is_head(const vm_hf_tensor *row) { return strcmp(row->name, "lm_head.weight") == 0; }
 
 /* Old checkpoints keep the frequencies of RoPE, which config.json says. */
-static bool is_needless(const char *name) {
-    static const char end[] = ".rotary_emb.inv_freq";
-    size_t length = strlen(name);
-    return length >= sizeof end && strcmp(name + length - (sizeof end - 1), end) == 0;
-}
+static bool is_needless(const char *name) { return vm_ends_with(name, ".rotary_emb.inv_freq"); }
 
 /* The one tensor that no file has. */
 static vmoer_status add_rope(vm_hf_folder *f) {

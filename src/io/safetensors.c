@@ -34,8 +34,7 @@ static size_t dtype_bits(const char *dtype) {
     return 0;
 }
 
-/* The three types this library computes with. */
-static bool float_type(const char *dtype, vm_dtype *out) {
+bool vm_st_float_type(const char *dtype, vm_dtype *out) {
     if (strcmp(dtype, "F32") == 0)
         *out = VM_F32;
     else if (strcmp(dtype, "F16") == 0)
@@ -317,7 +316,7 @@ vmoer_status vm_safetensors_read_f32(const vm_safetensors *st, const char *name,
                         shape_text(t->n_dims, t->shape, has), shape_text(n_dims, shape, wanted));
     }
     vm_dtype type;
-    if (!float_type(t->dtype, &type))
+    if (!vm_st_float_type(t->dtype, &type))
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: tensor \"%.80s\" is %s; F32, F16 and BF16 are supported",
                         st->path, name, t->dtype);
     size_t element, bytes;
@@ -427,7 +426,7 @@ vmoer_status vm_st_writer_raw(vm_st_writer *w, const char *name, const char *dty
 vmoer_status vm_st_writer_f32(vm_st_writer *w, const char *name, const char *dtype, int n_dims, const int64_t *shape,
                               const float *values) {
     vm_dtype type;
-    if (!float_type(dtype, &type))
+    if (!vm_st_float_type(dtype, &type))
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "safetensors writer: tensor \"%.80s\": dtype \"%.32s\" is not F32, F16 or BF16", name, dtype);
     uint8_t *copy;

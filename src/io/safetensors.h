@@ -3,9 +3,14 @@
 #ifndef VM_IO_SAFETENSORS_H
 #define VM_IO_SAFETENSORS_H
 
+#include "base/dtype.h"
 #include "vmoer/vmoer_errors.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* The three types this library computes with, by their names in a file. False: another. */
+bool vm_st_float_type(const char *dtype, vm_dtype *out);
 
 typedef struct vm_st_tensor {
     const char *name;

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "io/halves.h"
 
 #include <math.h>
@@ -48,9 +49,7 @@ static vmoer_status open_by(vmoer_status (*fill)(vm_adapter *a, const char *path
 }
 
 vmoer_status vm_adapter_open(const char *path, vm_adapter **out) {
-    size_t length = strlen(path);
-    bool gguf = length > 5 && strcmp(path + length - 5, ".gguf") == 0;
-    return open_by(gguf ? vm_adapter_read_gguf : vm_adapter_read_peft, path, out);
+    return open_by(vm_ends_with(path, ".gguf") ? vm_adapter_read_gguf : vm_adapter_read_peft, path, out);
 }
 
 vmoer_status vm_adapter_open_within(const char *path, vm_adapter **out) {

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "base/utf8.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -24,11 +25,6 @@ static vmoer_status expect_text(const vm_gguf *g, const char *key, const char *w
     if (length == strlen(wanted) && memcmp(text, wanted, length) == 0) return VMOER_OK;
     return vm_error(VMOER_ERROR_FORMAT, "%s is \"%.*s\", not \"%s\"", key, (int)(length < 32 ? length : 32), text,
                     wanted);
-}
-
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return m < n && strcmp(text + n - m, end) == 0;
 }
 
 static vmoer_status take_tensor(const vm_gguf_tensor *t, vm_adapter_matrix *out) {
@@ -48,8 +44,8 @@ static vmoer_status take_pairs(vm_adapter *a) {
     if (!a->pairs) return vm_error(VMOER_ERROR_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) {
         const vm_gguf_tensor *t = vm_gguf_tensor_at(a->gguf, i);
-        bool is_a = ends_with(t->name, suffix_a);
-        if (!is_a && !ends_with(t->name, suffix_b))
+        bool is_a = vm_ends_with(t->name, suffix_a);
+        if (!is_a && !vm_ends_with(t->name, suffix_b))
             return vm_error(VMOER_ERROR_UNSUPPORTED, "tensor \"%s\" is neither lora_a nor lora_b of a weight", t->name);
         int stem = (int)(strlen(t->name) - strlen(suffix_a)); /* both are as long */
         snprintf(name, sizeof name, "%.*s%s", stem, t->name, is_a ? suffix_b : suffix_a);

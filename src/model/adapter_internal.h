@@ -13,7 +13,7 @@
 
 enum { VM_ADAPTER_MAX_RANK = 4096, VM_PEFT_MAX_NAME = 256 };
 
-/* F32, F16 or BF16, [rows, cols], with experts in either of them (vm_adapter.experts_outermost). */
+/* F32, F16 or BF16, [rows, cols], with experts in either of them: see vm_adapter. */
 typedef struct vm_adapter_matrix {
     const char *name; /* the tensor's */
     vm_dtype type;

@@ -213,7 +213,6 @@ static const json_t *find_pattern(const vm_adapter *a, const char *name, const c
 /* ---- reading: weights ---- */
 
 static vmoer_status take_tensor(const vm_st_tensor *t, vm_adapter_matrix *out) {
-    static const vm_dtype known[] = {VM_F32, VM_F16, VM_BF16};
     if (t->n_dims != 2)
         return vm_error(VMOER_ERROR_FORMAT, "tensor \"%.200s\" has %d dimensions, not 2", t->name, t->n_dims);
     for (int i = 0; i < 2; i++)
@@ -221,8 +220,7 @@ static vmoer_status take_tensor(const vm_st_tensor *t, vm_adapter_matrix *out) {
             return vm_error(VMOER_ERROR_LIMIT, "tensor \"%.200s\" has a dimension of %lld", t->name,
                             (long long)t->shape[i]);
     *out = (vm_adapter_matrix){.name = t->name, .data = t->data, .rows = t->shape[0], .cols = t->shape[1]};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(vm_dtype_name(known[i]), t->dtype) == 0) return out->type = known[i], VMOER_OK;
+    if (vm_st_float_type(t->dtype, &out->type)) return VMOER_OK;
     return vm_error(VMOER_ERROR_UNSUPPORTED, "tensor \"%.200s\" is %s; F32, F16 and BF16 are supported", t->name,
                     t->dtype);
 }

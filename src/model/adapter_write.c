@@ -33,7 +33,7 @@ static vmoer_status check_values(const char *name, const float *values, size_t n
     return VMOER_OK;
 }
 
-/* The tensors of a module. Experts are stacked as in the head comment; a plain module is a stack of one. */
+/* The tensors of a module. Experts are stacked as adapter_peft.c says; a plain module is a stack of one. */
 static vmoer_status put_module(vm_st_writer *w, const char *stem, const char *dtype, const vm_adapter_module *m) {
     size_t n = m->n_experts ? (size_t)m->n_experts : 1, rank = (size_t)m->rank, in = (size_t)m->in,
            rows = (size_t)m->rows;

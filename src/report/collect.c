@@ -46,11 +46,6 @@ vmoer_status vm_report_note(vm_report_data *data, const char *format, ...) {
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-static bool ends_with(const char *name, const char *suffix) {
-    size_t n = strlen(name), m = strlen(suffix);
-    return n > m && strcmp(name + n - m, suffix) == 0;
-}
-
 /* Names in a folder that are not hidden, sorted: of its sub-folders (suffix NULL), or of its files that end so. Links
  * are not followed: the walk stays inside. The array is the caller's (vm_free), the names the arena's. */
 static vmoer_status list_names(walk *w, const char *folder, const char *suffix, char ***out, size_t *out_count) {
@@ -67,7 +62,7 @@ static vmoer_status list_names(walk *w, const char *folder, const char *suffix, 
                               MAX_ENTRIES);
             break;
         }
-        if (suffix && !ends_with(entry->d_name, suffix)) continue;
+        if (suffix && !vm_ends_with(entry->d_name, suffix)) continue;
         if (fstatat(dirfd(dir), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
         if (suffix ? !S_ISREG(info.st_mode) : !S_ISDIR(info.st_mode)) continue;
         char *name = vm_arena_strndup(w->data->arena, entry->d_name, strlen(entry->d_name));
