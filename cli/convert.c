@@ -1,4 +1,4 @@
-/* convert.c: `vmoer convert`, a folder or shards as one GGUF file. */
+/* convert.c: `vmoer convert`, from a folder or shards to one GGUF file, or from a GGUF to a folder. */
 #include "verbs.h"
 
 typedef struct convert_options {
@@ -8,7 +8,10 @@ typedef struct convert_options {
 
 static const option options[] = {
     MODEL_OPTION(convert_options, p.model, MODEL_TEXT ", or the first of its shards"),
-    {"output_path", 0, OPTION_TEXT, "FILE", "the GGUF to write", offsetof(convert_options, p.output_path), NULL, 1},
+    {"output_path", 0, OPTION_TEXT, "PATH", "FILE.gguf: the GGUF to write; another name: the folder",
+     offsetof(convert_options, p.output_path), NULL, 1},
+    {"shard_size", 0, OPTION_TEXT, "SIZE", "5GB, 500MB, ...: what a folder's files of weights have at most",
+     offsetof(convert_options, p.shard_size), NULL, 0},
     COMMON_OPTIONS,
     {.name = NULL},
 };
@@ -29,10 +32,11 @@ static int run(const void *given, char **operands, int n_operands) {
 
 const verb verb_convert = {
     .name = "convert",
-    .summary = "a Hugging Face folder, or a GGUF's shards, as one GGUF file",
+    .summary = "a Hugging Face folder, or a GGUF's shards, as one GGUF file; a GGUF as a folder",
     .description =
-        "Writes what llama.cpp's converter makes of the folder: its keys, the vocabulary of tokenizer.json, the "
-        "weights in the types they have (vectors and routers in f32).",
+        "A GGUF is what llama.cpp's converter makes of a folder: its keys, the vocabulary of tokenizer.json, the "
+        "weights in the types they have (vectors and routers in f32). A folder is one that transformers loads: "
+        "config.json, tokenizer.json, safetensors; quantised weights have no place in it.",
     .options = options,
     .size = sizeof(convert_options),
     .defaults = defaults,

@@ -119,7 +119,7 @@ static vm_tokenizer *small_tokenizer(const char *pre) {
     for (int i = 0; i < 5; i++) put_text(&b, merges[i]);
     vm_gguf *g;
     vm_tokenizer *t;
-    if (vm_gguf_open_memory(b.bytes, b.size, "small", &g) != VMOER_OK || vm_tokenizer_from_gguf(g, &t) != VMOER_OK)
+    if (vm_gguf_open_memory(b.bytes, b.size, "small", &g) != VMOER_OK || vm_tokenizer_open(g, &t) != VMOER_OK)
         abort();
     vm_gguf_free(g);
     return t;
@@ -149,7 +149,7 @@ static vm_tokenizer *small_characters(void) {
     for (int i = 0; i < N; i++) put(&b, &(float){(float)-(i / 2)}, 4);
     vm_gguf *g;
     vm_tokenizer *t;
-    if (vm_gguf_open_memory(b.bytes, b.size, "small", &g) != VMOER_OK || vm_tokenizer_from_gguf(g, &t) != VMOER_OK)
+    if (vm_gguf_open_memory(b.bytes, b.size, "small", &g) != VMOER_OK || vm_tokenizer_open(g, &t) != VMOER_OK)
         abort();
     vm_gguf_free(g);
     return t;
@@ -172,7 +172,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     json_t *root;
     if (size >= 4 && memcmp(data, "GGUF", 4) == 0) {
         if (vm_gguf_open_memory(data, file_size, "fuzz", &g) != VMOER_OK) return 0;
-        if (vm_tokenizer_from_gguf(g, &t) != VMOER_OK) t = NULL;
+        if (vm_tokenizer_open(g, &t) != VMOER_OK) t = NULL;
         vm_gguf_free(g);
     } else if (size > 0 && data[0] == '{') {
         if (vm_json_parse((const char *)data, file_size, "fuzz", &root) != VMOER_OK) return 0;

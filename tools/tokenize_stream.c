@@ -20,7 +20,7 @@ static vmoer_status open_tokenizer(const char *path, vm_tokenizer **out) {
         json_decref(root);
     } else {
         VM_TRY(vm_gguf_open(path, &gguf));
-        status = vm_tokenizer_from_gguf(gguf, out);
+        status = vm_tokenizer_open(gguf, out);
         vm_gguf_free(gguf);
     }
     return status;

@@ -321,11 +321,12 @@ VMOER_API vmoer_quantize_params vmoer_quantize_params_default(void);
 VMOER_API vmoer_status vmoer_quantize(const vmoer_quantize_params *params, const vmoer_hooks *hooks, char **out_json);
 
 typedef struct vmoer_convert_params {
-    const char *model;       /* a Hugging Face folder, or the first of a GGUF's shards */
-    const char *output_path; /* the GGUF, appears whole or not at all */
+    const char *model;       /* a Hugging Face folder, a GGUF, or the first of its shards */
+    const char *output_path; /* where it ends in .gguf a GGUF, else a Hugging Face folder (none there yet, or an empty one); appears whole or not at all */
+    const char *shard_size;  /* of a folder: "5GB", "500MB", ...: what a file of weights has at most; NULL: one file */
 } vmoer_convert_params;
 VMOER_API vmoer_convert_params vmoer_convert_params_default(void);
-/* Types stay, but for vectors and routers, which become F32. out_json: {"path", "bytes_before", "bytes", "tensors"}. */
+/* Types stay, but for vectors and routers of a GGUF, which become F32. out_json: {"path", "bytes_before", "bytes", "tensors"}. */
 VMOER_API vmoer_status vmoer_convert(const vmoer_convert_params *params, const vmoer_hooks *hooks, char **out_json);
 
 typedef struct vmoer_ood_params {

@@ -1,11 +1,13 @@
 /* convert.c: a model as one GGUF file: of a Hugging Face folder what llama.cpp's converter makes of it, of a GGUF's
- * shards the whole. Types stay, but for vectors and routers, which GGUF readers want in f32: that is exact. */
+ * shards the whole. Types stay, but for vectors and routers, which GGUF readers want in f32: that is exact. Or as a
+ * folder, with all types as they are. */
 #include "api/internal.h"
 
 #include "base/progress.h"
-#include "io/gguf.h"
+#include "io/hf.h"
 #include "io/tokenizer.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 vmoer_convert_params vmoer_convert_params_default(void) { return (vmoer_convert_params){.model = NULL}; }
@@ -67,15 +69,67 @@ static vmoer_status convert(run *r, const vm_gguf *g, const char *path, vm_gguf_
     return vm_gguf_writer_save(w, path);
 }
 
+/* ---- a folder ---- */
+
+/* What is read of the folder must be what was to be written: a key that no table knows is noticed here. */
+static vmoer_status check_folder(void *context, const char *folder) {
+    const vm_config *wanted = context;
+    vm_config c;
+    vm_gguf *g;
+    VM_TRY(vm_gguf_open(folder, &g));
+    vmoer_status status = vm_config_read(g, &c);
+    vm_gguf_free(g);
+    VM_TRY_IN(status, "%s", folder);
+    memcpy(c.name, wanted->name, sizeof c.name);
+    return memcmp(&c, wanted, sizeof c) == 0
+               ? VMOER_OK
+               : vm_error(VMOER_ERROR_UNSUPPORTED,
+                          "%s: the model's metadata asks for what config.json of its type has no name for",
+                          wanted->name[0] ? wanted->name : "the model");
+}
+
+/* "5GB": bytes, or so many KB, MB or GB of 10^3, 10^6 or 10^9. */
+static vmoer_status read_size(const char *text, uint64_t *out) {
+    static const struct {
+        const char *name;
+        uint64_t bytes;
+    } units[] = {{"", 1}, {"B", 1}, {"KB", 1000}, {"MB", 1000000}, {"GB", 1000000000}};
+    char *end;
+    *out = 0;
+    if (!text) return VMOER_OK;
+    unsigned long long n = *text >= '0' && *text <= '9' ? strtoull(text, &end, 10) : 0;
+    for (size_t i = 0; n > 0 && n < 1000000000 && i < sizeof units / sizeof *units; i++)
+        if (strcmp(end, units[i].name) == 0) *out = n * units[i].bytes;
+    return *out ? VMOER_OK
+                : vm_error(VMOER_ERROR_ARGUMENT, "shard_size \"%.32s\" is no size such as 500MB or 5GB", text);
+}
+
+static vmoer_status save_folder(const vm_gguf *g, const vmoer_convert_params *p, const vmoer_hooks *hooks) {
+    vm_config c;
+    vm_hf_saving how = {.check = check_folder, .context = &c, .hooks = hooks};
+    VM_TRY(read_size(p->shard_size, &how.shard_bytes));
+    VM_TRY_IN(vm_config_read(g, &c), "%s", vm_gguf_path(g));
+    return vm_hf_save(g, p->output_path, &how);
+}
+
+static bool is_gguf(const char *path) {
+    size_t n = strlen(path);
+    return n >= 5 && strcmp(path + n - 5, ".gguf") == 0;
+}
+
 vmoer_status vmoer_convert(const vmoer_convert_params *p, const vmoer_hooks *hooks, char **out_json) {
     if (!p->model || !p->output_path)
-        return vm_error(VMOER_ERROR_ARGUMENT, "converting takes a model (-m) and the file to write (--output_path)");
+        return vm_error(VMOER_ERROR_ARGUMENT,
+                        "converting takes a model (-m) and the file or folder to write (--output_path)");
+    bool folder = !is_gguf(p->output_path);
+    if (p->shard_size && !folder)
+        return vm_error(VMOER_ERROR_ARGUMENT, "shard_size is of a folder, %s would be one GGUF", p->output_path);
     run r = {.hooks = hooks};
     vm_gguf *g = NULL, *written = NULL;
     vm_arena *arena = vm_arena_create();
     vm_gguf_writer *w = vm_gguf_writer_create();
     vmoer_status status = arena && w ? vm_gguf_open(p->model, &g) : vm_error(VMOER_ERROR_MEMORY, "no memory");
-    if (status == VMOER_OK) status = convert(&r, g, p->output_path, w, arena);
+    if (status == VMOER_OK) status = folder ? save_folder(g, p, hooks) : convert(&r, g, p->output_path, w, arena);
     if (status == VMOER_OK) status = vm_gguf_open(p->output_path, &written);
     if (status == VMOER_OK)
         status = vm_api_return_json(json_pack("{s:s, s:I, s:I, s:I}", "path", p->output_path, "bytes_before",

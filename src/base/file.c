@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
@@ -246,6 +247,47 @@ vmoer_status vm_make_dirs(const char *path) {
     if (status == VMOER_OK) status = make_dir(copy);
     vm_free(copy);
     return status;
+}
+
+/* ---- folders ---- */
+
+static bool is_dot(const char *name) { return strcmp(name, ".") == 0 || strcmp(name, "..") == 0; }
+
+static bool is_empty(const char *path) {
+    DIR *dir = opendir(path);
+    struct dirent *entry;
+    bool empty = dir != NULL;
+    while (empty && (entry = readdir(dir))) empty = is_dot(entry->d_name);
+    if (dir) closedir(dir);
+    return empty;
+}
+
+vmoer_status vm_folder_open(const char *path, char *temporary, size_t size) {
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') length--;
+    if (vm_file_exists(path) && !is_empty(path))
+        return vm_error(VMOER_ERROR_IO, "%s: exists, and is no empty folder", path);
+    for (unsigned attempt = 0; attempt < 1000; attempt++) {
+        int n = snprintf(temporary, size, "%.*s.%ld.%u.tmp", (int)length, path, (long)getpid(), attempt);
+        if (n < 0 || (size_t)n >= size) return vm_error(VMOER_ERROR_LIMIT, "%s: the path is too long", path);
+        if (mkdir(temporary, 0777) == 0) return VMOER_OK;
+        if (errno != EEXIST) break;
+    }
+    return io_error(temporary, "cannot make the folder");
+}
+
+vmoer_status vm_folder_commit(const char *temporary, const char *path) {
+    if (rename(temporary, path) != 0) return io_error(path, "cannot rename into place");
+    return sync_folder_of(path);
+}
+
+void vm_folder_abort(const char *temporary) {
+    DIR *dir = opendir(temporary);
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir)))
+        if (!is_dot(entry->d_name)) unlinkat(dirfd(dir), entry->d_name, 0);
+    if (dir) closedir(dir);
+    rmdir(temporary);
 }
 
 bool vm_file_exists(const char *path) {

@@ -27,6 +27,11 @@ void vm_writer_abort(vm_writer *w);          /* removes the temporary file; free
 vmoer_status vm_write_all(int fd, const char *path, const void *data, size_t size);
 vmoer_status vm_write_file(const char *path, const void *data, size_t size);
 vmoer_status vm_make_dirs(const char *path); /* mkdir -p */
+/* A folder of files that appears whole: made under a name of its own beside `path`, which is temporary[size] and in which the files are written, and
+ * then given the name. path: no such thing, or an empty folder. */
+vmoer_status vm_folder_open(const char *path, char *temporary, size_t size);
+vmoer_status vm_folder_commit(const char *temporary, const char *path);
+void vm_folder_abort(const char *temporary); /* removes it and the files in it */
 bool vm_file_exists(const char *path); /* also a link that leads nowhere: what opens it says so */
 bool vm_is_folder(const char *path);
 /* dir + "/" + name into out[size]; VMOER_ERROR_LIMIT if it does not fit. */

@@ -12,4 +12,11 @@ static inline size_t vm_to_halves(size_t i, size_t rows, int heads) {
     return i - in_head + in_head / 2 + in_head % 2 * (head / 2);
 }
 
+/* The other way: where row i here lies in such a file. */
+static inline size_t vm_from_halves(size_t i, size_t rows, int heads) {
+    if (!heads) return i;
+    size_t head = rows / (size_t)heads, in_head = i % head, half = head / 2;
+    return i - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
+}
+
 #endif

@@ -11,20 +11,21 @@
 /* ---- rows that most models share ---- */
 
 #define TRANSFORMER_KEYS \
-    {"hidden_size", "embedding_length", VM_HF_U32, NULL}, \
-    {"num_hidden_layers", "block_count", VM_HF_U32, NULL}, \
-    {"intermediate_size", "feed_forward_length", VM_HF_U32, NULL}, \
-    {"num_attention_heads", "attention.head_count", VM_HF_U32, NULL}, \
-    {"num_key_value_heads", "attention.head_count_kv", VM_HF_U32, "num_attention_heads"}, \
-    {"head_dim", "attention.key_length", VM_HF_U32, ""}, \
-    {"head_dim", "attention.value_length", VM_HF_U32, ""}, \
-    {"max_position_embeddings", "context_length", VM_HF_U32, NULL}, \
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", VM_HF_F32, NULL}, \
-    {"vocab_size", "vocab_size", VM_HF_U32, NULL}
+    {"hidden_size", "embedding_length", VM_HF_U32, NULL, NULL}, \
+    {"num_hidden_layers", "block_count", VM_HF_U32, NULL, NULL}, \
+    {"intermediate_size", "feed_forward_length", VM_HF_U32, NULL, NULL}, \
+    {"num_attention_heads", "attention.head_count", VM_HF_U32, NULL, NULL}, \
+    {"num_key_value_heads", "attention.head_count_kv", VM_HF_U32, "num_attention_heads", NULL}, \
+    {"head_dim", "attention.key_length", VM_HF_U32, "", NULL}, \
+    {"head_dim", "attention.value_length", VM_HF_U32, "", NULL}, \
+    {"max_position_embeddings", "context_length", VM_HF_U32, NULL, NULL}, \
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", VM_HF_F32, NULL, NULL}, \
+    {"vocab_size", "vocab_size", VM_HF_U32, NULL, NULL}
 
-#define MOE_KEYS \
-    {"num_local_experts", "expert_count", VM_HF_U32, "num_experts"}, \
-    {"num_experts_per_tok", "expert_used_count", VM_HF_U32, NULL}
+/* The one name or the other: save_pretrained's changed. */
+#define MOE_KEYS(name, other) \
+    {name, "expert_count", VM_HF_U32, other, NULL}, \
+    {"num_experts_per_tok", "expert_used_count", VM_HF_U32, NULL, NULL}
 
 #define TRANSFORMER_FIXED \
     {"hidden_act", "\"silu\""}, \
@@ -32,7 +33,7 @@
 
 #define WEIGHT(gguf, name) {gguf ".weight", name ".weight", 0, 0, VM_HF_ROWS, NULL}
 #define HALF(gguf, name, part) {gguf ".weight", name ".weight", part, 2, VM_HF_ROWS, NULL}
-#define BIAS(gguf, name, heads, when) {gguf ".bias", name ".bias", 0, 0, heads, when}
+#define BIAS(gguf, name, form, when) {gguf ".bias", name ".bias", 0, 0, form, when}
 
 #define EMBEDDING_TENSORS \
     WEIGHT("token_embd", "model.embed_tokens"), \
@@ -79,10 +80,10 @@ static const vm_hf_tensor llama_tensors[] = {
 
 #define GRANITE_KEYS \
     TRANSFORMER_KEYS, \
-    {"embedding_multiplier", "embedding_scale", VM_HF_F32, "1"}, \
-    {"residual_multiplier", "residual_scale", VM_HF_F32, "1"}, \
-    {"attention_multiplier", "attention.scale", VM_HF_F32, "1"}, \
-    {"logits_scaling", "logit_scale", VM_HF_F32, "1"}
+    {"embedding_multiplier", "embedding_scale", VM_HF_F32, "1", "1"}, \
+    {"residual_multiplier", "residual_scale", VM_HF_F32, "1", "1"}, \
+    {"attention_multiplier", "attention.scale", VM_HF_F32, "1", "head"}, \
+    {"logits_scaling", "logit_scale", VM_HF_F32, "1", NULL}
 
 static const vm_hf_key granite_keys[] = {GRANITE_KEYS, {0}};
 
@@ -118,9 +119,9 @@ static const vm_hf_tensor qwen2_tensors[] = {
 
 static const vm_hf_key qwen3moe_keys[] = {
     TRANSFORMER_KEYS,
-    MOE_KEYS,
-    {"moe_intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL},
-    {"norm_topk_prob", "expert_weights_norm", VM_HF_BOOL, "false"},
+    MOE_KEYS("num_experts", "num_local_experts"),
+    {"moe_intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL, NULL},
+    {"norm_topk_prob", "expert_weights_norm", VM_HF_BOOL, "false", "true"},
     {0}
 };
 static const vm_hf_fixed qwen3moe_fixed[] = {
@@ -133,8 +134,8 @@ static const vm_hf_fixed qwen3moe_fixed[] = {
 };
 static const vm_hf_key olmoe_keys[] = {
     TRANSFORMER_KEYS,
-    MOE_KEYS,
-    {"norm_topk_prob", "expert_weights_norm", VM_HF_BOOL, "false"},
+    MOE_KEYS("num_experts", "num_local_experts"),
+    {"norm_topk_prob", "expert_weights_norm", VM_HF_BOOL, "false", "false"},
     {0}
 };
 static const vm_hf_fixed olmoe_fixed[] = {
@@ -156,10 +157,10 @@ static const vm_hf_tensor qk_norm_moe_tensors[] = {
 
 static const vm_hf_key qwen2moe_keys[] = {
     TRANSFORMER_KEYS,
-    MOE_KEYS,
-    {"moe_intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL},
-    {"shared_expert_intermediate_size", "expert_shared_feed_forward_length", VM_HF_U32, NULL},
-    {"norm_topk_prob", "expert_weights_norm", VM_HF_BOOL, "false"},
+    MOE_KEYS("num_experts", "num_local_experts"),
+    {"moe_intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL, NULL},
+    {"shared_expert_intermediate_size", "expert_shared_feed_forward_length", VM_HF_U32, NULL, NULL},
+    {"norm_topk_prob", "expert_weights_norm", VM_HF_BOOL, "false", "false"},
     {0}
 };
 static const vm_hf_fixed qwen2moe_fixed[] = {
@@ -181,7 +182,7 @@ static const vm_hf_tensor qwen2moe_tensors[] = {
     WEIGHT("blk.#.ffn_gate_shexp", "model.layers.#.mlp.shared_expert.gate_proj"),
     WEIGHT("blk.#.ffn_up_shexp", "model.layers.#.mlp.shared_expert.up_proj"),
     WEIGHT("blk.#.ffn_down_shexp", "model.layers.#.mlp.shared_expert.down_proj"),
-    WEIGHT("blk.#.ffn_gate_inp_shexp", "model.layers.#.mlp.shared_expert_gate"),
+    {"blk.#.ffn_gate_inp_shexp.weight", "model.layers.#.mlp.shared_expert_gate.weight", 0, 0, VM_HF_ONE_ROW, NULL},
     {0}
 };
 
@@ -189,12 +190,12 @@ static const vm_hf_tensor qwen2moe_tensors[] = {
 
 static const vm_hf_key deepseek_keys[] = {
     TRANSFORMER_KEYS,
-    {"n_routed_experts", "expert_count", VM_HF_U32, NULL},
-    {"num_experts_per_tok", "expert_used_count", VM_HF_U32, NULL},
-    {"n_shared_experts", "expert_shared_count", VM_HF_U32, NULL},
-    {"moe_intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL},
-    {"first_k_dense_replace", "leading_dense_block_count", VM_HF_U32, "0"},
-    {"routed_scaling_factor", "expert_weights_scale", VM_HF_F32, "1"},
+    {"n_routed_experts", "expert_count", VM_HF_U32, NULL, NULL},
+    {"num_experts_per_tok", "expert_used_count", VM_HF_U32, NULL, NULL},
+    {"n_shared_experts", "expert_shared_count", VM_HF_U32, NULL, NULL},
+    {"moe_intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL, NULL},
+    {"first_k_dense_replace", "leading_dense_block_count", VM_HF_U32, "0", "0"},
+    {"routed_scaling_factor", "expert_weights_scale", VM_HF_F32, "1", "1"},
     {0}
 };
 static const vm_hf_fixed deepseek_fixed[] = {
@@ -225,7 +226,7 @@ static const vm_hf_tensor deepseek_tensors[] = {
 
 /* ---- Mixtral ---- */
 
-static const vm_hf_key mixtral_keys[] = {TRANSFORMER_KEYS, MOE_KEYS, {0}};
+static const vm_hf_key mixtral_keys[] = {TRANSFORMER_KEYS, MOE_KEYS("num_local_experts", "num_experts"), {0}};
 static const vm_hf_fixed mixtral_fixed[] = {
     TRANSFORMER_FIXED,
     {"sliding_window", "null"},
@@ -244,8 +245,8 @@ static const vm_hf_tensor mixtral_tensors[] = {
 
 #define GRANITE_MOE_KEYS \
     GRANITE_KEYS, \
-    MOE_KEYS, \
-    {"intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL}
+    MOE_KEYS("num_local_experts", "num_experts"), \
+    {"intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL, NULL}
 
 #define GRANITE_MOE_TENSORS \
     LLAMA_TENSORS, \
@@ -265,7 +266,7 @@ static const vm_hf_tensor granite_moe_tensors[] = {GRANITE_MOE_TENSORS, {0}};
 
 static const vm_hf_key granite_moe_shared_keys[] = {
     GRANITE_MOE_KEYS,
-    {"shared_intermediate_size", "expert_shared_feed_forward_length", VM_HF_U32, "0"},
+    {"shared_intermediate_size", "expert_shared_feed_forward_length", VM_HF_U32, "0", "0"},
     {0}
 };
 static const vm_hf_tensor granite_moe_shared_tensors[] = {
@@ -279,16 +280,16 @@ static const vm_hf_tensor granite_moe_shared_tensors[] = {
 /* ---- the list ---- */
 
 static const vm_hf_arch architectures[] = {
-    {"llama", "llama", llama_keys, llama_fixed, llama_tensors},
-    {"granite", "granite", granite_keys, llama_fixed, llama_tensors},
-    {"qwen2", "qwen2", llama_keys, qwen2_fixed, qwen2_tensors},
-    {"mixtral", "llama", mixtral_keys, mixtral_fixed, mixtral_tensors},
-    {"qwen2_moe", "qwen2moe", qwen2moe_keys, qwen2moe_fixed, qwen2moe_tensors},
-    {"deepseek", "deepseek", deepseek_keys, deepseek_fixed, deepseek_tensors},
-    {"qwen3_moe", "qwen3moe", qwen3moe_keys, qwen3moe_fixed, qk_norm_moe_tensors},
-    {"olmoe", "olmoe", olmoe_keys, olmoe_fixed, qk_norm_moe_tensors},
-    {"granitemoe", "granitemoe", granite_moe_keys, granite_moe_fixed, granite_moe_tensors},
-    {"granitemoeshared", "granitemoe", granite_moe_shared_keys, granite_moe_fixed, granite_moe_shared_tensors},
+    {"llama", "LlamaForCausalLM", "llama", llama_keys, llama_fixed, llama_tensors},
+    {"granite", "GraniteForCausalLM", "granite", granite_keys, llama_fixed, llama_tensors},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2", llama_keys, qwen2_fixed, qwen2_tensors},
+    {"mixtral", "MixtralForCausalLM", "llama", mixtral_keys, mixtral_fixed, mixtral_tensors},
+    {"qwen2_moe", "Qwen2MoeForCausalLM", "qwen2moe", qwen2moe_keys, qwen2moe_fixed, qwen2moe_tensors},
+    {"deepseek", "DeepseekForCausalLM", "deepseek", deepseek_keys, deepseek_fixed, deepseek_tensors},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3moe", qwen3moe_keys, qwen3moe_fixed, qk_norm_moe_tensors},
+    {"olmoe", "OlmoeForCausalLM", "olmoe", olmoe_keys, olmoe_fixed, qk_norm_moe_tensors},
+    {"granitemoe", "GraniteMoeForCausalLM", "granitemoe", granite_moe_keys, granite_moe_fixed, granite_moe_tensors},
+    {"granitemoeshared", "GraniteMoeSharedForCausalLM", "granitemoe", granite_moe_shared_keys, granite_moe_fixed, granite_moe_shared_tensors},
 };
 
 /* clang-format on */
@@ -302,4 +303,68 @@ vmoer_status vm_hf_arch_find(const char *model_type, const vm_hf_arch **out) {
     }
     return vm_error(VMOER_ERROR_UNSUPPORTED, "model_type \"%.64s\" is not supported; supported are %s", model_type,
                     known);
+}
+
+/* Whether the table has a name for the key. */
+static bool names_key(const vm_hf_arch *a, const char *key) {
+    for (const vm_hf_key *k = a->keys; k->name; k++)
+        if (strcmp(k->key, key) == 0) return true;
+    return false;
+}
+
+static bool says_more(const vm_gguf *g, const vm_hf_arch *a, const char *key) {
+    char full[128];
+    uint32_t value;
+    snprintf(full, sizeof full, "%s.%s", a->arch, key);
+    return vm_gguf_has_key(g, full) && vm_gguf_get_u32(g, full, &value) == VMOER_OK && value > 0 && !names_key(a, key);
+}
+
+/* A key of another model type of the architecture that a has no name for; NULL: none. */
+static const char *unnamed_key(const vm_gguf *g, const vm_hf_arch *a) {
+    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
+        if (strcmp(architectures[i].arch, a->arch) != 0) continue;
+        for (const vm_hf_key *k = architectures[i].keys; k->name; k++)
+            if (k->type == VM_HF_U32 && says_more(g, a, k->key)) return k->key;
+    }
+    return NULL;
+}
+
+vmoer_status vm_hf_arch_of(const vm_gguf *g, const vm_hf_arch **out) {
+    const char *arch, *key = NULL;
+    size_t length;
+    VM_TRY(vm_gguf_get_string(g, "general.architecture", &arch, &length));
+    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
+        *out = &architectures[i];
+        if (strlen((*out)->arch) != length || memcmp((*out)->arch, arch, length) != 0) continue;
+        const char *unnamed = unnamed_key(g, *out);
+        if (!unnamed) return VMOER_OK;
+        key = unnamed;
+    }
+    return key ? vm_error(VMOER_ERROR_UNSUPPORTED, "no model type of Hugging Face has a name for %.*s.%s",
+                          (int)(length < 64 ? length : 64), arch, key)
+               : vm_error(VMOER_ERROR_UNSUPPORTED, "folders of the architecture \"%.*s\" are not supported",
+                          (int)(length < 64 ? length : 64), arch);
+}
+
+void vm_hf_expand(char out[VM_HF_MAX_NAME], const char *pattern, int layer, int expert) {
+    const char *first = strchr(pattern, '#'), *second = first ? strchr(first + 1, '#') : NULL;
+    if (!first)
+        snprintf(out, VM_HF_MAX_NAME, "%s", pattern);
+    else if (!second)
+        snprintf(out, VM_HF_MAX_NAME, "%.*s%d%s", (int)(first - pattern), pattern, layer, first + 1);
+    else
+        snprintf(out, VM_HF_MAX_NAME, "%.*s%d%.*s%d%s", (int)(first - pattern), pattern, layer,
+                 (int)(second - first - 1), first + 1, expert, second + 1);
+}
+
+bool vm_hf_per_expert(const vm_hf_tensor *row) {
+    const char *first = strchr(row->name, '#');
+    return first && strchr(first + 1, '#');
+}
+
+vmoer_status vm_hf_need_u32(const vm_gguf *g, const vm_hf_arch *a, const char *key, uint32_t most, uint32_t *out) {
+    char full[128];
+    snprintf(full, sizeof full, "%s.%s", a->arch, key);
+    VM_TRY(vm_gguf_get_u32(g, full, out));
+    return *out <= most ? VMOER_OK : vm_error(VMOER_ERROR_LIMIT, "%s is %u, at most %u are allowed", full, *out, most);
 }

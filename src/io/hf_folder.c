@@ -15,11 +15,7 @@
 
 enum {
     MAX_SHARDS = 10000,
-    MAX_EXPERTS = 1024,
-    MAX_LAYERS = 512,
-    MAX_HEAD = 1024,
     MAX_JSON = 256 << 20, /* of a file; a vocabulary of 200,000 tokens takes 28 MB */
-    MAX_NAME = 256,       /* of a tensor in the folder */
     MAX_MODEL_NAME = 127
 };
 
@@ -250,23 +246,6 @@ static vmoer_status open_shards(vm_hf_folder *f) {
 
 /* ---- tensors ---- */
 
-/* The pattern with the layer and then the expert for its '#'s. */
-static void expand(char *out, const char *pattern, int layer, int expert) {
-    const char *first = strchr(pattern, '#'), *second = first ? strchr(first + 1, '#') : NULL;
-    if (!first)
-        snprintf(out, MAX_NAME, "%s", pattern);
-    else if (!second)
-        snprintf(out, MAX_NAME, "%.*s%d%s", (int)(first - pattern), pattern, layer, first + 1);
-    else
-        snprintf(out, MAX_NAME, "%.*s%d%.*s%d%s", (int)(first - pattern), pattern, layer, (int)(second - first - 1),
-                 first + 1, expert, second + 1);
-}
-
-static bool per_expert(const vm_hf_tensor *row) {
-    const char *first = strchr(row->name, '#');
-    return first && strchr(first + 1, '#');
-}
-
 static vmoer_status type_of(const stored *s, uint32_t *out) {
     static const struct {
         const char *name;
@@ -286,7 +265,7 @@ static vmoer_status shape_of(const vm_hf_tensor *row, const stored *s, vm_gguf_t
     int dims = st->n_dims;
     if (dims < 1 || dims > 3)
         return vm_error(VMOER_ERROR_FORMAT, "%s: tensor \"%.80s\" has %d dimensions", s->file, s->name, dims);
-    t->n_dims = dims == 2 && st->shape[0] == 1 ? 1 : dims; /* one row: a vector, as llama.cpp's converter has it */
+    t->n_dims = row->form == VM_HF_ONE_ROW && dims == 2 && st->shape[0] == 1 ? 1 : dims;
     for (int i = 0; i < 4; i++) t->ne[i] = i < dims ? st->shape[dims - 1 - i] : 1;
     VM_TRY(type_of(s, &t->type));
     if (row->parts) {
@@ -297,13 +276,6 @@ static vmoer_status shape_of(const vm_hf_tensor *row, const stored *s, vm_gguf_t
     }
     VM_TRY_IN(vm_gguf_tensor_size(t->type, t->n_dims, t->ne, &t->size), "%s: tensor \"%.80s\"", s->file, s->name);
     return VMOER_OK;
-}
-
-static vmoer_status need_u32(const vm_hf_folder *f, const char *key, uint32_t most, uint32_t *out) {
-    char full[128];
-    snprintf(full, sizeof full, "%s.%s", f->arch->arch, key);
-    VM_TRY(vm_gguf_get_u32(f->g, full, out));
-    return *out <= most ? VMOER_OK : vm_error(VMOER_ERROR_LIMIT, "%s is %u, at most %u are allowed", full, *out, most);
 }
 
 /* A bias is one row: a copy of it has its elements where a GGUF has them. */
@@ -318,8 +290,9 @@ static vmoer_status interleave(vm_hf_folder *f, int heads, vm_gguf_tensor *t) {
 
 static vmoer_status set_halves(vm_hf_folder *f, const vm_hf_tensor *row, const stored *s, vm_gguf_tensor *t) {
     uint32_t heads;
-    if (row->heads == VM_HF_ROWS) return VMOER_OK;
-    VM_TRY(need_u32(f, row->heads == VM_HF_Q_HEADS ? "attention.head_count" : "attention.head_count_kv", 1024, &heads));
+    if (row->form != VM_HF_Q_HEADS && row->form != VM_HF_KV_HEADS) return VMOER_OK;
+    VM_TRY(vm_hf_need_u32(
+        f->g, f->arch, row->form == VM_HF_Q_HEADS ? "attention.head_count" : "attention.head_count_kv", 1024, &heads));
     int64_t rows = t->ne[t->n_dims - 1];
     if (heads < 1 || t->n_dims > 2 || rows % (2 * (int64_t)heads))
         return vm_error(VMOER_ERROR_FORMAT, "%s: the rows of tensor \"%.80s\" are not those of %u heads", s->file,
@@ -333,14 +306,14 @@ static vmoer_status set_halves(vm_hf_folder *f, const vm_hf_tensor *row, const s
 static vmoer_status set_matrices(vm_hf_folder *f, const vm_hf_tensor *row, int layer, const stored *first, size_t n,
                                  vm_gguf_tensor *t) {
     const uint8_t **matrices = vm_arena_alloc(f->arena, n, sizeof(uint8_t *));
-    bool one_each = per_expert(row);
+    bool one_each = vm_hf_per_expert(row);
     size_t bytes = t->size / (one_each ? 1 : n); /* of a matrix of t */
-    char name[MAX_NAME];
+    char name[VM_HF_MAX_NAME];
     if (!matrices) return no_memory();
     for (size_t e = 0; e < n; e++) {
         const stored *s = first;
         if (one_each) {
-            expand(name, row->name, layer, (int)e);
+            vm_hf_expand(name, row->name, layer, (int)e);
             stored *found = find_stored(f, name);
             if (!found) return vm_error(VMOER_ERROR_FORMAT, "tensor \"%s\" is missing", name);
             found->used = true;
@@ -367,11 +340,11 @@ static vmoer_status append(vm_hf_folder *f, vm_gguf_tensor t) {
 }
 
 static vmoer_status add_tensor(vm_hf_folder *f, const vm_hf_tensor *row, int layer) {
-    char name[MAX_NAME], own[MAX_NAME];
+    char name[VM_HF_MAX_NAME], own[VM_HF_MAX_NAME];
     vm_gguf_tensor t = {0};
     uint32_t experts;
-    expand(name, row->name, layer, 0);
-    expand(own, row->gguf, layer, 0);
+    vm_hf_expand(name, row->name, layer, 0);
+    vm_hf_expand(own, row->gguf, layer, 0);
     if (row->when && *row->when && !json_is_true(json_object_get(f->config, row->when))) return VMOER_OK;
     stored *s = find_stored(f, name);
     if (!s && row->when && !*row->when) return VMOER_OK;
@@ -380,14 +353,14 @@ static vmoer_status add_tensor(vm_hf_folder *f, const vm_hf_tensor *row, int lay
     VM_TRY(shape_of(row, s, &t));
     t.data = s->tensor->data;
     VM_TRY(set_halves(f, row, s, &t));
-    if (per_expert(row)) {
-        VM_TRY(need_u32(f, "expert_count", MAX_EXPERTS, &experts));
+    if (vm_hf_per_expert(row)) {
+        VM_TRY(vm_hf_need_u32(f->g, f->arch, "expert_count", VM_HF_MAX_EXPERTS, &experts));
         if (experts < 1) return vm_error(VMOER_ERROR_FORMAT, "the number of experts is 0");
         VM_TRY(set_matrices(f, row, layer, s, experts, &t));
     } else if (row->parts && t.n_dims == 3) {
-        if (t.ne[2] > MAX_EXPERTS)
+        if (t.ne[2] > VM_HF_MAX_EXPERTS)
             return vm_error(VMOER_ERROR_LIMIT, "%s: tensor \"%.80s\" is of %lld experts, at most %d are allowed",
-                            s->file, s->name, (long long)t.ne[2], (int)MAX_EXPERTS);
+                            s->file, s->name, (long long)t.ne[2], (int)VM_HF_MAX_EXPERTS);
         VM_TRY(set_matrices(f, row, layer, s, (size_t)t.ne[2], &t));
     } else {
         t.data += (size_t)row->part * t.size;
@@ -415,7 +388,7 @@ static bool is_needless(const char *name) { return vm_ends_with(name, ".rotary_e
 static vmoer_status add_rope(vm_hf_folder *f) {
     uint32_t head_dim;
     bool has;
-    VM_TRY(need_u32(f, "rope.dimension_count", MAX_HEAD, &head_dim));
+    VM_TRY(vm_hf_need_u32(f->g, f->arch, "rope.dimension_count", VM_HF_MAX_HEAD, &head_dim));
     float *factors = vm_arena_alloc(f->arena, head_dim / 2 + 1, sizeof *factors);
     if (!factors) return no_memory();
     VM_TRY_IN(vm_hf_rope_factors(f->config, head_dim, factors, &has), "config.json");
@@ -432,7 +405,7 @@ static vmoer_status add_rope(vm_hf_folder *f) {
 static vmoer_status make_tensors(vm_hf_folder *f) {
     uint32_t layers;
     bool tied = json_is_true(json_object_get(f->config, "tie_word_embeddings"));
-    VM_TRY(need_u32(f, "block_count", MAX_LAYERS, &layers));
+    VM_TRY(vm_hf_need_u32(f->g, f->arch, "block_count", VM_HF_MAX_LAYERS, &layers));
     VM_TRY(check_head(f));
     VM_TRY(add_rope(f));
     for (const vm_hf_tensor *row = f->arch->tensors; row->gguf; row++)

@@ -58,9 +58,8 @@ static vmoer_status read_vocabulary(const vm_gguf *g, const json_t *root, const 
     return v->rules.bos >= 0 ? VMOER_OK : find_key(g, "tokenizer.ggml.bos_token_id", v, &v->rules.bos);
 }
 
-/* Calls use with the folder's vocabulary. */
-static vmoer_status with_vocabulary(const vm_gguf *g, const vm_hf_folder *f,
-                                    vmoer_status (*use)(const vm_vocabulary *v, void *context), void *context) {
+static vmoer_status of_folder(const vm_gguf *g, const vm_hf_folder *f,
+                              vmoer_status (*use)(const vm_vocabulary *v, void *context), void *context) {
     vm_vocabulary v = {.size = 0};
     json_t *root = NULL, *config = NULL;
     vmoer_status status;
@@ -74,15 +73,30 @@ done:
     vm_vocabulary_free(&v);
     json_decref(root);
     json_decref(config);
-    return status == VMOER_OK ? status : vm_error_in(status, "%s", vm_gguf_path(g));
+    return status;
+}
+
+static vmoer_status of_file(const vm_gguf *g, vmoer_status (*use)(const vm_vocabulary *v, void *context),
+                            void *context) {
+    vm_vocabulary v = {.size = 0};
+    vmoer_status status = vm_vocabulary_from_gguf(g, &v);
+    if (status == VMOER_OK) status = use(&v, context);
+    vm_vocabulary_free(&v);
+    return status;
+}
+
+vmoer_status vm_hf_with_vocabulary(const vm_gguf *g, vmoer_status (*use)(const vm_vocabulary *v, void *context),
+                                   void *context) {
+    const vm_hf_folder *f = vm_hf_folder_of(g);
+    VM_TRY_IN(f ? of_folder(g, f, use, context) : of_file(g, use, context), "%s", vm_gguf_path(g));
+    return VMOER_OK;
 }
 
 static vmoer_status build(const vm_vocabulary *v, void *context) { return vm_tokenizer_build(v, context); }
 
 vmoer_status vm_tokenizer_open(const vm_gguf *g, vm_tokenizer **out) {
-    const vm_hf_folder *f = vm_hf_folder_of(g);
     *out = NULL;
-    return f ? with_vocabulary(g, f, build, out) : vm_tokenizer_from_gguf(g, out);
+    return vm_hf_with_vocabulary(g, build, out);
 }
 
 typedef struct key_writer {
@@ -96,9 +110,8 @@ static vmoer_status put_keys(const vm_vocabulary *v, void *context) {
 }
 
 vmoer_status vm_tokenizer_copy_keys(vm_gguf_writer *w, const vm_gguf *g) {
-    const vm_hf_folder *f = vm_hf_folder_of(g);
     const vm_gguf_tensor *embedding = vm_gguf_find_tensor(g, "token_embd.weight");
-    if (!f || !embedding) return VMOER_OK; /* a folder has one: its table says so */
+    if (!vm_hf_folder_of(g) || !embedding) return VMOER_OK; /* a folder has one: its table says so */
     key_writer k = {w, (size_t)embedding->ne[1]};
-    return with_vocabulary(g, f, put_keys, &k);
+    return vm_hf_with_vocabulary(g, put_keys, &k);
 }

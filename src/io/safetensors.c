@@ -328,8 +328,10 @@ vmoer_status vm_safetensors_read_f32(const vm_safetensors *st, const char *name,
 /* ---- writer ---- */
 
 typedef struct pending {
-    uint8_t *data; /* owned copy */
-    size_t size;
+    uint8_t *data; /* owned copy; NULL: fill makes it */
+    vm_st_fill *fill;
+    void *context;
+    size_t size, row_bytes;
 } pending;
 
 struct vm_st_writer {
@@ -378,16 +380,15 @@ vmoer_status vm_st_writer_integer(vm_st_writer *w, const char *key, uint64_t val
     return vm_st_writer_metadata(w, key, text);
 }
 
-/* Puts the tensor into the header and makes room for its data, which the caller fills. */
+/* Puts the tensor into the header and the list. element: its bytes; 0: what the dtype says. */
 static vmoer_status add_tensor(vm_st_writer *w, const char *name, const char *dtype, size_t element, int n_dims,
-                               const int64_t *shape, uint8_t **data, size_t *elements) {
-    size_t bytes, bits = dtype_bits(dtype);
-    if (!bits || bits != element * 8)
+                               const int64_t *shape, pending **out, size_t *elements) {
+    size_t bytes, bits = dtype_bits(dtype), size = element ? element : bits / 8;
+    if (!bits || bits != size * 8)
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "safetensors writer: tensor \"%.80s\": %zu bytes an element are not dtype \"%.32s\"", name,
-                        element, dtype);
-    if (n_dims < 0 || n_dims > MAX_DIMS || !count_elements(n_dims, shape, elements) ||
-        !vm_mul(*elements, element, &bytes))
+                        size, dtype);
+    if (n_dims < 0 || n_dims > MAX_DIMS || !count_elements(n_dims, shape, elements) || !vm_mul(*elements, size, &bytes))
         return vm_error(VMOER_ERROR_ARGUMENT, "safetensors writer: tensor \"%.80s\": the shape is not possible", name);
     if (strcmp(name, metadata_key) == 0 || json_object_get(w->header, name))
         return vm_error(VMOER_ERROR_ARGUMENT,
@@ -398,27 +399,33 @@ static vmoer_status add_tensor(vm_st_writer *w, const char *name, const char *dt
     for (int i = 0; i < n_dims; i++) json_array_append_new(dims, json_integer(shape[i]));
     json_t *info = json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype, "shape", dims, "data_offsets",
                              (json_int_t)w->offset, (json_int_t)(w->offset + bytes));
-    *data = vm_malloc(bytes, 1);
-    if (!info || !*data || json_array_size(dims) != (size_t)n_dims) {
+    if (!info || json_array_size(dims) != (size_t)n_dims) {
         json_decref(info);
-        vm_free(*data);
         return no_memory();
     }
-    if (json_object_set_new(w->header, name, info) != 0) {
-        vm_free(*data);
+    if (json_object_set_new(w->header, name, info) != 0)
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "safetensors writer: tensor \"%.80s\": the name is not UTF-8 or no memory", name);
-    }
-    w->tensors[w->n_tensors++] = (pending){.data = *data, .size = bytes};
+    *out = &w->tensors[w->n_tensors++];
+    **out = (pending){.size = bytes, .row_bytes = n_dims ? (size_t)shape[n_dims - 1] * size : size};
     w->offset += bytes;
     return VMOER_OK;
+}
+
+/* The same with room for a copy of its data, which the caller fills. */
+static vmoer_status add_copy(vm_st_writer *w, const char *name, const char *dtype, size_t element, int n_dims,
+                             const int64_t *shape, uint8_t **data, size_t *elements) {
+    pending *p;
+    VM_TRY(add_tensor(w, name, dtype, element, n_dims, shape, &p, elements));
+    *data = p->data = vm_malloc(p->size, 1);
+    return *data ? VMOER_OK : no_memory();
 }
 
 vmoer_status vm_st_writer_raw(vm_st_writer *w, const char *name, const char *dtype, size_t element, int n_dims,
                               const int64_t *shape, const void *data) {
     uint8_t *copy;
     size_t elements;
-    VM_TRY(add_tensor(w, name, dtype, element, n_dims, shape, &copy, &elements));
+    VM_TRY(add_copy(w, name, dtype, element, n_dims, shape, &copy, &elements));
     if (elements) memcpy(copy, data, elements * element);
     return VMOER_OK;
 }
@@ -432,9 +439,36 @@ vmoer_status vm_st_writer_f32(vm_st_writer *w, const char *name, const char *dty
     uint8_t *copy;
     size_t elements, block, bytes;
     vm_dtype_block(type, &block, &bytes);
-    VM_TRY(add_tensor(w, name, dtype, bytes, n_dims, shape, &copy, &elements));
+    VM_TRY(add_copy(w, name, dtype, bytes, n_dims, shape, &copy, &elements));
     vm_quantize(type, values, elements, copy);
     return VMOER_OK;
+}
+
+vmoer_status vm_st_writer_rows(vm_st_writer *w, const char *name, const char *dtype, int n_dims, const int64_t *shape,
+                               vm_st_fill *fill, void *context) {
+    pending *p;
+    size_t elements;
+    VM_TRY(add_tensor(w, name, dtype, 0, n_dims, shape, &p, &elements));
+    p->fill = fill;
+    p->context = context;
+    return VMOER_OK;
+}
+
+static vmoer_status put_rows(const pending *t, vm_writer *out) {
+    enum { PIECE = 4 << 20 };
+    if (t->size == 0) return VMOER_OK;
+    size_t rows = t->size / t->row_bytes, most = t->row_bytes < PIECE ? PIECE / t->row_bytes : 1;
+    if (most > rows) most = rows;
+    void *piece = vm_malloc(most, t->row_bytes);
+    if (!piece) return no_memory();
+    vmoer_status status = VMOER_OK;
+    for (size_t row = 0; row < rows && status == VMOER_OK; row += most) {
+        size_t n = rows - row < most ? rows - row : most;
+        status = t->fill(t->context, row, n, piece);
+        if (status == VMOER_OK) status = vm_writer_write(out, piece, n * t->row_bytes);
+    }
+    vm_free(piece);
+    return status;
 }
 
 static vmoer_status put_file(const vm_st_writer *w, const char *header, vm_writer *out) {
@@ -443,7 +477,10 @@ static vmoer_status put_file(const vm_st_writer *w, const char *header, vm_write
     VM_TRY(vm_writer_write(out, &n, 8));
     VM_TRY(vm_writer_write(out, header, length));
     VM_TRY(vm_writer_write(out, "        ", padding));
-    for (size_t i = 0; i < w->n_tensors; i++) VM_TRY(vm_writer_write(out, w->tensors[i].data, w->tensors[i].size));
+    for (size_t i = 0; i < w->n_tensors; i++) {
+        const pending *t = &w->tensors[i];
+        VM_TRY(t->fill ? put_rows(t, out) : vm_writer_write(out, t->data, t->size));
+    }
     return VMOER_OK;
 }
 

@@ -44,6 +44,10 @@ vmoer_status vm_st_writer_integer(vm_st_writer *w, const char *key, uint64_t val
 /* dtype "F32", "F16" or "BF16" from f32 values (copied), or any other dtype name from raw bytes of `element` size with vm_st_writer_raw. */
 vmoer_status vm_st_writer_f32(vm_st_writer *w, const char *name, const char *dtype, int n_dims, const int64_t *shape, const float *values);
 vmoer_status vm_st_writer_raw(vm_st_writer *w, const char *name, const char *dtype, size_t element, int n_dims, const int64_t *shape, const void *data);
+/* The same for data that is made while the file is written: saving asks for rows [row, row + rows) of shape[n_dims - 1] elements (all other dimensions in one),
+ * from 0 rising, a few MiB at a time, into out. An error ends the saving; no file appears. */
+typedef vmoer_status vm_st_fill(void *context, size_t row, size_t rows, void *out);
+vmoer_status vm_st_writer_rows(vm_st_writer *w, const char *name, const char *dtype, int n_dims, const int64_t *shape, vm_st_fill *fill, void *context);
 /* Atomic. Tensors in the order added; the same input gives the same bytes. */
 vmoer_status vm_st_writer_save(vm_st_writer *w, const char *path);
 

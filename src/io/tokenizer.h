@@ -19,7 +19,6 @@ typedef struct vm_ids {
 } vm_ids;
 void vm_ids_free(vm_ids *ids);
 
-vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out);
 /* Of a tokenizer.json (Hugging Face tokenizers). What it asks for beyond what is said above is VMOER_ERROR_UNSUPPORTED and named. It does not say which token
  * is EOS: none is. */
 vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out);

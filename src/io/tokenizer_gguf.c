@@ -126,7 +126,7 @@ static vmoer_status read_kind(vm_rules *rules, const vm_gguf *g) {
     return VMOER_OK;
 }
 
-static vmoer_status read_vocabulary(const vm_gguf *g, vm_vocabulary *v) {
+vmoer_status vm_vocabulary_from_gguf(const vm_gguf *g, vm_vocabulary *v) {
     *v = (vm_vocabulary){.tokens_key = KEY_TOKENS, .merges_key = KEY_MERGES};
     VM_TRY(read_kind(&v->rules, g));
     if (v->rules.alphabet == VM_ALPHABET_CHARACTERS) v->merges_key = KEY_SCORES;
@@ -134,14 +134,6 @@ static vmoer_status read_vocabulary(const vm_gguf *g, vm_vocabulary *v) {
     VM_TRY(read_scores(v, g));
     VM_TRY(read_types(v, g));
     return read_ids(v, g);
-}
-
-vmoer_status vm_tokenizer_from_gguf(const vm_gguf *g, vm_tokenizer **out) {
-    vm_vocabulary v;
-    vmoer_status status = read_vocabulary(g, &v);
-    if (status == VMOER_OK) status = vm_tokenizer_build(&v, out);
-    vm_vocabulary_free(&v);
-    return status == VMOER_OK ? status : vm_error_in(status, "%s", vm_gguf_path(g));
 }
 
 /* ---- the other way ---- */

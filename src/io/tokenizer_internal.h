@@ -68,17 +68,24 @@ vmoer_status vm_vocabulary_init(vm_vocabulary *v, size_t size, size_t n_merges);
 /* "left right" with one space. The error names the merge. */
 vmoer_status vm_vocabulary_merge(vm_vocabulary *v, size_t rank, const char *text, size_t length);
 
-/* Of a tokenizer.json: v borrows from it; vm_vocabulary_free in any case. */
+/* Of a tokenizer.json, or of a GGUF: v borrows from it; vm_vocabulary_free in any case. */
 vmoer_status vm_vocabulary_from_json(const json_t *root, vm_vocabulary *v);
+vmoer_status vm_vocabulary_from_gguf(const vm_gguf *g, vm_vocabulary *v);
+/* The tokenizer.json it is, the caller's; its tokens [PAD<id>] of the type UNUSED, which only fill up, left out. */
+vmoer_status vm_vocabulary_to_json(const vm_vocabulary *v, json_t **out);
 /* The keys it is in a GGUF of a model with n_vocab rows in its embedding: those it lacks are tokens of the type UNUSED. */
 vmoer_status vm_vocabulary_put_keys(const vm_vocabulary *v, size_t n_vocab, vm_gguf_writer *w);
 
 /* What the pre_tokenizer of a tokenizer.json is: alphabet, spaces and pretokenizer; VMOER_ERROR_UNSUPPORTED shows what is not known. */
 vmoer_status vm_pretokenizer_from_json(const json_t *pre, vm_rules *rules);
+json_t *vm_pretokenizer_to_json(const vm_rules *rules); /* NULL: no memory */
 
 vmoer_status vm_tokenizer_build(const vm_vocabulary *v, vm_tokenizer **out);
 /* Fills t->merges; all else stands. */
 vmoer_status vm_tokenizer_take_merges(vm_tokenizer *t, const vm_vocabulary *v);
+/* What the merges of a vocabulary with scores are as a list, by rank, of texts of t: out[*n], freed by the caller with vm_free. Of equal scores the longer
+ * left part first, then the longer right one, as transformers' converter of SentencePiece models has it. */
+vmoer_status vm_tokenizer_list_merges(const vm_tokenizer *t, const vm_vocabulary *v, vm_merge **out, size_t *n);
 
 /* ---- the tokenizer itself ---- */
 

@@ -22,10 +22,11 @@ static vmoer_status unsupported(const char *key, const json_t *value) {
 }
 
 /* ---- the pre-tokenizer ---- */
-#define SPLIT(pattern) "Split " pattern "\n"
-#define DIGITS "Digits\n"
-#define BYTES "ByteLevel\n"
-#define BYTES_GPT2 "ByteLevel with its regex\n"
+#define END "\x1f" /* of a stage; in no pattern */
+#define SPLIT(pattern) "Split " pattern END
+#define DIGITS "Digits" END
+#define BYTES "ByteLevel" END
+#define BYTES_GPT2 "ByteLevel with its regex" END
 #define SPACE_MARK "\u2581"
 
 /* What a pre_tokenizer is put down as, stage by stage, and what it then is; the patterns as the files have them. */
@@ -88,7 +89,7 @@ static bool put_stage(stages_text *s, const json_t *stage) {
         const char *behavior = json_string_value(json_object_get(stage, "behavior"));
         bool isolates =
             behavior && strcmp(behavior, "Isolated") == 0 && !json_is_true(json_object_get(stage, "invert"));
-        return regex && isolates && put(s, "Split ") && put(s, regex) && put(s, "\n");
+        return regex && isolates && put(s, "Split ") && put(s, regex) && put(s, END);
     }
     if (is_type(stage, "Digits")) return json_is_true(json_object_get(stage, "individual_digits")) && put(s, DIGITS);
     if (!is_type(stage, "ByteLevel") || !json_is_false(json_object_get(stage, "add_prefix_space"))) return false;
@@ -130,6 +131,36 @@ vmoer_status vm_pretokenizer_from_json(const json_t *pre, vm_rules *rules) {
         }
     }
     return unsupported("pre_tokenizer", pre);
+}
+
+static json_t *stage_json(const char *stage, size_t length) {
+    bool gpt2 = length == sizeof BYTES_GPT2 - 2 && memcmp(stage, BYTES_GPT2, length) == 0;
+    if (gpt2 || (length == sizeof BYTES - 2 && memcmp(stage, BYTES, length) == 0))
+        return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+                         "use_regex", gpt2);
+    if (length == sizeof DIGITS - 2 && memcmp(stage, DIGITS, length) == 0)
+        return json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1);
+    const size_t name = sizeof "Split " - 1;
+    return json_pack("{s:s, s:{s:s%}, s:s, s:b}", "type", "Split", "pattern", "Regex", stage + name, length - name,
+                     "behavior", "Isolated", "invert", 0);
+}
+
+json_t *vm_pretokenizer_to_json(const vm_rules *rules) {
+    if (rules->alphabet == VM_ALPHABET_CHARACTERS) {
+        const vm_step *lead = rules->spaces.count == 2 ? &rules->spaces.list[1] : NULL;
+        const char *scheme = !lead ? "never" : lead->kind == VM_STEP_LEAD_FIRST ? "first" : "always";
+        if (rules->spaces.count == 0) return json_null();
+        return json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", SPACE_MARK, "prepend_scheme",
+                         scheme, "split", rules->pretokenizer == VM_PRETOKENIZER_METASPACE);
+    }
+    size_t i = 0;
+    while (known[i].kind != rules->pretokenizer) i++; /* BYTES has one of them */
+    json_t *list = json_array();
+    for (const char *at = known[i].stages, *end; *at; at = end + 1) {
+        end = strchr(at, *END);
+        if (json_array_append_new(list, stage_json(at, (size_t)(end - at))) != 0) break;
+    }
+    return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list);
 }
 
 /* ---- normalizer and decoder ---- */

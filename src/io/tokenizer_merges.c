@@ -54,20 +54,35 @@ static vmoer_status rank_scores(const vm_vocabulary *v, uint32_t *rank) {
     return VMOER_OK;
 }
 
-/* The ways in which a token is two others, added if `rank`; how many there are. */
-static size_t take_apart(vm_tokenizer *t, int32_t id, const uint32_t *rank) {
-    const vm_slice s = vm_tokenizer_stored(t, id);
-    size_t n = 0;
-    if (s.length > MAX_MADE_BYTES) return 0;
-    for (size_t cut = 1; cut < s.length; cut++) {
-        if (((uint8_t)s.text[cut] & 0xc0) == 0x80) continue;
-        int32_t left = vm_tokenizer_find(t, s.text, cut);
-        int32_t right = left < 0 ? -1 : vm_tokenizer_find(t, s.text + cut, s.length - cut);
-        if (right < 0) continue;
-        if (rank) vm_merges_add(&t->merges, left, right, rank[id], id);
-        n++;
+/* Calls use with each way in which a token is two others. */
+typedef struct way {
+    int32_t left, right, made;
+    size_t cut; /* bytes of the left one */
+} way;
+static void take_apart(const vm_tokenizer *t, void (*use)(void *context, way w), void *context) {
+    for (size_t id = 0; id < t->size; id++) {
+        const vm_slice s = vm_tokenizer_stored(t, (int32_t)id);
+        for (size_t cut = 1; s.length <= MAX_MADE_BYTES && cut < s.length; cut++) {
+            if (((uint8_t)s.text[cut] & 0xc0) == 0x80) continue;
+            int32_t left = vm_tokenizer_find(t, s.text, cut);
+            int32_t right = left < 0 ? -1 : vm_tokenizer_find(t, s.text + cut, s.length - cut);
+            if (right >= 0) use(context, (way){left, right, (int32_t)id, cut});
+        }
     }
-    return n;
+}
+
+static void count_way(void *context, way w) {
+    (void)w;
+    ++*(size_t *)context;
+}
+
+typedef struct ranks {
+    vm_merges *merges;
+    const uint32_t *rank; /* by id */
+} ranks;
+static void add_way(void *context, way w) {
+    const ranks *r = context;
+    vm_merges_add(r->merges, w.left, w.right, r->rank[w.made], w.made);
 }
 
 static vmoer_status take_scores(vm_tokenizer *t, const vm_vocabulary *v) {
@@ -79,15 +94,68 @@ static vmoer_status take_scores(vm_tokenizer *t, const vm_vocabulary *v) {
         if (length > MAX_MADE_BYTES && !vm_tokenizer_is_added(t, (int32_t)id))
             return vm_error(VMOER_ERROR_LIMIT, "%s: token %zu has %zu bytes, at most %d", v->tokens_key, id, length,
                             MAX_MADE_BYTES);
-        n += take_apart(t, (int32_t)id, NULL);
     }
+    take_apart(t, count_way, &n);
     VM_TRY(vm_merges_init(&t->merges, n));
     uint32_t *rank = vm_malloc(t->size, sizeof *rank);
     vmoer_status status =
         rank ? rank_scores(v, rank) : vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", t->size);
-    for (size_t id = 0; id < t->size && status == VMOER_OK; id++) take_apart(t, (int32_t)id, rank);
+    if (status == VMOER_OK) take_apart(t, add_way, &(ranks){&t->merges, rank});
     vm_free(rank);
     return status;
+}
+
+/* ---- scores as a list ---- */
+typedef struct ranked {
+    vm_merge merge;
+    float score;
+} ranked;
+
+static size_t characters(vm_slice s) {
+    size_t n = 0;
+    for (size_t i = 0; i < s.length; i++) n += ((uint8_t)s.text[i] & 0xc0) != 0x80;
+    return n;
+}
+
+/* In a strict order: no two are of the same texts. */
+static int by_rank(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    if (x->score != y->score) return x->score > y->score ? -1 : 1;
+    size_t left[] = {characters(x->merge.left), characters(y->merge.left)};
+    size_t right[] = {characters(x->merge.right), characters(y->merge.right)};
+    if (left[0] != left[1]) return left[0] > left[1] ? -1 : 1;
+    if (right[0] != right[1]) return right[0] > right[1] ? -1 : 1;
+    return x->merge.left.text < y->merge.left.text ? -1 : x->merge.left.text > y->merge.left.text; /* of t: by id */
+}
+
+typedef struct ranked_list {
+    const vm_tokenizer *t;
+    const float *scores;
+    ranked *items; /* [n] */
+    size_t n;
+} ranked_list;
+static void list_way(void *context, way w) {
+    ranked_list *l = context;
+    const vm_slice s = vm_tokenizer_stored(l->t, w.made);
+    l->items[l->n++] = (ranked){{{s.text, w.cut}, {s.text + w.cut, s.length - w.cut}}, l->scores[w.made]};
+}
+
+vmoer_status vm_tokenizer_list_merges(const vm_tokenizer *t, const vm_vocabulary *v, vm_merge **out, size_t *n) {
+    *n = 0;
+    take_apart(t, count_way, n);
+    ranked_list l = {.t = t, .scores = v->scores, .items = vm_malloc(*n + 1, sizeof *l.items)};
+    *out = vm_malloc(*n + 1, sizeof **out);
+    if (l.items && *out) {
+        take_apart(t, list_way, &l);
+        qsort(l.items, l.n, sizeof *l.items, by_rank);
+        for (size_t i = 0; i < l.n; i++) (*out)[i] = l.items[i].merge;
+        vm_free(l.items);
+        return VMOER_OK;
+    }
+    vm_free(l.items);
+    vm_free(*out);
+    *out = NULL;
+    return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu merges", *n);
 }
 
 vmoer_status vm_tokenizer_take_merges(vm_tokenizer *t, const vm_vocabulary *v) {

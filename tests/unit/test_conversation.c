@@ -12,7 +12,7 @@ typedef struct bench {
 static bench open_bench(void) {
     bench b;
     OK(vm_gguf_open(golden_path("vocab_chat.gguf"), &b.g));
-    OK(vm_tokenizer_from_gguf(b.g, &b.t));
+    OK(vm_tokenizer_open(b.g, &b.t));
     return b;
 }
 

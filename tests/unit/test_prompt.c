@@ -19,7 +19,7 @@ static int open_tokenizer(void **state) {
     vm_gguf *g;
     snprintf(path, sizeof path, "%s/golden/vocab_smollm.gguf",
              getenv("VMOER_TESTS") ? getenv("VMOER_TESTS") : VMOER_TESTS_DIR);
-    if (vm_gguf_open(path, &g) != VMOER_OK || vm_tokenizer_from_gguf(g, &tokenizer) != VMOER_OK) return -1;
+    if (vm_gguf_open(path, &g) != VMOER_OK || vm_tokenizer_open(g, &tokenizer) != VMOER_OK) return -1;
     vm_gguf_free(g);
     return 0;
 }

@@ -354,7 +354,7 @@ static vmoer_status load(const vocabulary *v, vm_tokenizer **out) {
     }
     vm_gguf *g;
     if (vm_gguf_open_memory(f.bytes, f.size, "made here", &g) != VMOER_OK) fail_msg("%s", vm_error_text());
-    vmoer_status status = vm_tokenizer_from_gguf(g, out);
+    vmoer_status status = vm_tokenizer_open(g, out);
     vm_gguf_free(g);
     return status;
 }

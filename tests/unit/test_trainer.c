@@ -36,7 +36,7 @@ static void load_questions(const vm_model *m, bool contrary, vm_examples *train,
     const char *path = write_questions();
     vm_tokenizer *tokenizer;
     *train = *heldout = (vm_examples){0};
-    OK(vm_tokenizer_from_gguf(m->file, &tokenizer));
+    OK(vm_tokenizer_open(m->file, &tokenizer));
     for (int part = 0; part < 2; part++) {
         vm_dataset *d;
         OK(vm_dataset_load_file(path, &d));

@@ -26,7 +26,7 @@ static inline vm_tokenizer *open_tokenizer(const char *path) {
     vm_gguf *g;
     vm_tokenizer *t = NULL;
     assert_int_equal(vm_gguf_open(path, &g), VMOER_OK);
-    if (vm_tokenizer_from_gguf(g, &t) != VMOER_OK) fail_msg("%s", vm_error_text());
+    if (vm_tokenizer_open(g, &t) != VMOER_OK) fail_msg("%s", vm_error_text());
     vm_gguf_free(g);
     return t;
 }

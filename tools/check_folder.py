@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Folders that `vmoer convert` writes, in transformers: AutoModelForCausalLM's logits beside those of the golden files, AutoTokenizer's ids beside the
+folder's own from save_pretrained. Format and results: docs/ORACLES.md.
+
+    python tools/check_folder.py build/vmoer [--golden tests/golden]
+"""
+import argparse
+import pathlib
+import subprocess
+import tempfile
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+TEXTS = ["Question: the ring\n", "<|im_start|>user\nWhat on 12 Quays?<|im_end|>", "na\u00efve \U0001f600\t  x", "", " the  there"]
+CHAT = [{"role": "user", "content": "the weather"}]
+REMOTE = {"tiny-deepseek"}  # transformers has no class for it
+
+
+def logits_error(folder, golden):
+    """Largest difference of a logit over the largest logit, on all golden sequences."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    ids, offsets, want = golden["ids"], golden["offsets"].tolist(), golden["logits"]
+    with torch.no_grad():
+        got = torch.cat([model(ids[None, a:b].long()).logits[0] for a, b in zip(offsets, offsets[1:])])
+    return float((got - want.reshape(got.shape)).abs().max() / want.abs().max())
+
+
+def differing_ids(folder, other):
+    ours, theirs = AutoTokenizer.from_pretrained(folder), PreTrainedTokenizerFast.from_pretrained(other)
+    wrong = sum(ours(text)["input_ids"] != theirs(text)["input_ids"] for text in TEXTS)
+    wrong += any(getattr(ours, n) != getattr(theirs, n) for n in ("bos_token_id", "eos_token_id", "pad_token_id"))
+    return wrong + (ours.apply_chat_template(CHAT, tokenize=False) != theirs.apply_chat_template(CHAT, tokenize=False))
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    a.add_argument("vmoer", type=pathlib.Path)
+    a.add_argument("--golden", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden")
+    a = a.parse_args()
+    torch.set_num_threads(1)
+    wrong = 0
+    for gguf in sorted(a.golden.glob("tiny-*.gguf")):
+        name = gguf.stem
+        if name.endswith("-lora") or name in REMOTE:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            for size in ([], ["--shard_size", "60KB"]):
+                folder = f"{scratch}/{name}{len(size)}"
+                subprocess.run([a.vmoer, "convert", "-q", "-m", gguf, "--output_path", folder, *size], check=True, stdout=subprocess.DEVNULL)
+                error = logits_error(folder, load_file(a.golden / f"{name}.safetensors"))
+                ids = differing_ids(folder, a.golden / "tiny-llama-folder")
+                files = len(list(pathlib.Path(folder).glob("*.safetensors")))
+                print(f"{name}: {files} file(s), logits {error:.1e}, texts with other ids, ends or chat {ids}", flush=True)
+                wrong += error > 1e-5 or ids
+    raise SystemExit(wrong != 0)
+
+
+if __name__ == "__main__":
+    main()
