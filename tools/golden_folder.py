@@ -72,7 +72,7 @@ def main():
                    default=pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden")
     a = a.parse_args()
     torch.set_num_threads(1)
-    for name, shard in (("tiny-llama", "5GB"), ("tiny-moe", "60KB"), ("tiny-moe-noshared", "5GB"), ("tiny-mixtral", "5GB"), ("tiny-qwen2", "5GB"),
+    for name, shard in (("tiny-llama", "5GB"), ("tiny-moe", "60KB"), ("tiny-moe-noshared", "5GB"), ("tiny-mixtral", "5GB"), ("tiny-mistral", "5GB"), ("tiny-qwen2", "5GB"),
                         ("tiny-granite", "5GB"), ("tiny-qwen3moe", "5GB"), ("tiny-olmoe", "5GB"),
                         ("tiny-qwen2moe", "5GB"), ("tiny-deepseek", "5GB")):
         model = gguf_to_hf.load(a.golden / f"{name}.gguf")

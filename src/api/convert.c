@@ -4,6 +4,7 @@
 #include "api/internal.h"
 
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "io/hf.h"
 #include "io/tokenizer.h"
 
@@ -112,16 +113,11 @@ static vmoer_status save_folder(const vm_gguf *g, const vmoer_convert_params *p,
     return vm_hf_save(g, p->output_path, &how);
 }
 
-static bool is_gguf(const char *path) {
-    size_t n = strlen(path);
-    return n >= 5 && strcmp(path + n - 5, ".gguf") == 0;
-}
-
 vmoer_status vmoer_convert(const vmoer_convert_params *p, const vmoer_hooks *hooks, char **out_json) {
     if (!p->model || !p->output_path)
         return vm_error(VMOER_ERROR_ARGUMENT,
                         "converting takes a model (-m) and the file or folder to write (--output_path)");
-    bool folder = !is_gguf(p->output_path);
+    bool folder = !vm_ends_with(p->output_path, ".gguf");
     if (p->shard_size && !folder)
         return vm_error(VMOER_ERROR_ARGUMENT, "shard_size is of a folder, %s would be one GGUF", p->output_path);
     run r = {.hooks = hooks};

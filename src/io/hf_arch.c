@@ -68,7 +68,7 @@
 /* ---- Llama; and Granite, dense, which has its tensors ---- */
 
 static const vm_hf_key llama_keys[] = {TRANSFORMER_KEYS, {0}};
-static const vm_hf_fixed llama_fixed[] = {TRANSFORMER_FIXED, {0}};
+static const vm_hf_fixed plain_fixed[] = {TRANSFORMER_FIXED, {0}};
 static const vm_hf_tensor llama_tensors[] = {
     LLAMA_TENSORS,
     MLP_TENSORS,
@@ -89,11 +89,6 @@ static const vm_hf_key granite_keys[] = {GRANITE_KEYS, {0}};
 
 /* ---- Qwen2 ---- */
 
-static const vm_hf_fixed qwen2_fixed[] = {
-    TRANSFORMER_FIXED,
-    {"use_sliding_window", "false"},
-    {0}
-};
 static const vm_hf_tensor qwen2_tensors[] = {
     EMBEDDING_TENSORS,
     NORM_TENSORS,
@@ -127,7 +122,6 @@ static const vm_hf_key qwen3moe_keys[] = {
 static const vm_hf_fixed qwen3moe_fixed[] = {
     TRANSFORMER_FIXED,
     {"attention_bias", "false"},
-    {"use_sliding_window", "false"},
     {"decoder_sparse_step", "1"},
     {"mlp_only_layers", "[]"},
     {0}
@@ -166,7 +160,6 @@ static const vm_hf_key qwen2moe_keys[] = {
 static const vm_hf_fixed qwen2moe_fixed[] = {
     TRANSFORMER_FIXED,
     {"qkv_bias", "true"},
-    {"use_sliding_window", "false"},
     {"decoder_sparse_step", "1"},
     {"mlp_only_layers", "[]"},
     {0}
@@ -227,17 +220,22 @@ static const vm_hf_tensor deepseek_tensors[] = {
 /* ---- Mixtral ---- */
 
 static const vm_hf_key mixtral_keys[] = {TRANSFORMER_KEYS, MOE_KEYS("num_local_experts", "num_experts"), {0}};
-static const vm_hf_fixed mixtral_fixed[] = {
-    TRANSFORMER_FIXED,
-    {"sliding_window", "null"},
-    {0}
-};
 static const vm_hf_tensor mixtral_tensors[] = {
     LLAMA_TENSORS,
     WEIGHT("blk.#.ffn_gate_inp", "model.layers.#.block_sparse_moe.gate"),
     WEIGHT("blk.#.ffn_gate_exps", "model.layers.#.block_sparse_moe.experts.#.w1"),
     WEIGHT("blk.#.ffn_up_exps", "model.layers.#.block_sparse_moe.experts.#.w3"),
     WEIGHT("blk.#.ffn_down_exps", "model.layers.#.block_sparse_moe.experts.#.w2"),
+    {0}
+};
+
+/* ---- Mistral: a Llama without biases ---- */
+
+static const vm_hf_tensor mistral_tensors[] = {
+    EMBEDDING_TENSORS,
+    NORM_TENSORS,
+    ATTENTION_TENSORS(VM_HF_Q_HEADS, VM_HF_KV_HEADS),
+    MLP_TENSORS,
     {0}
 };
 
@@ -280,16 +278,17 @@ static const vm_hf_tensor granite_moe_shared_tensors[] = {
 /* ---- the list ---- */
 
 static const vm_hf_arch architectures[] = {
-    {"llama", "LlamaForCausalLM", "llama", llama_keys, llama_fixed, llama_tensors},
-    {"granite", "GraniteForCausalLM", "granite", granite_keys, llama_fixed, llama_tensors},
-    {"qwen2", "Qwen2ForCausalLM", "qwen2", llama_keys, qwen2_fixed, qwen2_tensors},
-    {"mixtral", "MixtralForCausalLM", "llama", mixtral_keys, mixtral_fixed, mixtral_tensors},
-    {"qwen2_moe", "Qwen2MoeForCausalLM", "qwen2moe", qwen2moe_keys, qwen2moe_fixed, qwen2moe_tensors},
-    {"deepseek", "DeepseekForCausalLM", "deepseek", deepseek_keys, deepseek_fixed, deepseek_tensors},
-    {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3moe", qwen3moe_keys, qwen3moe_fixed, qk_norm_moe_tensors},
-    {"olmoe", "OlmoeForCausalLM", "olmoe", olmoe_keys, olmoe_fixed, qk_norm_moe_tensors},
-    {"granitemoe", "GraniteMoeForCausalLM", "granitemoe", granite_moe_keys, granite_moe_fixed, granite_moe_tensors},
-    {"granitemoeshared", "GraniteMoeSharedForCausalLM", "granitemoe", granite_moe_shared_keys, granite_moe_fixed, granite_moe_shared_tensors},
+    {"llama", "LlamaForCausalLM", "llama", llama_keys, plain_fixed, llama_tensors, {0}},
+    {"granite", "GraniteForCausalLM", "granite", granite_keys, plain_fixed, llama_tensors, {0}},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2", llama_keys, plain_fixed, qwen2_tensors, {VM_HF_WINDOW_UPPER, true, 4096}},
+    {"mistral", "MistralForCausalLM", "llama", llama_keys, plain_fixed, mistral_tensors, {VM_HF_WINDOW_ALL, false, 4096}},
+    {"mixtral", "MixtralForCausalLM", "llama", mixtral_keys, plain_fixed, mixtral_tensors, {VM_HF_WINDOW_ALL, false, 0}},
+    {"qwen2_moe", "Qwen2MoeForCausalLM", "qwen2moe", qwen2moe_keys, qwen2moe_fixed, qwen2moe_tensors, {VM_HF_WINDOW_EVEN_LOWER, true, 4096}},
+    {"deepseek", "DeepseekForCausalLM", "deepseek", deepseek_keys, deepseek_fixed, deepseek_tensors, {0}},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3moe", qwen3moe_keys, qwen3moe_fixed, qk_norm_moe_tensors, {VM_HF_WINDOW_ALL, true, 4096}},
+    {"olmoe", "OlmoeForCausalLM", "olmoe", olmoe_keys, olmoe_fixed, qk_norm_moe_tensors, {0}},
+    {"granitemoe", "GraniteMoeForCausalLM", "granitemoe", granite_moe_keys, granite_moe_fixed, granite_moe_tensors, {0}},
+    {"granitemoeshared", "GraniteMoeSharedForCausalLM", "granitemoe", granite_moe_shared_keys, granite_moe_fixed, granite_moe_shared_tensors, {0}},
 };
 
 /* clang-format on */
@@ -321,6 +320,8 @@ static bool says_more(const vm_gguf *g, const vm_hf_arch *a, const char *key) {
 
 /* A key of another model type of the architecture that a has no name for; NULL: none. */
 static const char *unnamed_key(const vm_gguf *g, const vm_hf_arch *a) {
+    static const char window[] = "attention.sliding_window";
+    if (a->window.layers == VM_HF_WINDOW_NONE && says_more(g, a, window)) return window;
     for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
         if (strcmp(architectures[i].arch, a->arch) != 0) continue;
         for (const vm_hf_key *k = architectures[i].keys; k->name; k++)

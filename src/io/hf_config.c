@@ -215,5 +215,6 @@ vmoer_status vm_hf_put_keys(const vm_hf_arch *a, const json_t *config, vm_gguf_w
     VM_TRY(vm_gguf_writer_string(w, "general.type", "model"));
     VM_TRY(check_fixed(a->fixed, config));
     for (const vm_hf_key *k = a->keys; k->name; k++) VM_TRY(put_key(a, k, config, w));
+    VM_TRY(vm_hf_put_window(a, config, w));
     return put_rope(a, config, w);
 }

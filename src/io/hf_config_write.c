@@ -206,5 +206,6 @@ vmoer_status vm_hf_put_names(const vm_hf_arch *a, const vm_gguf *g, json_t *conf
         if (json_is_null(value)) continue; /* absent says the same */
         VM_TRY(set(config, fixed->name, value));
     }
+    VM_TRY(vm_hf_put_window_names(a, g, config));
     return put_rope(g, a, config);
 }

@@ -37,6 +37,20 @@ typedef struct vm_hf_tensor {
     const char *when; /* NULL: it must be there; "": it may; else it must where this name is true in config.json, and has no place where it is not */
 } vm_hf_tensor;
 
+/* Which layers have the sliding window, where layer_types does not say it (ALL: nor may). */
+typedef enum vm_hf_window_layers {
+    VM_HF_WINDOW_NONE, /* the class has no windows */
+    VM_HF_WINDOW_ALL,
+    VM_HF_WINDOW_UPPER,      /* from max_window_layers on */
+    VM_HF_WINDOW_EVEN_LOWER, /* the even ones below max_window_layers */
+    VM_HF_WINDOW_EVEN        /* the even ones, as the GGUF's architecture has it without a key */
+} vm_hf_window_layers;
+typedef struct vm_hf_window {
+    vm_hf_window_layers layers;
+    bool use;        /* use_sliding_window must be true */
+    uint32_t absent; /* what sliding_window is where config.json does not have it (null is none); 0: none */
+} vm_hf_window;
+
 typedef struct vm_hf_arch {
     const char *model_type; /* of config.json */
     const char *class;      /* of transformers, which config.json names, too */
@@ -44,6 +58,7 @@ typedef struct vm_hf_arch {
     const vm_hf_key *keys;  /* each list ends with a row without a name */
     const vm_hf_fixed *fixed;
     const vm_hf_tensor *tensors;
+    vm_hf_window window;
 } vm_hf_arch;
 
 /* VMOER_ERROR_UNSUPPORTED names the model types there are. */
@@ -56,6 +71,10 @@ vmoer_status vm_hf_arch_of(const vm_gguf *g, const vm_hf_arch **out);
 vmoer_status vm_hf_put_keys(const vm_hf_arch *a, const json_t *config, vm_gguf_writer *w);
 /* The other way: names and values of a GGUF's hyper-parameters into the object `config`, RoPE's included. */
 vmoer_status vm_hf_put_names(const vm_hf_arch *a, const vm_gguf *g, json_t *config);
+
+/* Sliding windows, both ways. */
+vmoer_status vm_hf_put_window(const vm_hf_arch *a, const json_t *config, vm_gguf_writer *w);
+vmoer_status vm_hf_put_window_names(const vm_hf_arch *a, const vm_gguf *g, json_t *config);
 
 /* The pattern with the layer and then the expert for its '#'s. */
 enum { VM_HF_MAX_NAME = 256 };

@@ -6,9 +6,9 @@
 #include "io/tokenizer.h"
 #include "model_fixture.h"
 
-static const char *const folders[] = {"tiny-llama",    "tiny-moe",     "tiny-moe-noshared", "tiny-mixtral",
-                                      "tiny-qwen2",    "tiny-granite", "tiny-qwen3moe",     "tiny-olmoe",
-                                      "tiny-qwen2moe", "tiny-deepseek"};
+static const char *const folders[] = {"tiny-llama",    "tiny-moe",      "tiny-moe-noshared", "tiny-mixtral",
+                                      "tiny-qwen2",    "tiny-granite",  "tiny-qwen3moe",     "tiny-olmoe",
+                                      "tiny-qwen2moe", "tiny-deepseek", "tiny-mistral"};
 enum { FOLDERS = sizeof folders / sizeof *folders, VOCAB = 272 };
 
 static vm_gguf *open_golden(const char *name, const char *end) {
@@ -428,7 +428,8 @@ static void test_experts_refused(void **state) {
          "tensor \"model.layers.0.block_sparse_moe.experts.3.w1.weight\" is none"},
         {"\"num_local_experts\": 4", "\"num_local_experts\": 1025", VMOER_ERROR_LIMIT, "llama.expert_count is 1025"},
         {"\"num_local_experts\": 4", "\"num_local_experts\": 0", VMOER_ERROR_FORMAT, "the number of experts is 0"},
-        {"\"sliding_window\": null", "\"sliding_window\": 4096", VMOER_ERROR_UNSUPPORTED, "sliding_window is 4096"},
+        {"\"sliding_window\": null", "\"sliding_window\": \"4096\"", VMOER_ERROR_FORMAT,
+         "sliding_window is not a whole"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         fake f = fake_of("tiny-mixtral-folder");
@@ -461,6 +462,64 @@ static void test_gates(void **state) {
             fake_free(&f);
         }
     }
+}
+
+/* Which layers have a window, as transformers' classes say; a text of config.json and what it becomes, in turn. */
+static void test_windows(void **state) {
+    (void)state;
+    static const char use[] = "\"use_sliding_window\": false", used[] = "\"use_sliding_window\": true",
+                      list[] = "\"layer_types\": [", five[] = "\"sliding_window\": 5", zero[] = "\"sliding_window\": 0",
+                      most[] = "\"max_window_layers\": 28";
+    static const struct {
+        const char *folder, *changes[8];
+        int window, period; /* -1: refused */
+    } all[] = {
+        {"tiny-mistral", {NULL}, 4, 0},
+        {"tiny-mistral", {"\"sliding_window\": 4", "\"sliding_window\": null"}, 0, 0},
+        {"tiny-mistral", {"\"sliding_window\": 4", "\"x\": 4"}, 4096, 0},
+        {"tiny-mixtral", {"\"sliding_window\": null", "\"sliding_window\": 7"}, 7, 0},
+        {"tiny-mixtral", {"\"sliding_window\": null", "\"x\": 7"}, 0, 0},
+        {"tiny-qwen3moe", {"\"sliding_window\": null", five}, 0, 0},
+        {"tiny-qwen3moe", {"\"sliding_window\": null", five, use, used}, 5, 0},
+        {"tiny-qwen2moe", {zero, five}, 0, 0},
+        {"tiny-qwen2moe", {zero, five, use, used}, 0, 0}, /* the list has none */
+        {"tiny-qwen2moe", {zero, five, use, used, list, "\"x\": ["}, 5, 2},
+        {"tiny-qwen2moe", {zero, five, use, used, "\"full_attention\"", "\"sliding_attention\""}, 5, 2},
+        {"tiny-qwen2moe",
+         {zero, five, use, used, "\"full_attention\",", "\"full_attention\",\"full_attention\","},
+         -1,
+         0},
+        {"tiny-qwen2moe", {zero, five, use, used, "\"full_attention\"", "\"chunked_attention\""}, -1, 0},
+        {"tiny-qwen2moe", {zero, five, use, used, list, "\"x\": [", most, "\"max_window_layers\": 0"}, 0, 0},
+        {"tiny-qwen2", {"\"sliding_window\": null", five, use, used, list, "\"x\": ["}, 0, 0},
+        {"tiny-qwen2",
+         {"\"sliding_window\": null", five, use, used, list, "\"x\": [", most, "\"max_window_layers\": 0"},
+         5,
+         0},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s-folder", all[i].folder);
+        fake f = fake_of(name);
+        vm_gguf *g;
+        vm_config c = {.window = -1};
+        for (int k = 0; k < 8 && all[i].changes[k]; k += 2)
+            change(&f, "config.json", all[i].changes[k], all[i].changes[k + 1]);
+        if (vm_hf_open_memory(f.files, f.n, "here", &g) == VMOER_OK) OK(vm_config_read(g, &c));
+        if (c.window != all[i].window || c.window_period != all[i].period)
+            fail_msg("%zu: window %d, period %d: %s", i, c.window, c.window_period, vm_error_text());
+        vm_gguf_free(g);
+        fake_free(&f);
+    }
+    /* Qwen2's upper layers alone. */
+    fake f = fake_of("tiny-qwen2moe-folder");
+    vm_gguf *g;
+    change(&f, "config.json", zero, five);
+    change(&f, "config.json", use, used);
+    change(&f, "config.json", "\"full_attention\"\n", "\"sliding_attention\"\n");
+    assert_int_equal(vm_hf_open_memory(f.files, f.n, "here", &g), VMOER_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(vm_error_text(), "layer_types: a sliding_window in these layers only is not supported"));
+    fake_free(&f);
 }
 
 /* The ends of a text: by tokenizer_config.json's texts, else by the first id of a list; the template by its name. */
@@ -506,17 +565,12 @@ static void test_ends(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tensors),
-        cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_written),
-        cmocka_unit_test(test_config_refused),
-        cmocka_unit_test(test_tensors_refused),
-        cmocka_unit_test(test_index_refused),
-        cmocka_unit_test(test_files_refused),
-        cmocka_unit_test(test_experts_refused),
-        cmocka_unit_test(test_gates),
-        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_tensors),         cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_tokens),          cmocka_unit_test(test_written),
+        cmocka_unit_test(test_config_refused),  cmocka_unit_test(test_tensors_refused),
+        cmocka_unit_test(test_index_refused),   cmocka_unit_test(test_files_refused),
+        cmocka_unit_test(test_experts_refused), cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_gates),           cmocka_unit_test(test_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
