@@ -70,7 +70,7 @@ static vmoer_status take_pairs(vm_adapter *a) {
     return VMOER_OK;
 }
 
-static vmoer_status read(vm_adapter *a) {
+static vmoer_status take(vm_adapter *a) {
     VM_TRY(expect_text(a->gguf, "general.type", "adapter"));
     VM_TRY(expect_text(a->gguf, "adapter.type", "lora"));
     if (vm_gguf_has_key(a->gguf, "adapter.alora.invocation_tokens"))
@@ -83,9 +83,14 @@ static vmoer_status read(vm_adapter *a) {
     return take_pairs(a);
 }
 
+vmoer_status vm_adapter_take_gguf(vm_adapter *a, const char *where) {
+    VM_TRY_IN(take(a), "%s", where);
+    return VMOER_OK;
+}
+
 vmoer_status vm_adapter_read_gguf(vm_adapter *a, const char *path) {
     VM_TRY(vm_gguf_open(path, &a->gguf));
-    VM_TRY_IN(read(a), "%s", path);
+    VM_TRY(vm_adapter_take_gguf(a, path));
     return vm_sha256_file(path, a->fingerprint);
 }
 

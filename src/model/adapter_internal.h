@@ -45,6 +45,9 @@ struct vm_adapter {
 vmoer_status vm_adapter_read_peft(vm_adapter *a, const char *dir);
 vmoer_status vm_adapter_read_within(vm_adapter *a, const char *path);
 vmoer_status vm_adapter_read_gguf(vm_adapter *a, const char *path);
+/* What the last two do with a file that is open: a->file, a->gguf. `where` names it in errors. */
+vmoer_status vm_adapter_take_within(vm_adapter *a, const char *where);
+vmoer_status vm_adapter_take_gguf(vm_adapter *a, const char *where);
 
 /* Orders the pairs for vm_adapter_find_pair. */
 void vm_adapter_sort_pairs(vm_adapter *a);

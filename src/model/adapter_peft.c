@@ -275,13 +275,18 @@ vmoer_status vm_adapter_read_peft(vm_adapter *a, const char *dir) {
     return vm_sha256_file(path, a->fingerprint);
 }
 
-vmoer_status vm_adapter_read_within(vm_adapter *a, const char *path) {
-    VM_TRY(vm_safetensors_open(path, &a->file));
+vmoer_status vm_adapter_take_within(vm_adapter *a, const char *where) {
     const char *text = vm_safetensors_metadata(a->file, vm_peft_config_key);
     if (!text) return VMOER_OK;
-    VM_TRY_IN(vm_json_parse(text, strlen(text), vm_peft_config_key, &a->config), "%s: __metadata__", path);
-    VM_TRY_IN(parse_config(a), "%s: __metadata__", path);
-    VM_TRY_IN(pair_tensors(a, true), "%s", path);
+    VM_TRY_IN(vm_json_parse(text, strlen(text), vm_peft_config_key, &a->config), "%s: __metadata__", where);
+    VM_TRY_IN(parse_config(a), "%s: __metadata__", where);
+    VM_TRY_IN(pair_tensors(a, true), "%s", where);
+    return VMOER_OK;
+}
+
+vmoer_status vm_adapter_read_within(vm_adapter *a, const char *path) {
+    VM_TRY(vm_safetensors_open(path, &a->file));
+    VM_TRY(vm_adapter_take_within(a, path));
     return vm_sha256_file(path, a->fingerprint);
 }
 
