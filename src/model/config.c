@@ -14,6 +14,32 @@ static const vm_arch *const architectures[] = {&vm_arch_llama,      &vm_arch_qwe
                                                &vm_arch_granitemoe, &vm_arch_qwen3moe, &vm_arch_olmoe,
                                                &vm_arch_deepseek,   &vm_arch_qwen2moe, &vm_arch_gpt_oss};
 
+/* What others that people have files of need, and no pass here does. */
+static const struct {
+    const char *name, *why;
+} unread[] = {
+    {"phimoe", "LayerNorm with biases, a bias on the head, gates by sparsemixer"},
+    {"phi3", "fused projections, longrope"},
+    {"deepseek2", "latent attention, experts chosen by groups"},
+    {"llama4", "attention in chunks, layers without RoPE, gates on the experts' input"},
+    {"grok", "soft-capped logits, norms after each half, GELU experts"},
+    {"gemma2", "soft-capped logits, norms after each half, GELU"},
+    {"dbrx", "LayerNorm, clipped queries, keys and values"},
+    {"arctic", "a dense feed-forward block beside the experts with a norm of its own"},
+    {"glm4moe", "experts by sigmoid with a correction bias, RoPE on a part of the head"},
+    {"dots1", "experts by sigmoid with a correction bias"},
+    {"bailingmoe2", "experts by sigmoid, in groups, with a correction bias"},
+    {"ernie4_5-moe", "experts chosen with a correction bias"},
+    {"minimax-m2", "experts by sigmoid with a correction bias, RoPE on a part of the head"},
+    {"hunyuan-moe", "norms of queries and keys after RoPE"},
+    {"smallthinker", "routers before the attention, ReLU experts"},
+    {"qwen3next", "linear attention, a gate on the attention's output"},
+    {"granitehybrid", "recurrent layers (Mamba)"},
+    {"jamba", "recurrent layers (Mamba)"},
+    {"nemotron_h_moe", "recurrent layers (Mamba), experts by sigmoid"},
+    {"lfm2moe", "convolutions in place of most attention, experts by sigmoid"},
+};
+
 vmoer_status vm_arch_u32(const vm_gguf *g, const vm_config *c, const char *key, uint32_t low, uint32_t high, int *out) {
     char full[128];
     uint32_t value;
@@ -81,13 +107,27 @@ static vmoer_status read_scaling(const vm_gguf *g, vm_config *c) {
     return VMOER_OK;
 }
 
-/* Keys of scaling that are not looked at must have the value that changes nothing. */
-static vmoer_status refuse_scaling(const vm_gguf *g, const vm_config *c, const char *key, float neutral) {
-    float value = neutral;
-    if (vm_arch_has(g, c, key)) VM_TRY(vm_arch_f32(g, c, key, -1e30f, 1e30f, &value));
-    return value == neutral ? VMOER_OK
-                            : vm_error(VMOER_ERROR_UNSUPPORTED, "%s.%s is %g; only %g is supported", c->arch->name, key,
-                                       (double)value, (double)neutral);
+/* What no pass here does: such keys must have the value that changes nothing, such tensors must not be there. */
+static vmoer_status refuse(const vm_gguf *g, const vm_config *c) {
+    static const struct {
+        const char *key;
+        float neutral;
+    } keys[] = {{"rope.scaling.yarn_ext_factor", 1},     {"rope.scaling.yarn_attn_factor", 1},
+                {"rope.scaling.yarn_log_multiplier", 0}, {"rope.scaling.alpha", 0},
+                {"attn_logit_softcapping", 0},           {"final_logit_softcapping", 0},
+                {"router_logit_softcapping", 0},         {"attention.clamp_kqv", 0}};
+    static const char *const tensors[] = {"rope_factors_long.weight", "rope_factors_short.weight"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        float value = keys[i].neutral;
+        if (vm_arch_has(g, c, keys[i].key)) VM_TRY(vm_arch_f32(g, c, keys[i].key, -1e30f, 1e30f, &value));
+        if (value != keys[i].neutral)
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.%s is %g; only %g is supported", c->arch->name, keys[i].key,
+                            (double)value, (double)keys[i].neutral);
+    }
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+        if (vm_gguf_find_tensor(g, tensors[i]))
+            return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: 'longrope' RoPE scaling is not supported", tensors[i]);
+    return VMOER_OK;
 }
 
 static vmoer_status read_rope(const vm_gguf *g, vm_config *c) {
@@ -115,10 +155,6 @@ static vmoer_status read_rope(const vm_gguf *g, vm_config *c) {
         VM_TRY(vm_arch_u32(g, c, "rope.scaling.original_context_length", 1, MAX_CONTEXT, &r->original));
     VM_TRY(read_optional(g, c, "rope.scaling.yarn_beta_fast", 1e-3f, 1e6f, &r->beta_fast));
     VM_TRY(read_optional(g, c, "rope.scaling.yarn_beta_slow", 1e-3f, 1e6f, &r->beta_slow));
-    VM_TRY(refuse_scaling(g, c, "rope.scaling.yarn_ext_factor", 1));
-    VM_TRY(refuse_scaling(g, c, "rope.scaling.yarn_attn_factor", 1));
-    VM_TRY(refuse_scaling(g, c, "rope.scaling.yarn_log_multiplier", 0));
-    VM_TRY(refuse_scaling(g, c, "rope.scaling.alpha", 0));
     return c->head_dim > 2 || r->scaling != VM_ROPE_DYNAMIC
                ? VMOER_OK
                : vm_error(VMOER_ERROR_UNSUPPORTED, "%s: dynamic RoPE scaling of heads of 2", c->arch->name);
@@ -152,6 +188,7 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
     if (c->head_dim % 2)
         return vm_error(VMOER_ERROR_FORMAT, "%s: head dimension %d is odd", c->arch->name, c->head_dim);
     VM_TRY(read_rope(g, c));
+    VM_TRY(refuse(g, c));
     if (vm_arch_has(g, c, "attention.sliding_window"))
         VM_TRY(vm_arch_u32(g, c, "attention.sliding_window", 0, MAX_CONTEXT, &c->window));
     if (vm_arch_has(g, c, "attention.sliding_window_pattern"))
@@ -169,12 +206,22 @@ static vmoer_status read_common(const vm_gguf *g, vm_config *c) {
 }
 
 vmoer_status vm_arch_read_experts(const vm_gguf *g, vm_config *c) {
+    enum { SOFTMAX = 1 }; /* llama.cpp's number for gates that are one; 0: not said */
     char key[64];
+    int gating = SOFTMAX, groups = 0;
     VM_TRY(vm_arch_u32(g, c, "expert_count", 2, 1024, &c->n_experts));
     VM_TRY(vm_arch_u32(g, c, "expert_used_count", 1, 256, &c->top_k));
     if (c->top_k > c->n_experts)
         return vm_error(VMOER_ERROR_FORMAT, "%s.expert_used_count %d is more than expert_count %d", c->arch->name,
                         c->top_k, c->n_experts);
+    if (vm_arch_has(g, c, "expert_gating_func")) VM_TRY(vm_arch_u32(g, c, "expert_gating_func", 0, 1 << 20, &gating));
+    if (gating > SOFTMAX)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.expert_gating_func is %d; only %d, a softmax, is supported",
+                        c->arch->name, gating, SOFTMAX);
+    if (vm_arch_has(g, c, "expert_group_count")) VM_TRY(vm_arch_u32(g, c, "expert_group_count", 0, 1024, &groups));
+    if (groups > 1)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "%s.expert_group_count is %d: experts in groups are not supported",
+                        c->arch->name, groups);
     snprintf(key, sizeof key, "%s.expert_weights_norm", c->arch->name);
     return vm_gguf_has_key(g, key) ? vm_gguf_get_bool(g, key, &c->renormalise) : VMOER_OK;
 }
@@ -192,6 +239,7 @@ vmoer_status vm_arch_read_dense(const vm_gguf *g, vm_config *c) {
 vmoer_status vm_config_read(const vm_gguf *g, vm_config *c) {
     enum { N = sizeof architectures / sizeof *architectures };
     char name[32], known[256];
+    const char *why = NULL;
     size_t length = 0;
     memset(c, 0, sizeof *c);
     VM_TRY(copy_string(g, "general.architecture", name, sizeof name));
@@ -205,6 +253,8 @@ vmoer_status vm_config_read(const vm_gguf *g, vm_config *c) {
     for (size_t i = 0; i < N && length < sizeof known; i++)
         length +=
             (size_t)snprintf(known + length, sizeof known - length, "%s%s", i ? ", " : "", architectures[i]->name);
-    return vm_error(VMOER_ERROR_UNSUPPORTED, "general.architecture '%s' is not supported; supported are %s", name,
-                    known);
+    for (size_t i = 0; i < sizeof unread / sizeof *unread; i++)
+        if (strcmp(unread[i].name, name) == 0) why = unread[i].why;
+    return vm_error(VMOER_ERROR_UNSUPPORTED, "general.architecture '%s' is not supported%s%s; supported are %s", name,
+                    why ? ": it has " : "", why ? why : "", known);
 }

@@ -169,6 +169,9 @@ static void test_keys(void **state) {
         {{.text_key = "general.architecture", .text = "mamba"},
          "general.architecture 'mamba' is not supported; supported are llama, qwen2, granite, granitemoe, qwen3moe, "
          "olmoe"},
+        {{.text_key = "general.architecture", .text = "phimoe"},
+         "general.architecture 'phimoe' is not supported: it has LayerNorm with biases, a bias on the head, gates by "
+         "sparsemixer; supported are llama"},
         {{.text_key = "general.architecture", .text = ""}, "general.architecture '' is not supported"},
         {{.text_key = "general.architecture", .text = "an architecture with a name that no field holds"},
          "general.architecture: longer than"},
@@ -195,6 +198,20 @@ static void test_keys(void **state) {
         {{.u32_key = MOE("rope.dimension_count"), .u32 = 4}, MOE("rope.dimension_count 4 is not the head dimension 8")},
         {{.text_key = MOE("rope.scaling.type"), .text = "longrope"},
          MOE("rope.scaling.type: 'longrope' RoPE scaling is not supported; none, linear, dynamic and yarn are")},
+        {{.renamed_tensor = "blk.1.attn_norm.weight", .new_name = "rope_factors_long.weight"},
+         "rope_factors_long.weight: 'longrope' RoPE scaling is not supported"},
+        {{.renamed_tensor = "blk.1.attn_norm.weight", .new_name = "rope_factors_short.weight"},
+         "rope_factors_short.weight: 'longrope' RoPE scaling is not supported"},
+        {{.f32_key = MOE("attn_logit_softcapping"), .f32 = 50},
+         MOE("attn_logit_softcapping is 50; only 0 is supported")},
+        {{.f32_key = MOE("final_logit_softcapping"), .f32 = 30},
+         MOE("final_logit_softcapping is 30; only 0 is supported")},
+        {{.f32_key = MOE("router_logit_softcapping"), .f32 = NAN}, MOE("router_logit_softcapping is nan")},
+        {{.u32_key = MOE("expert_gating_func"), .u32 = 2},
+         MOE("expert_gating_func is 2; only 1, a softmax, is supported")},
+        {{.u32_key = MOE("expert_gating_func"), .u32 = 4000000000u}, MOE("expert_gating_func is 4000000000")},
+        {{.u32_key = MOE("expert_group_count"), .u32 = 8}, MOE("expert_group_count is 8: experts in groups")},
+        {{.u32_key = MOE("expert_group_count"), .u32 = 4000000000u}, MOE("expert_group_count is 4000000000")},
         {{.text_key = MOE("rope.scaling.type"), .text = ""}, MOE("rope.scaling.type: ''")},
         {{.f32_key = MOE("rope.scaling.factor"), .f32 = -2}, MOE("rope.scaling.factor is -2")},
         {{.f32_key = MOE("rope.scaling.factor"), .f32 = 1e-30f}, MOE("rope.scaling.factor is 1e-30")},
@@ -300,7 +317,7 @@ static void test_keys(void **state) {
         &(change){.drop_key = "qwen3moe.rope.dimension_count", .u32_key = "qwen3moe.attention.key_length", .u32 = 8},
         "blk.0.attn_q_norm.weight: shape [16, 1, 1, 1], expected [8, 1, 1, 1]");
     assert_refused("tiny-olmoe", &(change){.f32_key = "olmoe.attention.clamp_kqv", .f32 = 8},
-                   "olmoe.attention.clamp_kqv is 8: clipping is not supported");
+                   "olmoe.attention.clamp_kqv is 8; only 0 is supported");
     assert_refused("tiny-olmoe", &(change){.drop_key = "olmoe.feed_forward_length"}, "olmoe.feed_forward_length");
     assert_refused("tiny-mistral",
                    &(change){.text_key = "llama.attention.sliding_window_pattern", .text = "not a number"},

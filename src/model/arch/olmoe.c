@@ -4,11 +4,6 @@
 #include "model/arch/arch.h"
 
 static vmoer_status read_config(const vm_gguf *g, vm_config *c) {
-    float clamp = 0;
-    if (vm_arch_has(g, c, "attention.clamp_kqv")) VM_TRY(vm_arch_f32(g, c, "attention.clamp_kqv", 0.0f, 1e30f, &clamp));
-    if (clamp > 0)
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "olmoe.attention.clamp_kqv is %g: clipping is not supported",
-                        (double)clamp);
     c->renormalise = false;
     VM_TRY(vm_arch_read_experts(g, c));
     return vm_arch_u32(g, c, "feed_forward_length", 1, 1 << 20, &c->expert_width);
