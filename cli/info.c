@@ -26,7 +26,7 @@ static int run(const void *given, char **operands, int n_operands) {
 const verb verb_info = {
     .name = "info",
     .summary = "what a model file is: architecture, experts, routers, sizes, licence",
-    .description = "Says what a model file is and what it lacks. Reads no weights.",
+    .description = "Says what a model file is, what it lacks, and what of it is not supported. Reads no weights.",
     .options = options,
     .size = sizeof(info_options),
     .defaults = defaults,

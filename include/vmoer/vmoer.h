@@ -167,8 +167,8 @@ VMOER_API vmoer_status vmoer_generate(vmoer_model *model, const vmoer_generate_p
 /* ---- 2: look inside. Texts returned by `char **out` are freed with vmoer_free ---- */
 
 VMOER_API void vmoer_free(void *text);
-/* JSON: architecture, sizes, experts, tokenizer, routers, licence, what is missing; context_bytes: keys and values of a text that fills the context. Reads
- * no weights. */
+/* JSON: architecture, sizes, experts, tokenizer, routers, licence; context_bytes: keys and values of a text that fills the context; missing: what is not
+ * there or not supported, and why. A model that is not supported has in place of its dimensions metadata, what the file says of them. Reads no weights. */
 VMOER_API vmoer_status vmoer_info(const char *path, char **out_json);
 
 typedef struct vmoer_verify_params {

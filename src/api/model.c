@@ -1,4 +1,4 @@
-/* model.c: the first two rungs of the public ladder: load, ask, free; info and tokens. */
+/* model.c: the first two rungs of the public ladder: load, ask, free; and tokens. */
 #include "api/internal.h"
 
 #include "base/file.h"
@@ -61,89 +61,6 @@ vmoer_status vmoer_ask(vmoer_model *m, const char *question, const char *const *
     }
     out->confidence = out->probability[out->best];
     return VMOER_OK;
-}
-
-/* ---- info ---- */
-
-static void add_string(json_t *o, const char *name, const vm_gguf *g, const char *key) {
-    const char *text;
-    size_t n;
-    if (vm_gguf_has_key(g, key) && vm_gguf_get_string(g, key, &text, &n) == VMOER_OK)
-        json_object_set_new(o, name, json_stringn(text, n));
-}
-
-double vm_api_parameters(const vm_gguf *g) {
-    double sum = 0;
-    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
-        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
-        sum += (double)t->ne[0] * (double)t->ne[1] * (double)t->ne[2] * (double)t->ne[3];
-    }
-    return sum;
-}
-
-static json_t *types_of(const vm_gguf *g) {
-    json_t *types = json_object();
-    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
-        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
-        const char *name = vm_dtype_name(t->type);
-        json_object_set_new(types, name, json_integer(json_integer_value(json_object_get(types, name)) + 1));
-    }
-    return types;
-}
-
-static vmoer_status describe(const vm_gguf *g, json_t *o) {
-    vm_config c;
-    double parameters = vm_api_parameters(g);
-    char fingerprint[65];
-    VM_TRY(vm_config_read(g, &c));
-    vm_model_fingerprint(g, fingerprint);
-    json_object_set_new(o, "types", types_of(g));
-    json_t *own =
-        json_pack("{s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "name", c.name, "architecture",
-                  c.arch->name, "fingerprint", fingerprint, "file_bytes", (json_int_t)vm_gguf_file_size(g),
-                  "parameters", parameters, "layers", c.n_layers, "dimension", c.dim, "heads", c.n_heads, "kv_heads",
-                  c.n_kv_heads, "head_dimension", c.head_dim, "vocabulary", c.n_vocab, "context", c.context);
-    if (json_object_update(o, own) != 0) {
-        json_decref(own);
-        return vm_error(VMOER_ERROR_MEMORY, "no memory");
-    }
-    json_decref(own);
-    vm_kv_cache sequence = {.n_layers = c.n_layers, .n_kv_heads = c.n_kv_heads, .head_dim = c.head_dim};
-    json_object_set_new(o, "context_bytes", json_integer((json_int_t)vm_kv_cache_bytes(&sequence, c.context)));
-    if (c.n_experts) {
-        /* Parameters a token runs through: all but the routed experts it does not take. */
-        double expert = 3.0 * c.dim * c.expert_width,
-               idle = (double)(c.n_layers - c.dense_layers) * (c.n_experts - c.top_k) * expert;
-        json_object_set_new(o, "experts",
-                            json_pack("{s:i, s:i, s:i, s:i, s:f, s:i}", "routed", c.n_experts, "per_token", c.top_k,
-                                      "width", c.expert_width, "shared_width", c.shared_width, "active_parameters",
-                                      parameters - idle, "dense_layers", c.dense_layers));
-    } else {
-        json_object_set_new(o, "experts", json_null());
-        json_object_set_new(o, "feed_forward", json_integer(c.shared_width));
-    }
-    add_string(o, "licence", g, "general.license");
-    add_string(o, "organisation", g, "general.organization");
-    add_string(o, "tokenizer", g, "tokenizer.ggml.model");
-    add_string(o, "pre_tokenizer", g, "tokenizer.ggml.pre");
-    json_t *missing = json_array();
-    vm_tokenizer *t = NULL;
-    if (vm_tokenizer_open(g, &t) != VMOER_OK) json_array_append_new(missing, json_string(vm_error_text()));
-    vm_tokenizer_free(t);
-    json_object_set_new(o, "missing", missing);
-    return VMOER_OK;
-}
-
-vmoer_status vmoer_info(const char *path, char **out_json) {
-    vm_gguf *g;
-    if (!path) return vm_error(VMOER_ERROR_ARGUMENT, "no model given (-m FILE.gguf)");
-    VM_TRY(vm_gguf_open(path, &g));
-    json_t *o = json_object();
-    vmoer_status status = o ? describe(g, o) : vm_error(VMOER_ERROR_MEMORY, "no memory");
-    vm_gguf_free(g);
-    if (status == VMOER_OK) return vm_api_return_json(o, out_json);
-    json_decref(o);
-    return vm_error_in(status, "%s", path);
 }
 
 /* ---- tokens ---- */

@@ -1,6 +1,6 @@
 /* models_table.c: what of the library works on which architecture, with the measured errors: the table of
  * docs/MODELS.md. For every tiny model of tests/golden a row a format; a cell that misses its bound ends the program
- * with 1.
+ * with 1. And what is not read, and why.
  *
  *     models_table TASK_DIR WORK_DIR     (tests/models.sh; TASK_DIR as made by tests/cli/make_task.sh)
  *
@@ -309,6 +309,41 @@ static void row(const char *name, const char *format, const char *path, const vm
     fflush(stdout);
 }
 
+/* ---- what is not read ---- */
+
+/* As vmoer_info says it of a file of the architecture. */
+static void unread_row(const char *name) {
+    const char *path = work_path("unread.gguf");
+    vm_gguf *g;
+    vm_gguf_writer *w = vm_gguf_writer_create();
+    char *text;
+    json_t *root;
+    OK(vm_gguf_open(golden_path("tiny-llama.gguf"), &g));
+    OK(vm_gguf_writer_copy_keys(w, g, ""));
+    OK(vm_gguf_writer_string(w, "general.architecture", name));
+    OK(vm_gguf_writer_save(w, path));
+    OK(vmoer_info(path, &text));
+    OK(vm_json_parse(text, strlen(text), "info", &root));
+    const char *why = json_string_value(json_array_get(json_object_get(root, "missing"), 0)), *has;
+    if (!why || !(has = strstr(why, "it has "))) fail_msg("%s: \"%s\"", name, why ? why : "");
+    has += strlen("it has ");
+    printf("| %s | %.*s |\n", name, (int)strcspn(has, ";"), has);
+    json_decref(root);
+    vmoer_free(text);
+    vm_gguf_writer_free(w);
+    vm_gguf_free(g);
+}
+
+static void unread(void **state) {
+    (void)state;
+    static const char *const names[] = {"phimoe",      "phi3",          "deepseek2",  "llama4",         "grok",
+                                        "gemma2",      "dbrx",          "arctic",     "glm4moe",        "dots1",
+                                        "bailingmoe2", "ernie4_5-moe",  "minimax-m2", "hunyuan-moe",    "smallthinker",
+                                        "qwen3next",   "granitehybrid", "jamba",      "nemotron_h_moe", "lfm2moe"};
+    printf("| not read | what it has |\n|---|---|\n");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) unread_row(names[i]);
+}
+
 static void measure(void **state) {
     (void)state;
     printf("| model | architecture | format | logits | experts | token by token | tokens | generate | finetune | "
@@ -329,6 +364,6 @@ int main(int argc, char **argv) {
     if (argc != 3) return fprintf(stderr, "usage: models_table TASK_DIR WORK_DIR\n"), 2;
     task_dir = argv[1];
     work_dir = argv[2];
-    const struct CMUnitTest tests[] = {cmocka_unit_test(measure)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(measure), cmocka_unit_test(unread)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
