@@ -52,6 +52,9 @@ static vmoer_status find_ends(const vm_gguf *g, const json_t *config, vm_vocabul
 
 static vmoer_status read_vocabulary(const vm_gguf *g, const json_t *root, const json_t *config, vm_vocabulary *v) {
     VM_TRY_IN(vm_vocabulary_from_json(root, v), "tokenizer.json");
+    if (json_is_true(json_object_get(config, "add_eos_token")))
+        return vm_error(VMOER_ERROR_UNSUPPORTED,
+                        "tokenizer_config.json: add_eos_token is true: nothing is put behind a text");
     VM_TRY(find_ends(g, config, v));
     if (v->rules.adds_bos) return VMOER_OK; /* tokenizer.json has said it */
     VM_TRY(find_text(config, "bos_token", v, &v->rules.bos));

@@ -77,7 +77,7 @@ static vmoer_status read_flag(const vm_gguf *g, const char *key, bool *out) {
 /* What is not said is as llama.cpp has it. */
 static vmoer_status read_ids(vm_vocabulary *v, const vm_gguf *g) {
     vm_rules *rules = &v->rules;
-    bool characters = rules->alphabet == VM_ALPHABET_CHARACTERS;
+    bool characters = rules->alphabet == VM_ALPHABET_CHARACTERS, adds_eos = false;
     int32_t unknown = -1, ignored;
     if (characters && v->size > 2) unknown = 0, rules->bos = 1, rules->eos = 2;
     VM_TRY(read_id(v, g, "tokenizer.ggml.bos_token_id", &rules->bos));
@@ -92,6 +92,9 @@ static vmoer_status read_ids(vm_vocabulary *v, const vm_gguf *g) {
     VM_TRY(read_flag(g, "tokenizer.ggml.add_bos_token", &rules->adds_bos));
     if (rules->adds_bos && rules->bos < 0)
         return vm_error(VMOER_ERROR_FORMAT, "tokenizer.ggml.add_bos_token is set, tokenizer.ggml.bos_token_id is not");
+    VM_TRY(read_flag(g, "tokenizer.ggml.add_eos_token", &adds_eos));
+    if (adds_eos)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "tokenizer.ggml.add_eos_token is true: nothing is put behind a text");
     return VMOER_OK;
 }
 

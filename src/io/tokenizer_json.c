@@ -1,6 +1,6 @@
 /* tokenizer_json.c: the vocabulary in Hugging Face's tokenizer.json. A file says what its tokenizer does, so what is
- * not known here is refused by its name; nothing is guessed. Truncation and padding, which are settings of a call, and
- * the post-processor, but for a token it puts in front, play no part. */
+ * not known here is refused by its name; nothing is guessed. Truncation and padding, which are settings of a call, play
+ * no part. */
 #include "base/memory.h"
 #include "base/status.h"
 #include "io/tokenizer_internal.h"
@@ -339,18 +339,43 @@ static vmoer_status read_tokens(vm_vocabulary *v, const json_t *root, const json
     return VMOER_OK;
 }
 
-/* The token that a TemplateProcessing puts in front of a text: BOS. */
-static void read_bos(vm_vocabulary *v, const json_t *post) {
-    const json_t *list = is_type(post, "Sequence") ? json_object_get(post, "processors") : NULL;
-    for (size_t i = 0; i < json_array_size(list); i++) read_bos(v, json_array_get(list, i));
-    const json_t *first =
-        is_type(post, "TemplateProcessing") ? json_array_get(json_object_get(post, "single"), 0) : NULL;
-    const char *name = json_string_value(json_object_get(json_object_get(first, "SpecialToken"), "id"));
-    for (size_t id = 0; name && id < v->size; id++) {
-        if (v->types[id] != VM_TOKEN_CONTROL || strcmp(v->tokens[id].text, name) != 0) continue;
-        v->rules.bos = (int32_t)id;
-        v->rules.adds_bos = true;
-    }
+/* The id that a template's token stands for, which is BOS. */
+static vmoer_status read_bos(vm_vocabulary *v, const json_t *post, const char *name) {
+    const json_t *ids = json_object_get(json_object_get(json_object_get(post, "special_tokens"), name), "ids"),
+                 *first = json_array_get(ids, 0);
+    json_int_t id = json_array_size(ids) == 1 && json_is_integer(first) ? json_integer_value(first) : -1;
+    if (id < 0 || id >= (json_int_t)v->size || !v->tokens[id].text)
+        return vm_error(VMOER_ERROR_FORMAT, "post_processor: special_tokens: \"%.64s\" is not one token with an id",
+                        name);
+    v->rules.bos = (int32_t)id;
+    v->rules.adds_bos = true;
+    return VMOER_OK;
+}
+
+/* A text with at most a token in front. */
+static vmoer_status read_template(vm_vocabulary *v, const json_t *post) {
+    const json_t *single = json_object_get(post, "single");
+    size_t n = json_array_size(single);
+    const char *text =
+        json_string_value(json_object_get(json_object_get(json_array_get(single, n - 1), "Sequence"), "id"));
+    const char *name =
+        json_string_value(json_object_get(json_object_get(json_array_get(single, 0), "SpecialToken"), "id"));
+    bool is_known = n >= 1 && n <= 2 && text && strcmp(text, "A") == 0 && (n == 1 || (name && !v->rules.adds_bos));
+    if (!is_known) return unsupported("post_processor: single", single ? single : json_null());
+    return n == 2 ? read_bos(v, post, name) : VMOER_OK;
+}
+
+/* ByteLevel's changes offsets only. */
+static vmoer_status read_post(vm_vocabulary *v, const json_t *post) {
+    if (!post || json_is_null(post) || is_type(post, "ByteLevel")) return VMOER_OK;
+    return is_type(post, "TemplateProcessing") ? read_template(v, post) : unsupported("post_processor", post);
+}
+
+static vmoer_status read_posts(vm_vocabulary *v, const json_t *post) {
+    if (!is_type(post, "Sequence")) return read_post(v, post);
+    const json_t *list = json_object_get(post, "processors");
+    for (size_t i = 0; i < json_array_size(list); i++) VM_TRY(read_post(v, json_array_get(list, i)));
+    return json_is_array(list) ? VMOER_OK : unsupported("post_processor", post);
 }
 
 vmoer_status vm_vocabulary_from_json(const json_t *root, vm_vocabulary *v) {
@@ -359,8 +384,7 @@ vmoer_status vm_vocabulary_from_json(const json_t *root, vm_vocabulary *v) {
     VM_TRY(check_model(root, &model));
     VM_TRY(read_rules(root, model, &v->rules));
     VM_TRY(read_tokens(v, root, model));
-    read_bos(v, json_object_get(root, "post_processor"));
-    return VMOER_OK;
+    return read_posts(v, json_object_get(root, "post_processor"));
 }
 
 vmoer_status vm_tokenizer_from_json(const json_t *root, vm_tokenizer **out) {

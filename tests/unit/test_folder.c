@@ -410,6 +410,9 @@ static void test_files_refused(void **state) {
     put_text(&f, "tokenizer_config.json", "{\"eos_token\": {\"content\": \"<end>\"}}");
     refused(f, VMOER_ERROR_FORMAT, "eos_token \"<end>\" is no token of tokenizer.json");
     f = fake_llama();
+    put_text(&f, "tokenizer_config.json", "{\"add_eos_token\": true}");
+    refused(f, VMOER_ERROR_UNSUPPORTED, "tokenizer_config.json: add_eos_token is true");
+    f = fake_llama();
     put_text(&f, "tokenizer_config.json", "{}");
     put_text(&f, "generation_config.json", "{\"eos_token_id\": 272}");
     refused(f, VMOER_ERROR_FORMAT, "tokenizer.ggml.eos_token_id: id 272, tokenizer.json has 272 tokens");

@@ -319,7 +319,7 @@ typedef struct vocabulary {
     const int32_t *types;
     size_t n_types;
     uint32_t eos;
-    bool adds_bos;
+    const char *flag; /* a key that is true; NULL: none */
 } vocabulary;
 
 static vmoer_status load(const vocabulary *v, vm_tokenizer **out) {
@@ -328,7 +328,7 @@ static vmoer_status load(const vocabulary *v, vm_tokenizer **out) {
     put(&f, "GGUF", 4);
     put_u32(&f, 3);
     put_u64(&f, 0);
-    put_u64(&f, 4 + (v->merges != NULL) + (v->types != NULL) + v->adds_bos);
+    put_u64(&f, 4 + (v->merges != NULL) + (v->types != NULL) + (v->flag != NULL));
     put_text(&f, "tokenizer.ggml.model");
     put_u32(&f, VM_GGUF_STRING);
     put_text(&f, v->model);
@@ -347,8 +347,8 @@ static vmoer_status load(const vocabulary *v, vm_tokenizer **out) {
     put_text(&f, "tokenizer.ggml.eos_token_id");
     put_u32(&f, VM_GGUF_U32);
     put_u32(&f, v->eos);
-    if (v->adds_bos) {
-        put_text(&f, "tokenizer.ggml.add_bos_token");
+    if (v->flag) {
+        put_text(&f, v->flag);
         put_u32(&f, VM_GGUF_BOOL);
         put(&f, "\1", 1);
     }
@@ -439,7 +439,8 @@ static void test_refused_vocabularies(void **state) {
     BAD(FORMAT, "unknown type", types = ((int32_t[]){1, 1, 7, 3}));
     BAD(FORMAT, "unknown type", types = ((int32_t[]){1, 0, 1, 3}));
     BAD(FORMAT, "eos_token_id", eos = 4);
-    BAD(FORMAT, "add_bos_token", adds_bos = true);
+    BAD(FORMAT, "add_bos_token", flag = "tokenizer.ggml.add_bos_token");
+    BAD(UNSUPPORTED, "add_eos_token is true", flag = "tokenizer.ggml.add_eos_token");
     BAD(LIMIT, "special token 3", tokens = TEXTS("a", "b", "ab", endless));
 #undef BAD
 }
@@ -525,6 +526,63 @@ static void test_refused_json(void **state) {
          "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a\"},\"content\":\"b\"}", "Regex"},
         {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
          "\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"too long\"}", "too long"},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":"
+         "\"A\",\"type_id\":0}},{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":"
+         "\"<s>\",\"ids\":[3],\"tokens\":[\"<s>\"]}}}",
+         "post_processor: single: [{\"Sequence\":{\"id\":\"A\""},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
+         "\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},{\"SpecialToken\":{\"id\":\"<s>\","
+         "\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[3],\"tokens\":[\"<s>\"]}}}",
+         "post_processor: single: [{\"SpecialToken\""},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
+         "\"id\":\"<s>\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[3],\"tokens\":[\"<s>\"]}"
+         "}}",
+         "post_processor: single"},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\"}", "post_processor: single: null"},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}",
+         "post_processor: single: []"},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":"
+         "\"B\"}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[3],\"tokens\":[\"<s>\"]}}}",
+         "post_processor: single"},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"RobertaProcessing\"}",
+         "post_processor: {\"type\":\"RobertaProcessing\"}"},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"Sequence\"}", "post_processor: {\"type\":\"Sequence\"}"},
+        {VMOER_ERROR_UNSUPPORTED, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":"
+         "\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":"
+         "\"A\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[3],\"tokens\":[\"<s>\"]}}},{"
+         "\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{"
+         "\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[3],\"tokens\":[\"<s>\"]}}}"
+         "]}",
+         "post_processor: single: [{\"SpecialToken\""},
+        {VMOER_ERROR_FORMAT, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
+         "\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{"
+         "\"id\":\"<s>\",\"ids\":[4],\"tokens\":[\"<s>\"]}}}",
+         "special_tokens: \"<s>\" is not one token with an id"},
+        {VMOER_ERROR_FORMAT, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
+         "\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{"
+         "\"id\":\"<s>\",\"ids\":[3,3],\"tokens\":[\"<s>\"]}}}",
+         "special_tokens: \"<s>\" is not one token"},
+        {VMOER_ERROR_FORMAT, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
+         "\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{"
+         "\"id\":\"<s>\",\"ids\":[-1],\"tokens\":[\"<s>\"]}}}",
+         "special_tokens: \"<s>\" is not one token"},
+        {VMOER_ERROR_FORMAT, "\"normalizer\":null",
+         "\"normalizer\":null,\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
+         "\"id\":\"<t>\"}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\","
+         "\"ids\":[3],\"tokens\":[\"<s>\"]}}}",
+         "special_tokens: \"<t>\" is not one token"},
         {VMOER_ERROR_UNSUPPORTED, "\"pre_tokenizer\":", "\"pre_tokenizer\":null,\"x\":", "decoder: null"},
         {VMOER_ERROR_UNSUPPORTED, "\"pre_tokenizer\":",
          "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"first\",\"split\":false}"
@@ -578,7 +636,37 @@ static void test_refused_json(void **state) {
             fail_msg("\"%s\" does not say \"%s\"", vm_error_text(), cases[i].words);
     }
     assert_int_equal(vm_tokenizer_size(t), 4);
+    assert_false(vm_tokenizer_adds_bos(t));
     vm_tokenizer_free(t);
+}
+
+/* What a post-processor may be; the token in front is the one its special_tokens name. */
+static void test_json_post(void **state) {
+    (void)state;
+    static const struct {
+        const char *post;
+        bool adds_bos;
+    } cases[] = {
+        {"{\"type\":\"ByteLevel\",\"trim_offsets\":false}", false},
+        {"{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}", false},
+        {"{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":\"TemplateProcessing\",\"single\":["
+         "{\"SpecialToken\":{\"id\":\"begin\"}},{\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{\"begin\":{\"ids\":["
+         "1]}}}]"
+         "}",
+         true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[1024];
+        vm_tokenizer *t;
+        int n = snprintf(text, sizeof text,
+                         "{\"post_processor\":%s,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+                         "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1},\"merges\":[]}}",
+                         cases[i].post);
+        if (parse_json(text, (size_t)n, &t) != VMOER_OK) fail_msg("%s", vm_error_text());
+        assert_int_equal(vm_tokenizer_adds_bos(t), cases[i].adds_bos);
+        assert_int_equal(vm_tokenizer_bos(t), cases[i].adds_bos ? 1 : -1);
+        vm_tokenizer_free(t);
+    }
 }
 
 int main(void) {
@@ -592,6 +680,7 @@ int main(void) {
         cmocka_unit_test(test_whole_words),    cmocka_unit_test(test_refused_vocabularies),
         cmocka_unit_test(test_json),           cmocka_unit_test(test_json_pretokenizers),
         cmocka_unit_test(test_refused_json),   cmocka_unit_test(test_json_added),
+        cmocka_unit_test(test_json_post),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
