@@ -9,10 +9,13 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
+from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GraniteMoeConfig, GraniteMoeForCausalLM, PreTrainedTokenizerFast
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import golden_tiny
 from oracle import gguf_to_hf, hf_to_gguf
@@ -66,6 +69,29 @@ def deepseek_folder(model, out):
     (out / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
+def mxfp4_folder(model, path, out):
+    """GPT-OSS as it is published: the experts' blocks beside their scales (rows of gate and up in turn, two neighbours a byte), all else as
+    save_pretrained has it. transformers' own unpacking must give the model's weights."""
+    model.save_pretrained(out)
+    state, stored = load_file(out / "model.safetensors"), {t.name: t.data for t in GGUFReader(path).tensors}
+    for layer in range(model.config.num_hidden_layers):
+        for name, tensors in (("gate_up_proj", ("gate", "up")), ("down_proj", ("down",))):
+            parts = [stored[f"blk.{layer}.ffn_{t}_exps.weight"] for t in tensors]  # [N, rows, 17 a block]
+            rows = np.stack(parts, axis=2).reshape(len(parts[0]), -1, parts[0].shape[-1] // 17, 17)
+            low, high = rows[..., 1:] & 15, rows[..., 1:] >> 4
+            values = np.concatenate([low, high], axis=-1)
+            key = f"model.layers.{layer}.mlp.experts.{name}"
+            blocks, scales = torch.from_numpy(values[..., ::2] | values[..., 1::2] << 4), torch.from_numpy(rows[..., 0].copy())
+            if not torch.equal(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32), state.pop(key)):
+                raise SystemExit(f"{key}: MXFP4 is not what the model has")
+            state[key + "_blocks"], state[key + "_scales"] = blocks, scales
+    save_file({k: v.contiguous() for k, v in state.items()}, out / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"] = {"modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+                                     "quant_method": "mxfp4"}
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument("--golden", type=pathlib.Path,
@@ -74,7 +100,7 @@ def main():
     torch.set_num_threads(1)
     for name, shard in (("tiny-llama", "5GB"), ("tiny-moe", "60KB"), ("tiny-moe-noshared", "5GB"), ("tiny-mixtral", "5GB"), ("tiny-mistral", "5GB"), ("tiny-qwen2", "5GB"),
                         ("tiny-granite", "5GB"), ("tiny-qwen3moe", "5GB"), ("tiny-olmoe", "5GB"),
-                        ("tiny-qwen2moe", "5GB"), ("tiny-deepseek", "5GB")):
+                        ("tiny-qwen2moe", "5GB"), ("tiny-deepseek", "5GB"), ("tiny-gpt-oss", "5GB"), ("tiny-gpt-oss-mxfp4", "5GB")):
         model = gguf_to_hf.load(a.golden / f"{name}.gguf")
         if name == "tiny-moe-noshared":
             model = plain_granite(model)
@@ -83,6 +109,8 @@ def main():
         shutil.rmtree(out, ignore_errors=True)
         if name == "tiny-deepseek":
             deepseek_folder(model, out)
+        elif name == "tiny-gpt-oss-mxfp4":
+            mxfp4_folder(model, a.golden / f"{name}.gguf", out)
         else:
             model.save_pretrained(out, max_shard_size=shard)
         tokenizer().save_pretrained(out)

@@ -31,7 +31,7 @@ static vmoer_status fill(void *context, size_t row, size_t rows, void *out) {
     if (j->type != t->type)
         vm_gguf_read_rows(t, row, rows, out); /* of f16 or bf16 */
     else
-        for (size_t i = 0; i < rows; i++) memcpy((uint8_t *)out + i * bytes, vm_gguf_row(t, row + i), bytes);
+        for (size_t i = 0; i < rows; i++) vm_gguf_copy_row(t, row + i, (uint8_t *)out + i * bytes);
     j->r->done += rows * bytes;
     return vm_progress(j->r->hooks, "convert", j->r->done, j->r->total, t->name);
 }

@@ -7,7 +7,6 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "io/gguf_internal.h"
-#include "io/halves.h"
 #include "io/hf.h"
 
 #include <stdlib.h>
@@ -494,24 +493,6 @@ const vm_gguf_tensor *vm_gguf_find_tensor(const vm_gguf *g, const char *name) {
     vm_gguf_tensor wanted = {.name = name}, *p = &wanted;
     vm_gguf_tensor **found = bsearch(&p, g->tensors_by_name, g->n_tensors, sizeof p, by_tensor_name);
     return found ? *found : NULL;
-}
-
-const uint8_t *vm_gguf_row(const vm_gguf_tensor *t, size_t row) {
-    size_t rows = (size_t)t->ne[1], matrix = row / rows, i = vm_to_halves(row % rows, rows, t->halves);
-    size_t bytes = t->size / (rows * (size_t)t->ne[2] * (size_t)t->ne[3]);
-    return (t->matrices ? t->matrices[matrix] : t->data + matrix * rows * bytes) + i * bytes;
-}
-
-void vm_gguf_release(const vm_gguf_tensor *t, size_t index) {
-    size_t bytes = t->size / ((size_t)t->ne[2] * (size_t)t->ne[3]);
-    vm_map_release(t->matrices ? t->matrices[index] : t->data + index * bytes, bytes);
-}
-
-bool vm_gguf_read_rows(const vm_gguf_tensor *t, size_t row, size_t rows, float *out) {
-    size_t cols = (size_t)t->ne[0];
-    for (size_t i = 0; i < rows; i++)
-        if (!vm_dequantize(t->type, vm_gguf_row(t, row + i), cols, out + i * cols)) return false;
-    return true;
 }
 
 /* ---- keys ---- */

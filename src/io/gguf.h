@@ -11,6 +11,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* GPT-OSS's experts in a folder: matrices that have the rows of `count` tensors in turn, row i of the turn-th at i * count + turn. Either by columns,
+ * [ne[0]][count ne[1]] elements, or in MXFP4 with the scales apart: blocks [count ne[1]][ne[0] / 32][16], byte j with elements 2 j (low) and 2 j + 1. */
+typedef struct vm_gguf_turns {
+    int turn, count;
+    const uint8_t *const *scales; /* [ne[2]] of [count ne[1]][ne[0] / 32]; NULL: by columns */
+} vm_gguf_turns;
+
 typedef struct vm_gguf_tensor {
     const char *name;    /* NUL-terminated */
     uint32_t type;       /* vm_dtype, or an id this library knows by size only */
@@ -19,9 +26,10 @@ typedef struct vm_gguf_tensor {
     const uint8_t *data; /* in the map, as long as the vm_gguf lives; NULL where `matrices` has it */
     size_t size;         /* bytes */
     uint64_t offset;     /* of data in the file; 0 in a folder */
-    /* A folder's tensors may lie otherwise than a file's; vm_gguf_row knows how: */
+    /* A folder's tensors may lie otherwise than a file's; vm_gguf_copy_row and vm_gguf_read_rows know how: */
     const uint8_t *const *matrices; /* [ne[2]] where each expert's ne[1] rows begin; NULL: one after the other in data */
     int halves; /* > 0: so many heads' rows are in halves, where a file has them interleaved: Q and K (halves.h) */
+    const vm_gguf_turns *turns; /* NULL: rows lie in one piece, one after the other */
 } vm_gguf_tensor;
 
 typedef enum vm_gguf_type {
@@ -45,13 +53,17 @@ const uint8_t *vm_gguf_bytes(const vm_gguf *g, size_t offset, size_t *size);
 size_t vm_gguf_tensor_count(const vm_gguf *g);
 const vm_gguf_tensor *vm_gguf_tensor_at(const vm_gguf *g, size_t index);
 const vm_gguf_tensor *vm_gguf_find_tensor(const vm_gguf *g, const char *name); /* NULL if absent */
-/* Row `row` of ne[0] elements out of all (ne[1] to ne[3] in one), in a file's order. */
-const uint8_t *vm_gguf_row(const vm_gguf_tensor *t, size_t row);
+/* Row `row` of ne[0] elements out of all (ne[1] to ne[3] in one), as a file has it: size / rows bytes into out. */
+void vm_gguf_copy_row(const vm_gguf_tensor *t, size_t row, void *out);
 /* The rows from `row` on as f32: out[rows, ne[0]]. False: of a type that is known by its size only. */
 bool vm_gguf_read_rows(const vm_gguf_tensor *t, size_t row, size_t rows, float *out);
 /* Matrix `index` (of ne[1] rows; below ne[2] * ne[3]) was read, and its pages of the file need not stay in memory. A later look reads them again. Only of a
  * file's own bytes: not of a vector, of which a folder may hold a copy, nor of a file in memory. */
 void vm_gguf_release(const vm_gguf_tensor *t, size_t index);
+
+/* A block of MXFP4 as turns->scales has it, and as a file has it. */
+void vm_mxfp4_from_pairs(const uint8_t *pairs, uint8_t scale, uint8_t block[1 + 16]);
+void vm_mxfp4_to_pairs(const uint8_t block[1 + 16], uint8_t *pairs); /* block[0] is the scale */
 
 size_t vm_gguf_key_count(const vm_gguf *g);
 const char *vm_gguf_key_at(const vm_gguf *g, size_t index);

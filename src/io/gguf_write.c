@@ -225,7 +225,7 @@ vmoer_status vm_gguf_writer_rows(vm_gguf_writer *w, const char *name, uint32_t t
 static vmoer_status fill_copy(void *context, size_t row, size_t rows, void *out) {
     const vm_gguf_tensor *t = context;
     size_t bytes = t->size / (size_t)(t->ne[1] * t->ne[2] * t->ne[3]);
-    for (size_t i = 0; i < rows; i++) memcpy((uint8_t *)out + i * bytes, vm_gguf_row(t, row + i), bytes);
+    for (size_t i = 0; i < rows; i++) vm_gguf_copy_row(t, row + i, (uint8_t *)out + i * bytes);
     return VMOER_OK;
 }
 

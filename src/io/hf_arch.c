@@ -275,20 +275,59 @@ static const vm_hf_tensor granite_moe_shared_tensors[] = {
     {0}
 };
 
+/* ---- GPT-OSS: biases everywhere, experts by columns or in MXFP4, gate and up in turn ---- */
+
+static const vm_hf_key gpt_oss_keys[] = {
+    TRANSFORMER_KEYS,
+    MOE_KEYS("num_local_experts", "num_experts"),
+    {"intermediate_size", "expert_feed_forward_length", VM_HF_U32, NULL, NULL},
+    {0}
+};
+static const vm_hf_fixed gpt_oss_fixed[] = {
+    {"hidden_act", "\"silu\""},
+    {"attention_bias", "true"},
+    {"swiglu_alpha", "1.702"},
+    {"swiglu_limit", "7.0"},
+    {"quantization_config.quant_method", "\"mxfp4\""},
+    {0}
+};
+#define TURNS(kind, name, form) \
+    {"blk.#.ffn_gate_exps." kind, "model.layers.#.mlp.experts.gate_up_proj" name, 0, 2, form, NULL}, \
+    {"blk.#.ffn_up_exps." kind, "model.layers.#.mlp.experts.gate_up_proj" name, 1, 2, form, NULL}
+static const vm_hf_tensor gpt_oss_tensors[] = {
+    EMBEDDING_TENSORS,
+    WEIGHT("blk.#.attn_norm", "model.layers.#.input_layernorm"),
+    WEIGHT("blk.#.post_attention_norm", "model.layers.#.post_attention_layernorm"),
+    ATTENTION_TENSORS(VM_HF_ROWS, VM_HF_ROWS),
+    BIAS("blk.#.attn_q", "model.layers.#.self_attn.q_proj", VM_HF_ROWS, NULL),
+    BIAS("blk.#.attn_k", "model.layers.#.self_attn.k_proj", VM_HF_ROWS, NULL),
+    BIAS("blk.#.attn_v", "model.layers.#.self_attn.v_proj", VM_HF_ROWS, NULL),
+    BIAS("blk.#.attn_output", "model.layers.#.self_attn.o_proj", VM_HF_ROWS, NULL),
+    {"blk.#.attn_sinks.weight", "model.layers.#.self_attn.sinks", 0, 0, VM_HF_ROWS, NULL},
+    WEIGHT("blk.#.ffn_gate_inp", "model.layers.#.mlp.router"),
+    BIAS("blk.#.ffn_gate_inp", "model.layers.#.mlp.router", VM_HF_ROWS, NULL),
+    TURNS("weight", "", VM_HF_COLUMNS),
+    TURNS("bias", "_bias", VM_HF_TURNS),
+    {"blk.#.ffn_down_exps.weight", "model.layers.#.mlp.experts.down_proj", 0, 1, VM_HF_COLUMNS, NULL},
+    {"blk.#.ffn_down_exps.bias", "model.layers.#.mlp.experts.down_proj_bias", 0, 0, VM_HF_ROWS, NULL},
+    {0}
+};
+
 /* ---- the list ---- */
 
 static const vm_hf_arch architectures[] = {
-    {"llama", "LlamaForCausalLM", "llama", llama_keys, plain_fixed, llama_tensors, {0}},
-    {"granite", "GraniteForCausalLM", "granite", granite_keys, plain_fixed, llama_tensors, {0}},
-    {"qwen2", "Qwen2ForCausalLM", "qwen2", llama_keys, plain_fixed, qwen2_tensors, {VM_HF_WINDOW_UPPER, true, 4096}},
-    {"mistral", "MistralForCausalLM", "llama", llama_keys, plain_fixed, mistral_tensors, {VM_HF_WINDOW_ALL, false, 4096}},
-    {"mixtral", "MixtralForCausalLM", "llama", mixtral_keys, plain_fixed, mixtral_tensors, {VM_HF_WINDOW_ALL, false, 0}},
-    {"qwen2_moe", "Qwen2MoeForCausalLM", "qwen2moe", qwen2moe_keys, qwen2moe_fixed, qwen2moe_tensors, {VM_HF_WINDOW_EVEN_LOWER, true, 4096}},
-    {"deepseek", "DeepseekForCausalLM", "deepseek", deepseek_keys, deepseek_fixed, deepseek_tensors, {0}},
-    {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3moe", qwen3moe_keys, qwen3moe_fixed, qk_norm_moe_tensors, {VM_HF_WINDOW_ALL, true, 4096}},
-    {"olmoe", "OlmoeForCausalLM", "olmoe", olmoe_keys, olmoe_fixed, qk_norm_moe_tensors, {0}},
-    {"granitemoe", "GraniteMoeForCausalLM", "granitemoe", granite_moe_keys, granite_moe_fixed, granite_moe_tensors, {0}},
-    {"granitemoeshared", "GraniteMoeSharedForCausalLM", "granitemoe", granite_moe_shared_keys, granite_moe_fixed, granite_moe_shared_tensors, {0}},
+    {"llama", "LlamaForCausalLM", "llama", llama_keys, plain_fixed, llama_tensors, {0}, false},
+    {"granite", "GraniteForCausalLM", "granite", granite_keys, plain_fixed, llama_tensors, {0}, false},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2", llama_keys, plain_fixed, qwen2_tensors, {VM_HF_WINDOW_UPPER, true, 4096}, false},
+    {"mistral", "MistralForCausalLM", "llama", llama_keys, plain_fixed, mistral_tensors, {VM_HF_WINDOW_ALL, false, 4096}, false},
+    {"mixtral", "MixtralForCausalLM", "llama", mixtral_keys, plain_fixed, mixtral_tensors, {VM_HF_WINDOW_ALL, false, 0}, false},
+    {"qwen2_moe", "Qwen2MoeForCausalLM", "qwen2moe", qwen2moe_keys, qwen2moe_fixed, qwen2moe_tensors, {VM_HF_WINDOW_EVEN_LOWER, true, 4096}, false},
+    {"deepseek", "DeepseekForCausalLM", "deepseek", deepseek_keys, deepseek_fixed, deepseek_tensors, {0}, false},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3moe", qwen3moe_keys, qwen3moe_fixed, qk_norm_moe_tensors, {VM_HF_WINDOW_ALL, true, 4096}, false},
+    {"olmoe", "OlmoeForCausalLM", "olmoe", olmoe_keys, olmoe_fixed, qk_norm_moe_tensors, {0}, false},
+    {"granitemoe", "GraniteMoeForCausalLM", "granitemoe", granite_moe_keys, granite_moe_fixed, granite_moe_tensors, {0}, false},
+    {"granitemoeshared", "GraniteMoeSharedForCausalLM", "granitemoe", granite_moe_shared_keys, granite_moe_fixed, granite_moe_shared_tensors, {0}, false},
+    {"gpt_oss", "GptOssForCausalLM", "gpt-oss", gpt_oss_keys, gpt_oss_fixed, gpt_oss_tensors, {VM_HF_WINDOW_EVEN, false, 128}, true},
 };
 
 /* clang-format on */

@@ -15,19 +15,30 @@ static const json_t *get(const json_t *config, const char *name) {
     return json_is_null(value) ? NULL : value;
 }
 
+/* The value of "name" or "object.name". */
+static const json_t *find(const json_t *config, const char *name) {
+    char object[64];
+    const char *dot = strchr(name, '.');
+    if (!dot) return get(config, name);
+    snprintf(object, sizeof object, "%.*s", (int)(dot - name), name);
+    return get(get(config, object), dot + 1);
+}
+
 static vmoer_status check_fixed(const vm_hf_fixed *fixed, const json_t *config) {
     for (; fixed->name; fixed++) {
-        const json_t *value = get(config, fixed->name);
+        const json_t *value = find(config, fixed->name);
         if (!value) continue;
+        json_t *wanted = json_loads(fixed->value, JSON_DECODE_ANY, NULL);
+        bool same = json_is_number(wanted)
+                        ? json_number_value(wanted) == json_number_value(value) && json_is_number(value)
+                        : json_equal(wanted, value);
+        json_decref(wanted);
+        if (same) continue;
         char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-        vmoer_status status = VMOER_OK;
-        if (!text)
-            status = vm_error(VMOER_ERROR_MEMORY, "no memory");
-        else if (strcmp(text, fixed->value) != 0)
-            status = vm_error(VMOER_ERROR_UNSUPPORTED, "%s is %.80s; only %s is supported", fixed->name, text,
-                              strcmp(fixed->value, "null") == 0 ? "none" : fixed->value);
+        vmoer_status status = vm_error(VMOER_ERROR_UNSUPPORTED, "%s is %.80s; only %s is supported", fixed->name,
+                                       text ? text : "?", strcmp(fixed->value, "null") == 0 ? "none" : fixed->value);
         free(text);
-        VM_TRY(status);
+        return status;
     }
     return VMOER_OK;
 }
@@ -111,7 +122,8 @@ static vmoer_status rope_original(const json_t *config, const json_t *rope, uint
 }
 
 /* YaRN's numbers. */
-static vmoer_status put_yarn(const char *prefix, const json_t *config, const json_t *rope, vm_gguf_writer *w) {
+static vmoer_status put_yarn(const vm_hf_arch *a, const char *prefix, const json_t *config, const json_t *rope,
+                             vm_gguf_writer *w) {
     static const char *const betas[] = {"beta_fast", "beta_slow"}, *const refused[] = {"attention_factor", "mscale",
                                                                                        "mscale_all_dim"};
     char key[128];
@@ -120,8 +132,9 @@ static vmoer_status put_yarn(const char *prefix, const json_t *config, const jso
     for (size_t i = 0; i < 3; i++)
         if (get(rope, refused[i]))
             return vm_error(VMOER_ERROR_UNSUPPORTED, "YaRN with %s is not supported", refused[i]);
-    if (json_is_false(get(rope, "truncate")))
-        return vm_error(VMOER_ERROR_UNSUPPORTED, "YaRN without truncate is not supported");
+    if (json_is_false(get(rope, "truncate")) != a->own_rope)
+        return vm_error(VMOER_ERROR_UNSUPPORTED, "YaRN %s truncate is not supported for the model_type \"%s\"",
+                        a->own_rope ? "with" : "without", a->model_type);
     VM_TRY(rope_original(config, rope, &original));
     snprintf(key, sizeof key, "%soriginal_context_length", prefix);
     VM_TRY(vm_gguf_writer_u32(w, key, original));
@@ -141,6 +154,7 @@ static vmoer_status put_scaling(const vm_hf_arch *a, const json_t *config, vm_gg
     const char *type;
     float factor;
     VM_TRY(find_rope(config, &rope, &type));
+    if (!rope && a->own_rope) return vm_error(VMOER_ERROR_FORMAT, "rope_parameters, or rope_scaling, is missing");
     if (strcmp(type, "default") == 0 || strcmp(type, "llama3") == 0) return VMOER_OK;
     size_t i = 0;
     while (i < 3 && strcmp(type, types[i]) != 0) i++;
@@ -153,7 +167,7 @@ static vmoer_status put_scaling(const vm_hf_arch *a, const json_t *config, vm_gg
     VM_TRY(rope_f32(rope, "factor", &factor));
     snprintf(key, sizeof key, "%sfactor", prefix);
     VM_TRY(vm_gguf_writer_f32(w, key, factor));
-    return i == 2 ? put_yarn(prefix, config, rope, w) : VMOER_OK;
+    return i == 2 ? put_yarn(a, prefix, config, rope, w) : VMOER_OK;
 }
 
 vmoer_status vm_hf_rope_factors(const json_t *config, uint32_t head_dim, float *factors, bool *has) {

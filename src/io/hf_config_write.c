@@ -149,6 +149,7 @@ static vmoer_status put_yarn(const vm_gguf *g, const vm_hf_arch *a, json_t *rope
                           : "context_length";
     VM_TRY(vm_hf_need_u32(g, a, key, INT32_MAX, &original));
     VM_TRY(set(rope, "original_max_position_embeddings", json_integer(original)));
+    if (a->own_rope) VM_TRY(set(rope, "truncate", json_false()));
     for (size_t i = 0; i < 2; i++) {
         char name[64];
         float beta = 0;
@@ -186,6 +187,8 @@ static vmoer_status put_rope(const vm_gguf *g, const vm_hf_arch *a, json_t *conf
     VM_TRY(set(config, "rope_theta", json_real((double)base)));
     json_t *rope = json_object();
     vmoer_status status = factors ? put_llama3(factors, base, rope) : put_scaling(g, a, rope);
+    if (status == VMOER_OK && json_object_size(rope) == 0 && a->own_rope)
+        status = set(rope, "rope_type", json_string("default"));
     if (status == VMOER_OK && json_object_size(rope) > 0)
         status =
             json_object_set(config, "rope_scaling", rope) == 0 ? VMOER_OK : vm_error(VMOER_ERROR_MEMORY, "no memory");
@@ -203,7 +206,10 @@ vmoer_status vm_hf_put_names(const vm_hf_arch *a, const vm_gguf *g, json_t *conf
     for (const vm_hf_key *k = a->keys; k->name; k++) VM_TRY(put_row(g, a, k, config));
     for (const vm_hf_fixed *fixed = a->fixed; fixed->name; fixed++) {
         json_t *value = json_loads(fixed->value, JSON_DECODE_ANY, NULL);
-        if (json_is_null(value)) continue; /* absent says the same */
+        if (strchr(fixed->name, '.') || json_is_null(value)) {
+            json_decref(value);
+            continue; /* absent says the same */
+        }
         VM_TRY(set(config, fixed->name, value));
     }
     VM_TRY(vm_hf_put_window_names(a, g, config));

@@ -268,7 +268,7 @@ static vmoer_status shape_of(const vm_hf_tensor *row, const stored *s, vm_gguf_t
     t->n_dims = row->form == VM_HF_ONE_ROW && dims == 2 && st->shape[0] == 1 ? 1 : dims;
     for (int i = 0; i < 4; i++) t->ne[i] = i < dims ? st->shape[dims - 1 - i] : 1;
     VM_TRY(type_of(s, &t->type));
-    if (row->parts) {
+    if (row->parts && row->form != VM_HF_TURNS) {
         if (dims < 2 || t->ne[1] % row->parts)
             return vm_error(VMOER_ERROR_FORMAT, "%s: the rows of tensor \"%.80s\" are no %d equal parts", s->file,
                             s->name, row->parts);
@@ -333,6 +333,88 @@ static vmoer_status set_matrices(vm_hf_folder *f, const vm_hf_tensor *row, int l
     return vm_mul(t->size, n, &t->size) ? VMOER_OK : vm_error(VMOER_ERROR_FORMAT, "\"%s\" is too large", first->name);
 }
 
+/* ---- GPT-OSS's experts ---- */
+
+/* Biases are few: a copy has each part's elements of an expert together. */
+static vmoer_status copy_turns(vm_hf_folder *f, const vm_hf_tensor *row, const stored *s, vm_gguf_tensor *t) {
+    size_t n = (size_t)t->ne[0], parts = (size_t)row->parts, element = t->size / (n * (size_t)t->ne[1]);
+    if (t->n_dims != 2 || n % parts)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: tensor \"%.80s\" is not of %zu parts' biases, an expert a row",
+                        s->file, s->name, parts);
+    size_t all = n / parts * (size_t)t->ne[1];
+    uint8_t *copy = vm_arena_alloc(f->arena, all, element);
+    if (!copy) return no_memory();
+    for (size_t i = 0; i < all; i++)
+        memcpy(copy + i * element, t->data + (i * parts + (size_t)row->part) * element, element);
+    t->ne[0] = (int64_t)(n / parts);
+    t->size = all * element;
+    t->data = copy;
+    return VMOER_OK;
+}
+
+static bool is_u8(const vm_st_tensor *t, int dims) { return strcmp(t->dtype, "U8") == 0 && t->n_dims == dims; }
+
+/* Shape and type of what is stored as blocks beside their scales, or (scales NULL) by columns. */
+static vmoer_status turns_shape(const vm_hf_tensor *row, const stored *s, const stored *scales, vm_gguf_tensor *t) {
+    const vm_st_tensor *st = s->tensor;
+    bool good = scales ? is_u8(st, 4) && st->shape[3] == 16 && is_u8(scales->tensor, 3) &&
+                             memcmp(st->shape, scales->tensor->shape, 3 * sizeof *st->shape) == 0
+                       : st->n_dims == 3;
+    int64_t rows = good ? st->shape[scales ? 1 : 2] : 0, cols = good ? st->shape[scales ? 2 : 1] : 0;
+    if (!good || rows % row->parts || cols > INT32_MAX || st->shape[0] > VM_HF_MAX_EXPERTS)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: tensor \"%.80s\" is not of %d parts' experts, at most %d, %s", s->file,
+                        s->name, row->parts, (int)VM_HF_MAX_EXPERTS, scales ? "in MXFP4" : "by columns");
+    t->type = VM_MXFP4;
+    if (!scales) VM_TRY(type_of(s, &t->type));
+    t->n_dims = 3;
+    t->ne[0] = scales ? 32 * cols : cols;
+    t->ne[1] = rows / row->parts;
+    t->ne[2] = st->shape[0];
+    t->ne[3] = 1;
+    VM_TRY_IN(vm_gguf_tensor_size(t->type, 3, t->ne, &t->size), "%s: tensor \"%.80s\"", s->file, s->name);
+    return VMOER_OK;
+}
+
+/* The matrices of a tensor, one an expert. */
+static const uint8_t **matrices_of(vm_hf_folder *f, const vm_st_tensor *t) {
+    size_t n = (size_t)t->shape[0];
+    const uint8_t **list = vm_arena_alloc(f->arena, n, sizeof(uint8_t *));
+    for (size_t e = 0; list && e < n; e++) list[e] = t->data + e * (t->size / n);
+    return list;
+}
+
+/* name: without the ends. Its tensors, marked as used; *scales NULL: by columns. */
+static vmoer_status find_turns(const vm_hf_folder *f, const char *name, stored **s, stored **scales) {
+    char full[VM_HF_MAX_NAME];
+    *scales = NULL;
+    *s = find_stored(f, name);
+    if (!*s) {
+        snprintf(full, sizeof full, "%.*s_blocks", (int)(sizeof full - 16), name);
+        *s = find_stored(f, full);
+        snprintf(full, sizeof full, "%.*s_scales", (int)(sizeof full - 16), name);
+        *scales = find_stored(f, full);
+        if (!*s) return vm_error(VMOER_ERROR_FORMAT, "tensor \"%s\" is missing, and so is its MXFP4", name);
+        if (!*scales) return vm_error(VMOER_ERROR_FORMAT, "tensor \"%s\" is missing", full);
+        (*scales)->used = true;
+    }
+    (*s)->used = true;
+    return VMOER_OK;
+}
+
+static vmoer_status take_turns(vm_hf_folder *f, const vm_hf_tensor *row, const char *name, vm_gguf_tensor *t) {
+    stored *s, *scales;
+    VM_TRY(find_turns(f, name, &s, &scales));
+    VM_TRY(turns_shape(row, s, scales, t));
+    vm_gguf_turns *turns = vm_arena_alloc(f->arena, 1, sizeof *turns);
+    t->matrices = matrices_of(f, s->tensor);
+    if (!turns || !t->matrices) return no_memory();
+    *turns = (vm_gguf_turns){.turn = row->part, .count = row->parts};
+    t->turns = turns;
+    if (!scales) return VMOER_OK;
+    turns->scales = matrices_of(f, scales->tensor);
+    return turns->scales ? VMOER_OK : no_memory();
+}
+
 static vmoer_status append(vm_hf_folder *f, vm_gguf_tensor t) {
     if (!vm_grow((void **)&f->made, &f->made_capacity, f->n_made + 1, sizeof *f->made)) return no_memory();
     f->made[f->n_made++] = t;
@@ -346,6 +428,12 @@ static vmoer_status add_tensor(vm_hf_folder *f, const vm_hf_tensor *row, int lay
     vm_hf_expand(name, row->name, layer, 0);
     vm_hf_expand(own, row->gguf, layer, 0);
     if (row->when && *row->when && !json_is_true(json_object_get(f->config, row->when))) return VMOER_OK;
+    t.name = vm_arena_strndup(f->arena, own, strlen(own));
+    if (!t.name) return no_memory();
+    if (row->form == VM_HF_COLUMNS) {
+        VM_TRY(take_turns(f, row, name, &t));
+        return append(f, t);
+    }
     stored *s = find_stored(f, name);
     if (!s && row->when && !*row->when) return VMOER_OK;
     if (!s) return vm_error(VMOER_ERROR_FORMAT, "tensor \"%s\" is missing", name);
@@ -353,7 +441,9 @@ static vmoer_status add_tensor(vm_hf_folder *f, const vm_hf_tensor *row, int lay
     VM_TRY(shape_of(row, s, &t));
     t.data = s->tensor->data;
     VM_TRY(set_halves(f, row, s, &t));
-    if (vm_hf_per_expert(row)) {
+    if (row->form == VM_HF_TURNS) {
+        VM_TRY(copy_turns(f, row, s, &t));
+    } else if (vm_hf_per_expert(row)) {
         VM_TRY(vm_hf_need_u32(f->g, f->arch, "expert_count", VM_HF_MAX_EXPERTS, &experts));
         if (experts < 1) return vm_error(VMOER_ERROR_FORMAT, "the number of experts is 0");
         VM_TRY(set_matrices(f, row, layer, s, experts, &t));
@@ -365,8 +455,7 @@ static vmoer_status add_tensor(vm_hf_folder *f, const vm_hf_tensor *row, int lay
     } else {
         t.data += (size_t)row->part * t.size;
     }
-    t.name = vm_arena_strndup(f->arena, own, strlen(own));
-    return t.name ? append(f, t) : no_memory();
+    return append(f, t);
 }
 
 /* With a tied head the embedding is the head: lm_head.weight may be there, and is not asked. */

@@ -18,7 +18,7 @@ typedef struct vm_hf_key {
                           * that is another name or "", else the GGUF must have it */
 } vm_hf_key;
 
-/* What config.json may say in one way only: absent, null, or this JSON text. */
+/* What config.json may say in one way only: absent, null, or this JSON text; "object.name": in an object, which is written by who needs it. */
 typedef struct vm_hf_fixed {
     const char *name, *value;
 } vm_hf_fixed;
@@ -26,13 +26,17 @@ typedef struct vm_hf_fixed {
 typedef enum vm_hf_form {
     VM_HF_ROWS,                    /* as in the GGUF */
     VM_HF_Q_HEADS, VM_HF_KV_HEADS, /* in halves: a GGUF of this architecture has these heads' rows interleaved */
-    VM_HF_ONE_ROW                  /* a matrix of one row, which is a vector there */
+    VM_HF_ONE_ROW,                 /* a matrix of one row, which is a vector there */
+    VM_HF_TURNS,                   /* of biases: each expert's elements of the parts in turn */
+    VM_HF_COLUMNS                  /* each expert's matrix with rows and columns swapped, the parts' rows in turn; or in MXFP4 as NAME_blocks and
+                                    * NAME_scales: as vm_gguf_turns has them */
 } vm_hf_form;
 
 /* A tensor of the GGUF and where its values are. '#' stands for the layer; a second one in `name` for the expert: one tensor each. */
 typedef struct vm_hf_tensor {
     const char *gguf, *name;
-    int part, parts;   /* it is the part-th of so many equal shares of the rows (of each expert's); 0, 0: all of them */
+    int part, parts;   /* it is the part-th of so many equal shares of the rows (of each expert's), which stand one below the other or, where the form says so,
+                        * in turn; 0, 0: all of them */
     vm_hf_form form;
     const char *when; /* NULL: it must be there; "": it may; else it must where this name is true in config.json, and has no place where it is not */
 } vm_hf_tensor;
@@ -59,6 +63,7 @@ typedef struct vm_hf_arch {
     const vm_hf_fixed *fixed;
     const vm_hf_tensor *tensors;
     vm_hf_window window;
+    bool own_rope; /* GPT-OSS: YaRN has "truncate": false, elsewhere true; and where config.json says nothing of scaling, it is not the plain one */
 } vm_hf_arch;
 
 /* VMOER_ERROR_UNSUPPORTED names the model types there are. */

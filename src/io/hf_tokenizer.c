@@ -40,6 +40,8 @@ static vmoer_status find_ends(const vm_gguf *g, const json_t *config, vm_vocabul
     VM_TRY(find_key(g, "tokenizer.ggml.eot_token_id", v, &v->rules.eot));
     VM_TRY(find_key(g, "tokenizer.ggml.eom_token_id", v, &v->rules.eom));
     VM_TRY(find_text(config, "eos_token", v, &eos));
+    VM_TRY(find_text(config, "pad_token", v, &v->rules.pad));
+    if (v->rules.pad < 0) VM_TRY(find_key(g, "tokenizer.ggml.padding_token_id", v, &v->rules.pad));
     if (eos < 0) return VMOER_OK;
     for (size_t i = 0; i < 3; i++) {
         if (*ends[i] != eos && *ends[i] >= 0) continue;

@@ -12,9 +12,13 @@
 
 enum { MAX_PARTS = 2 };
 
+/* How a tensor of the folder is made: rows below each other; or as vm_hf_form says; or one of MXFP4's two. */
+typedef enum making { MAKE_ROWS, MAKE_TURNS, MAKE_COLUMNS, MAKE_BLOCKS, MAKE_SCALES } making;
+
 /* A tensor of the folder and the GGUF's that make it. */
 typedef struct target {
     const struct plan *plan;
+    making making;
     const char *name, *dtype;
     const vm_gguf_tensor *parts[MAX_PARTS]; /* [n_parts] shares of its rows, alike in shape and type */
     int n_parts, expert;                    /* expert: the one it is of; -1: all, or none */
@@ -78,7 +82,8 @@ static vmoer_status take_parts(plan *p, const vm_hf_tensor *row, int layer, targ
                             first->name, part->name);
         t->parts[t->n_parts++] = part; /* at most MAX_PARTS rows have one name */
     }
-    t->dtype = dtype_of(t->parts[0]->type);
+    bool mxfp4 = row->form == VM_HF_COLUMNS && t->parts[0]->type == VM_MXFP4;
+    t->dtype = mxfp4 ? "U8" : dtype_of(t->parts[0]->type);
     return t->dtype ? VMOER_OK
                     : vm_error(VMOER_ERROR_UNSUPPORTED,
                                "tensor \"%s\" is %s, a folder has F32, F16 and BF16 (vmoer quantize --type bf16 makes "
@@ -109,11 +114,46 @@ static vmoer_status append(plan *p, target t) {
     return VMOER_OK;
 }
 
+static vmoer_status append_named(plan *p, target *t, const char *pattern, const char *end, int layer) {
+    char name[VM_HF_MAX_NAME];
+    vm_hf_expand(name, pattern, layer, t->expert);
+    const char *copy = vm_arena_alloc(p->arena, strlen(name) + strlen(end) + 1, 1);
+    if (!copy) return no_memory();
+    sprintf((char *)(uintptr_t)copy, "%s%s", name, end);
+    t->name = copy;
+    return append(p, *t);
+}
+
+/* GPT-OSS's experts, and their biases where parts are in turn. */
+static vmoer_status add_turns(plan *p, const vm_hf_tensor *row, int layer, target *t) {
+    const vm_gguf_tensor *part = t->parts[0];
+    int64_t rows = part->ne[1] * t->n_parts, cols = part->ne[0], experts = part->ne[2];
+    bool bias = row->form == VM_HF_TURNS;
+    if (part->n_dims != (bias ? 2 : 3))
+        return vm_error(VMOER_ERROR_FORMAT, "tensor \"%s\" has %d dimensions", part->name, part->n_dims);
+    t->n_dims = part->n_dims;
+    t->bytes = part->size * (size_t)t->n_parts;
+    t->making = bias ? MAKE_TURNS : MAKE_COLUMNS;
+    memcpy(t->shape, bias ? (int64_t[]){part->ne[1], cols * t->n_parts, 0} : (int64_t[]){experts, cols, rows},
+           3 * sizeof *t->shape);
+    if (bias || part->type != VM_MXFP4) return append_named(p, t, row->name, "", layer);
+    size_t blocks = t->bytes / 17;
+    t->n_dims = 4;
+    memcpy(t->shape, (int64_t[]){experts, rows, cols / 32, 16}, sizeof t->shape);
+    t->making = MAKE_BLOCKS;
+    t->bytes = blocks * 16;
+    VM_TRY(append_named(p, t, row->name, "_blocks", layer));
+    t->n_dims = 3;
+    t->making = MAKE_SCALES;
+    t->bytes = blocks;
+    return append_named(p, t, row->name, "_scales", layer);
+}
+
 /* The tensor of a row, or those of all experts. */
 static vmoer_status add_row(plan *p, const vm_hf_tensor *row, int layer) {
     target t = {.plan = p, .expert = -1};
-    char name[VM_HF_MAX_NAME];
     VM_TRY(take_parts(p, row, layer, &t));
+    if (row->form == VM_HF_TURNS || row->form == VM_HF_COLUMNS) return add_turns(p, row, layer, &t);
     VM_TRY(set_heads(p, row, &t));
     const vm_gguf_tensor *part = t.parts[0];
     bool one_each = vm_hf_per_expert(row), one_row = row->form == VM_HF_ONE_ROW && part->n_dims == 1;
@@ -135,11 +175,8 @@ static vmoer_status add_row(plan *p, const vm_hf_tensor *row, int layer) {
         t.bytes /= n;
     }
     for (size_t e = 0; e < n; e++) {
-        vm_hf_expand(name, row->name, layer, (int)e);
-        t.name = vm_arena_strndup(p->arena, name, strlen(name));
-        if (!t.name) return no_memory();
         if (one_each) t.expert = (int)e;
-        VM_TRY(append(p, t));
+        VM_TRY(append_named(p, &t, row->name, "", layer));
     }
     return VMOER_OK;
 }
@@ -177,28 +214,91 @@ static vmoer_status add_all(plan *p) {
 
 /* ---- weights ---- */
 
+/* buffer: [bytes of a row of the parts], for all that are not copied as they are. */
 /* Row `row` of all of the tensor's in the folder, from the GGUF's. */
-static void copy_row(const target *t, size_t row, size_t bytes, uint8_t *out) {
+static void make_row(const target *t, size_t row, uint8_t *buffer, uint8_t *out) {
     const vm_gguf_tensor *first = t->parts[0];
     size_t rows = (size_t)first->ne[1], all = rows * (size_t)t->n_parts, i = row % all;
     size_t matrix = t->expert >= 0 ? (size_t)t->expert : row / all;
     const vm_gguf_tensor *part = t->parts[i / rows];
     if (part->n_dims > 1 || !t->heads) {
-        memcpy(out, vm_gguf_row(part, matrix * rows + vm_from_halves(i % rows, rows, t->heads)), bytes);
+        vm_gguf_copy_row(part, matrix * rows + vm_from_halves(i % rows, rows, t->heads), out);
         return;
     }
-    const uint8_t *bias = vm_gguf_row(part, 0); /* whose elements are the heads' rows */
-    size_t n = (size_t)part->ne[0], element = bytes / n;
-    for (size_t k = 0; k < n; k++) memcpy(out + k * element, bias + vm_from_halves(k, n, t->heads) * element, element);
+    size_t n = (size_t)part->ne[0], element = part->size / n; /* of a bias, whose elements are the heads' rows */
+    vm_gguf_copy_row(part, 0, buffer);
+    for (size_t k = 0; k < n; k++)
+        memcpy(out + k * element, buffer + vm_from_halves(k, n, t->heads) * element, element);
+}
+
+/* One row: an expert's biases. */
+static void make_turns(const target *t, size_t row, uint8_t *buffer, uint8_t *out) {
+    size_t n = (size_t)t->parts[0]->ne[0], parts = (size_t)t->n_parts;
+    size_t element = t->parts[0]->size / (n * (size_t)t->parts[0]->ne[1]);
+    for (size_t p = 0; p < parts; p++) {
+        vm_gguf_copy_row(t->parts[p], row, buffer);
+        for (size_t i = 0; i < n; i++) memcpy(out + (i * parts + p) * element, buffer + i * element, element);
+    }
+}
+
+/* Rows [row, row + rows) of an expert's, which are columns of its parts' rows: these are gone through once. */
+static void make_columns(const target *t, size_t row, size_t rows, uint8_t *buffer, uint8_t *out) {
+    const vm_gguf_tensor *first = t->parts[0];
+    size_t cols = (size_t)first->ne[0], n = (size_t)first->ne[1], parts = (size_t)t->n_parts, matrix = row / cols;
+    size_t element = first->size / (cols * n * (size_t)first->ne[2]), from = row % cols;
+    for (size_t at = 0; at < n * parts; at++) {
+        vm_gguf_copy_row(t->parts[at % parts], matrix * n + at / parts, buffer);
+        for (size_t i = 0; i < rows; i++)
+            memcpy(out + (i * n * parts + at) * element, buffer + (from + i) * element, element);
+    }
+}
+
+/* Rows [row, row + rows) of MXFP4: a block each, or the scales of one of the parts' rows. */
+static void make_mxfp4(const target *t, size_t row, size_t rows, uint8_t *buffer, uint8_t *out) {
+    const vm_gguf_tensor *first = t->parts[0];
+    size_t n = (size_t)first->ne[1], parts = (size_t)t->n_parts, blocks = (size_t)first->ne[0] / 32;
+    size_t each = t->making == MAKE_BLOCKS ? blocks : 1, held = SIZE_MAX; /* the row in the buffer */
+    for (size_t i = row; i < row + rows; i++) {
+        size_t at = i / each, b = i % each;
+        if (at != held) vm_gguf_copy_row(t->parts[at % parts], at / (n * parts) * n + at % (n * parts) / parts, buffer);
+        held = at;
+        if (t->making == MAKE_BLOCKS) {
+            vm_mxfp4_to_pairs(buffer + 17 * b, out);
+            out += 16;
+        } else {
+            for (b = 0; b < blocks; b++) *out++ = buffer[17 * b];
+        }
+    }
+}
+
+/* bytes: of a row of the folder's tensor. */
+static void make_rows(const target *t, size_t row, size_t rows, size_t bytes, uint8_t *buffer, uint8_t *out) {
+    size_t cols = (size_t)t->parts[0]->ne[0], n;
+    if (t->making == MAKE_BLOCKS || t->making == MAKE_SCALES) make_mxfp4(t, row, rows, buffer, out), rows = 0;
+    for (size_t i = 0; i < rows; i += n, out += n * bytes) {
+        n = 1;
+        if (t->making == MAKE_COLUMNS) {
+            n = cols - (row + i) % cols; /* left of this expert */
+            if (n > rows - i) n = rows - i;
+            make_columns(t, row + i, n, buffer, out);
+        } else if (t->making == MAKE_TURNS) {
+            make_turns(t, row + i, buffer, out);
+        } else {
+            make_row(t, row + i, buffer, out);
+        }
+    }
 }
 
 static vmoer_status fill(void *context, size_t row, size_t rows, void *out) {
     const target *t = context;
-    size_t elements, element;
-    vm_dtype_block(t->parts[0]->type, &elements, &element);
-    size_t bytes = (size_t)t->parts[0]->ne[0] * element;
-    for (size_t i = 0; i < rows; i++) copy_row(t, row + i, bytes, (uint8_t *)out + i * bytes);
-    *t->plan->done += rows * bytes;
+    const vm_gguf_tensor *part = t->parts[0];
+    size_t all = 1;
+    for (int i = 0; i < t->n_dims - 1; i++) all *= (size_t)t->shape[i];
+    uint8_t *buffer = vm_malloc(part->size / (size_t)(part->ne[1] * part->ne[2]), 1);
+    if (!buffer) return no_memory();
+    make_rows(t, row, rows, t->bytes / all, buffer, out);
+    vm_free(buffer);
+    *t->plan->done += rows * (t->bytes / all);
     return vm_progress(t->plan->how->hooks, "convert", *t->plan->done, t->plan->bytes, t->name);
 }
 
@@ -277,7 +377,7 @@ static vmoer_status set(json_t *object, const char *name, json_t *value) {
 
 static vmoer_status put_special(const ends *e, const vm_vocabulary *v, const char *text_name, const char *id_name,
                                 int32_t id) {
-    if (id < 0) return VMOER_OK;
+    if (id < 0 || !v->tokens[id].text) return VMOER_OK;
     VM_TRY(set(e->tokenizer_config, text_name, json_stringn(v->tokens[id].text, v->tokens[id].length)));
     return id_name ? set(e->ids, id_name, json_integer(id)) : VMOER_OK;
 }
@@ -294,16 +394,10 @@ static vmoer_status put_list(const ends *e, const vm_rules *r) {
 static vmoer_status save_tokenizer(const vm_vocabulary *v, void *context) {
     const ends *e = context;
     const vm_rules *r = &v->rules;
-    uint32_t pad;
-    int32_t padding = -1;
     json_t *root;
-    if (vm_gguf_has_key(e->plan->g, "tokenizer.ggml.padding_token_id")) {
-        VM_TRY(vm_gguf_get_u32(e->plan->g, "tokenizer.ggml.padding_token_id", &pad));
-        if (pad < v->size && v->tokens[pad].text) padding = (int32_t)pad;
-    }
     VM_TRY(put_special(e, v, "bos_token", "bos_token_id", r->bos));
     VM_TRY(put_special(e, v, "eos_token", "eos_token_id", r->eos));
-    VM_TRY(put_special(e, v, "pad_token", "pad_token_id", padding));
+    VM_TRY(put_special(e, v, "pad_token", "pad_token_id", r->pad));
     VM_TRY(put_special(e, v, "unk_token", NULL, r->unknown));
     if (r->eos >= 0) VM_TRY(put_list(e, r));
     VM_TRY(vm_vocabulary_to_json(v, &root));
@@ -333,6 +427,12 @@ static vmoer_status put_rest(const plan *p, json_t *config, json_t *ids, int lay
                            : embedding->type == VM_F16 ? "float16"
                                                        : "float32")));
     VM_TRY(set(config, "tie_word_embeddings", json_boolean(!vm_gguf_find_tensor(p->g, "output.weight"))));
+    for (size_t i = 0; i < p->n; i++)
+        if (p->targets[i].making == MAKE_BLOCKS)
+            VM_TRY(set(config, "quantization_config",
+                       json_pack("{s:s, s:[s, s, s, s]}", "quant_method", "mxfp4", "modules_to_not_convert",
+                                 "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens",
+                                 "lm_head")));
     for (const vm_hf_tensor *row = p->arch->tensors; row->gguf; row++)
         if (row->when && *row->when) VM_TRY(set(config, row->when, json_boolean(has_any(p, row->when, layers))));
     return json_object_update(config, ids) == 0 ? VMOER_OK : no_memory();

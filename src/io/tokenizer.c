@@ -38,7 +38,7 @@ vmoer_status vm_vocabulary_init(vm_vocabulary *v, size_t size, size_t n_merges) 
     if (!v->tokens || !v->types || !v->flags || !v->merges)
         return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens and %zu merges", size, n_merges);
     memset(v->types, VM_TOKEN_NORMAL, size);
-    v->rules.unknown = v->rules.bos = v->rules.eos = v->rules.eot = v->rules.eom = -1;
+    v->rules.unknown = v->rules.bos = v->rules.eos = v->rules.eot = v->rules.eom = v->rules.pad = -1;
     return VMOER_OK;
 }
 

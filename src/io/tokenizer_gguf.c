@@ -78,14 +78,14 @@ static vmoer_status read_flag(const vm_gguf *g, const char *key, bool *out) {
 static vmoer_status read_ids(vm_vocabulary *v, const vm_gguf *g) {
     vm_rules *rules = &v->rules;
     bool characters = rules->alphabet == VM_ALPHABET_CHARACTERS, adds_eos = false;
-    int32_t unknown = -1, ignored;
+    int32_t unknown = -1;
     if (characters && v->size > 2) unknown = 0, rules->bos = 1, rules->eos = 2;
     VM_TRY(read_id(v, g, "tokenizer.ggml.bos_token_id", &rules->bos));
     VM_TRY(read_id(v, g, "tokenizer.ggml.eos_token_id", &rules->eos));
     VM_TRY(read_id(v, g, "tokenizer.ggml.eot_token_id", &rules->eot));
     VM_TRY(read_id(v, g, "tokenizer.ggml.eom_token_id", &rules->eom));
     VM_TRY(read_id(v, g, "tokenizer.ggml.unknown_token_id", &unknown));
-    VM_TRY(read_id(v, g, "tokenizer.ggml.padding_token_id", &ignored));
+    VM_TRY(read_id(v, g, "tokenizer.ggml.padding_token_id", &rules->pad));
     if (characters)
         rules->unknown = unknown; /* in BYTES what has no token vanishes, as in Hugging Face's of these models */
     rules->adds_bos = (characters || rules->pretokenizer == VM_PRETOKENIZER_LLAMA3) && rules->bos >= 0;
@@ -215,7 +215,8 @@ vmoer_status vm_vocabulary_put_keys(const vm_vocabulary *v, size_t n_vocab, vm_g
     } ids[] = {{"tokenizer.ggml.bos_token_id", r->bos},
                {"tokenizer.ggml.eos_token_id", r->eos},
                {"tokenizer.ggml.eot_token_id", r->eot},
-               {"tokenizer.ggml.eom_token_id", r->eom}};
+               {"tokenizer.ggml.eom_token_id", r->eom},
+               {"tokenizer.ggml.padding_token_id", r->pad}};
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         if (ids[i].id >= 0) VM_TRY(vm_gguf_writer_u32(w, ids[i].key, (uint32_t)ids[i].id));
     return vm_gguf_writer_bool(w, "tokenizer.ggml.add_bos_token", r->adds_bos);

@@ -46,6 +46,7 @@ typedef struct vm_rules {
     int32_t unknown;    /* what a character that is no token becomes; -1: nothing */
     int32_t bos, eos;   /* -1: none */
     int32_t eot, eom;   /* of a turn and of a message, likewise */
+    int32_t pad;        /* what fills up, where texts are to be of one length: likewise, not used here */
     bool adds_bos;
 } vm_rules;
 
@@ -63,7 +64,7 @@ typedef struct vm_vocabulary {
 } vm_vocabulary;
 /* Frees the arrays, which the files' readers allocate. */
 void vm_vocabulary_free(vm_vocabulary *v);
-/* Room for tokens (NORMAL, without text) and for merges; unknown, bos and eos become -1. */
+/* Room for tokens (NORMAL, without text) and for merges; the rules' ids become -1. */
 vmoer_status vm_vocabulary_init(vm_vocabulary *v, size_t size, size_t n_merges);
 /* "left right" with one space. The error names the merge. */
 vmoer_status vm_vocabulary_merge(vm_vocabulary *v, size_t rank, const char *text, size_t length);
