@@ -11,7 +11,10 @@ import tempfile
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+
+import golden_tokens
 
 TEXTS = ["Question: the ring\n", "<|im_start|>user\nWhat on 12 Quays?<|im_end|>", "na\u00efve \U0001f600\t  x", "", " the  there"]
 CHAT = [{"role": "user", "content": "the weather"}]
@@ -34,6 +37,26 @@ def differing_ids(folder, other):
     return wrong + (ours.apply_chat_template(CHAT, tokenize=False) != theirs.apply_chat_template(CHAT, tokenize=False))
 
 
+def sentencepiece(vmoer, golden, scratch):
+    """A random Mixtral with SentencePiece's BPE: folder -> GGUF -> folder. Texts that llama.cpp and transformers have other ids for than the first folder's."""
+    tok = Tokenizer.from_file(str(golden / "tokenizer_mixtral.json"))
+    folder, gguf, back = f"{scratch}/spm", f"{scratch}/spm.gguf", f"{scratch}/back"
+    model = MixtralForCausalLM(MixtralConfig(
+        vocab_size=tok.get_vocab_size(), hidden_size=32, num_hidden_layers=1, intermediate_size=16, num_attention_heads=4, num_key_value_heads=2,
+        num_local_experts=4, max_position_embeddings=512)).float().eval()
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
+    for a, b in ((folder, gguf), (gguf, back)):
+        subprocess.run([vmoer, "convert", "-q", "-m", a, "--output_path", b], check=True, stdout=subprocess.DEVNULL)
+    texts = list(golden_tokens.spm_texts())
+    want, ours = golden_tokens.encode(tok, texts, 1), AutoTokenizer.from_pretrained(back)
+    theirs = golden_tokens.encode(golden_tokens.LlamaCpp(gguf), texts, 1)
+    ids = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        error = float((AutoModelForCausalLM.from_pretrained(back, dtype=torch.float32)(ids).logits - model(ids).logits).abs().max())
+    return len(texts), sum(list(x) != list(y) for x, y in zip(want, theirs)), sum(ours(t)["input_ids"] != tok.encode(t).ids for t in texts), error
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument("vmoer", type=pathlib.Path)
@@ -42,6 +65,10 @@ def main():
     a = a.parse_args()
     torch.set_num_threads(1)
     wrong = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        n, llama, ours, error = sentencepiece(a.vmoer, a.golden, scratch)
+        print(f"SentencePiece's BPE: {n} texts, other ids: llama.cpp {llama}, transformers {ours}; logits {error:.1e}", flush=True)
+        wrong += llama or ours or error > 1e-5
     for gguf in sorted(a.golden.glob("tiny-*.gguf")):
         name = gguf.stem
         if name.endswith("-lora") or name in REMOTE or (a.only or "") not in name:

@@ -91,6 +91,7 @@ vmoer_status vm_gguf_writer_string(vm_gguf_writer *w, const char *key, const cha
 /* Arrays: [count] texts of so many bytes each; and numbers. */
 vmoer_status vm_gguf_writer_strings(vm_gguf_writer *w, const char *key, size_t count, const char *const *texts, const size_t *lengths);
 vmoer_status vm_gguf_writer_i32s(vm_gguf_writer *w, const char *key, size_t count, const int32_t *values);
+vmoer_status vm_gguf_writer_f32s(vm_gguf_writer *w, const char *key, size_t count, const float *values);
 /* Copies every key of g that starts with `prefix` ("" for all). */
 vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const char *prefix);
 vmoer_status vm_gguf_writer_tensor(vm_gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *ne, const void *data);

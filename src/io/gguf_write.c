@@ -174,6 +174,14 @@ vmoer_status vm_gguf_writer_i32s(vm_gguf_writer *w, const char *key, size_t coun
     return status;
 }
 
+vmoer_status vm_gguf_writer_f32s(vm_gguf_writer *w, const char *key, size_t count, const float *values) {
+    buffer raw = {0};
+    vmoer_status status =
+        put(&raw, values, count * sizeof *values) ? set_array(w, key, VM_GGUF_F32, count, &raw) : no_memory();
+    vm_free(raw.bytes);
+    return status;
+}
+
 vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const char *prefix) {
     size_t n_before = w->n_keys; /* the keys of g differ among themselves */
     for (size_t i = 0; i < vm_gguf_key_count(g); i++) {

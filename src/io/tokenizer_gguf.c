@@ -9,6 +9,8 @@
 #define KEY_TYPES "tokenizer.ggml.token_type"
 #define KEY_SCORES "tokenizer.ggml.scores"
 #define KEY_MERGES "tokenizer.ggml.merges"
+#define KEY_FIRST \
+    "vmoer.tokenizer.space_prefix_first" /* of ours: add_space_prefix is of the whole text's start alone */
 
 static vmoer_status read_texts(vm_vocabulary *v, const vm_gguf *g) {
     vm_gguf_type element;
@@ -98,16 +100,19 @@ static vmoer_status read_ids(vm_vocabulary *v, const vm_gguf *g) {
     return VMOER_OK;
 }
 
-/* SentencePiece's, as Llama 2 and Mixtral have it: every span of text gets a space in front. */
+/* SentencePiece's, as Llama 2 and Mixtral have it: every span of text gets a space in front; or, which only GGUFs
+ * written here say, the first alone, as transformers has it by now. */
 static vmoer_status read_characters(vm_rules *rules, const vm_gguf *g) {
-    bool leads = true;
+    bool leads = true, first = false;
     VM_TRY(read_flag(g, "tokenizer.ggml.add_space_prefix", &leads));
+    VM_TRY(read_flag(g, KEY_FIRST, &first));
     rules->alphabet = VM_ALPHABET_CHARACTERS;
     rules->pretokenizer = VM_PRETOKENIZER_NONE;
     rules->byte_fallback = rules->fuses_unknown = true;
     rules->strips_space = leads;
-    if (leads) vm_steps_add(&rules->normalizer, VM_STEP_PREPEND, "", "\u2581");
-    vm_steps_add(&rules->normalizer, VM_STEP_REPLACE, " ", "\u2581");
+    if (leads && !first) vm_steps_add(&rules->normalizer, VM_STEP_PREPEND, "", "\u2581");
+    vm_steps_add(leads && first ? &rules->spaces : &rules->normalizer, VM_STEP_REPLACE, " ", "\u2581");
+    if (leads && first) vm_steps_add(&rules->spaces, VM_STEP_LEAD_FIRST, "", "\u2581");
     return VMOER_OK;
 }
 
@@ -143,6 +148,15 @@ vmoer_status vm_vocabulary_from_gguf(const vm_gguf *g, vm_vocabulary *v) {
 
 static vmoer_status no_memory(size_t n) { return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", n); }
 
+static bool is_byte(const vm_slice s) { return s.length == 6 && memcmp(s.text, "<0x", 3) == 0 && s.text[5] == '>'; }
+
+/* tokenizer.json does not tell bytes and the unknown token from others. */
+static int32_t type_of(const vm_vocabulary *v, size_t id) {
+    bool characters = v->rules.alphabet == VM_ALPHABET_CHARACTERS;
+    if (characters && (int32_t)id == v->rules.unknown) return VM_TOKEN_UNKNOWN;
+    return characters && v->types[id] == VM_TOKEN_NORMAL && is_byte(v->tokens[id]) ? VM_TOKEN_BYTE : v->types[id];
+}
+
 static vmoer_status put_texts(const vm_vocabulary *v, size_t n, vm_arena *arena, vm_gguf_writer *w) {
     const char **texts = vm_arena_alloc(arena, n, sizeof(char *));
     size_t *lengths = vm_arena_alloc(arena, n, sizeof *lengths);
@@ -154,7 +168,7 @@ static vmoer_status put_texts(const vm_vocabulary *v, size_t n, vm_arena *arena,
         bool own = id < v->size && v->tokens[id].text;
         texts[id] = own ? v->tokens[id].text : vm_arena_strndup(arena, unused, (size_t)length);
         lengths[id] = own ? v->tokens[id].length : (size_t)length;
-        types[id] = own ? v->types[id] : VM_TOKEN_UNUSED;
+        types[id] = own ? type_of(v, id) : VM_TOKEN_UNUSED;
         if (!texts[id]) return no_memory(n);
     }
     VM_TRY(vm_gguf_writer_strings(w, KEY_TOKENS, n, texts, lengths));
@@ -189,24 +203,86 @@ static const char *name_of(const vm_rules *r) {
     return vm_pretokenizer_name(r->pretokenizer, nfc);
 }
 
-vmoer_status vm_vocabulary_put_keys(const vm_vocabulary *v, size_t n_vocab, vm_gguf_writer *w) {
-    const vm_rules *r = &v->rules;
-    const char *pre = name_of(r);
-    if (v->size > n_vocab)
-        return vm_error(VMOER_ERROR_FORMAT, "%s: %zu tokens, the model has %zu", v->tokens_key, v->size, n_vocab);
+static vmoer_status put_bytes_model(const vm_vocabulary *v, vm_arena *arena, vm_gguf_writer *w) {
+    const char *pre = name_of(&v->rules);
     if (!pre)
         return vm_error(VMOER_ERROR_UNSUPPORTED,
                         "the normalizer, pre-tokenizer or model of tokenizer.json is none that a GGUF is written with");
+    VM_TRY(vm_gguf_writer_string(w, "tokenizer.ggml.model", "gpt2"));
+    VM_TRY(vm_gguf_writer_string(w, "tokenizer.ggml.pre", pre));
+    return put_merges(v, arena, w);
+}
+
+/* ---- SentencePiece's ---- */
+
+static bool is_step(const vm_step *step, vm_step_kind kind, const char *from) {
+    return step->kind == kind && strcmp(step->from, from) == 0 && strcmp(step->to, "\u2581") == 0;
+}
+
+/* Whether read_characters can make these rules, and of what. */
+static bool says_characters(const vm_rules *r, bool *leads, bool *first) {
+    const vm_steps *n = &r->normalizer, *s = &r->spaces;
+    bool plain = r->pretokenizer == VM_PRETOKENIZER_NONE && r->byte_fallback && r->fuses_unknown && !r->keeps_words;
+    bool always = n->count == 2 && s->count == 0 && is_step(&n->list[0], VM_STEP_PREPEND, "");
+    bool never = n->count == 1 && s->count == 0;
+    *first = n->count == 0 && s->count == 2 && is_step(&s->list[1], VM_STEP_LEAD_FIRST, "");
+    *leads = always || *first;
+    const vm_step *replace = *first ? &s->list[0] : &n->list[always];
+    return plain && (*leads || never) && is_step(replace, VM_STEP_REPLACE, " ") && r->strips_space == *leads;
+}
+
+static vmoer_status put_scores(const vm_vocabulary *v, size_t n_vocab, vm_arena *arena, vm_gguf_writer *w) {
+    float *scores = vm_arena_alloc(arena, n_vocab, sizeof *scores);
+    vm_tokenizer *t;
+    if (!scores) return no_memory(n_vocab);
+    VM_TRY(vm_tokenizer_build(v, &t));
+    vmoer_status status = vm_tokenizer_score(t, v, scores);
+    vm_tokenizer_free(t);
+    VM_TRY(status);
+    for (size_t id = v->size; id < n_vocab; id++) scores[id] = -(float)v->n_merges;
+    return vm_gguf_writer_f32s(w, KEY_SCORES, n_vocab, scores);
+}
+
+static vmoer_status put_characters(const vm_vocabulary *v, size_t n_vocab, vm_arena *arena, vm_gguf_writer *w) {
+    const vm_rules *r = &v->rules;
+    bool leads, first;
+    if (!says_characters(r, &leads, &first) || r->unknown < 0 || r->bos < 0 || r->eos < 0)
+        return vm_error(
+            VMOER_ERROR_UNSUPPORTED,
+            "the normalizer, pre-tokenizer, model or special tokens of tokenizer.json are none that a GGUF of "
+            "SentencePiece's BPE is written with");
+    for (size_t id = 0; id < v->size; id++)
+        if (v->flags[id] & (VM_ADDED_NORMALIZED | VM_ADDED_OUTSIDE))
+            return vm_error(
+                VMOER_ERROR_UNSUPPORTED,
+                "the added token \"%.64s\" is looked for in normalised text, or is outside of the vocabulary, "
+                "which a GGUF of SentencePiece's BPE cannot say",
+                v->tokens[id].text);
+    VM_TRY(vm_gguf_writer_string(w, "tokenizer.ggml.model", "llama"));
+    VM_TRY(vm_gguf_writer_string(w, "tokenizer.ggml.pre", "default"));
+    VM_TRY(put_scores(v, n_vocab, arena, w));
+    VM_TRY(vm_gguf_writer_u32(w, "tokenizer.ggml.unknown_token_id", (uint32_t)r->unknown));
+    if (first) VM_TRY(vm_gguf_writer_bool(w, KEY_FIRST, true));
+    return vm_gguf_writer_bool(w, "tokenizer.ggml.add_space_prefix", leads);
+}
+
+static vmoer_status put_all(const vm_vocabulary *v, size_t n_vocab, vm_arena *arena, vm_gguf_writer *w) {
+    VM_TRY(v->rules.alphabet == VM_ALPHABET_CHARACTERS ? put_characters(v, n_vocab, arena, w)
+                                                       : put_bytes_model(v, arena, w));
+    return put_texts(v, n_vocab, arena, w);
+}
+
+vmoer_status vm_vocabulary_put_keys(const vm_vocabulary *v, size_t n_vocab, vm_gguf_writer *w) {
+    const vm_rules *r = &v->rules;
+    if (v->size > n_vocab)
+        return vm_error(VMOER_ERROR_FORMAT, "%s: %zu tokens, the model has %zu", v->tokens_key, v->size, n_vocab);
     for (size_t id = 0; id < v->size; id++)
         if (v->flags[id] & (VM_ADDED_LSTRIP | VM_ADDED_RSTRIP))
             return vm_error(VMOER_ERROR_UNSUPPORTED,
                             "the added token \"%.64s\" takes white space with it, which a GGUF cannot say",
                             v->tokens[id].text);
-    VM_TRY(vm_gguf_writer_string(w, "tokenizer.ggml.model", "gpt2"));
-    VM_TRY(vm_gguf_writer_string(w, "tokenizer.ggml.pre", pre));
     vm_arena *arena = vm_arena_create();
-    vmoer_status status = arena ? put_texts(v, n_vocab, arena, w) : no_memory(n_vocab);
-    if (status == VMOER_OK) status = put_merges(v, arena, w);
+    vmoer_status status = arena ? put_all(v, n_vocab, arena, w) : no_memory(n_vocab);
     vm_arena_free(arena);
     VM_TRY(status);
     const struct {

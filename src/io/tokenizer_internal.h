@@ -84,6 +84,9 @@ json_t *vm_pretokenizer_to_json(const vm_rules *rules); /* NULL: no memory */
 vmoer_status vm_tokenizer_build(const vm_vocabulary *v, vm_tokenizer **out);
 /* Fills t->merges; all else stands. */
 vmoer_status vm_tokenizer_take_merges(vm_tokenizer *t, const vm_vocabulary *v);
+/* Scores that say what v's list of merges says: scores[v->size]; a token that is merged earlier has a higher one, what no merge makes a lower one than all.
+ * VMOER_ERROR_UNSUPPORTED: no scores say it, for the ways to make a token do not stand together, or are not all there. */
+vmoer_status vm_tokenizer_score(const vm_tokenizer *t, const vm_vocabulary *v, float *scores);
 /* What the merges of a vocabulary with scores are as a list, by rank, of texts of t: out[*n], freed by the caller with vm_free. Of equal scores the longer
  * left part first, then the longer right one, as transformers' converter of SentencePiece models has it. */
 vmoer_status vm_tokenizer_list_merges(const vm_tokenizer *t, const vm_vocabulary *v, vm_merge **out, size_t *n);

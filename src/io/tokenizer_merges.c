@@ -158,6 +158,42 @@ vmoer_status vm_tokenizer_list_merges(const vm_tokenizer *t, const vm_vocabulary
     return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu merges", *n);
 }
 
+/* Whether the ways to make each token stand together; order[id]: of the tokens that are made, by their first merge. */
+static bool find_order(const vm_tokenizer *t, const vm_vocabulary *v, vm_bytes *joined, int32_t *order, int32_t *n) {
+    int32_t last = -1;
+    *n = 0;
+    for (size_t i = 0; i < v->n_merges; i++) {
+        const vm_slice left = v->merges[i].left, right = v->merges[i].right;
+        joined->length = 0;
+        if (vm_bytes_add(joined, left.text, left.length) != VMOER_OK ||
+            vm_bytes_add(joined, right.text, right.length) != VMOER_OK)
+            return false;
+        int32_t made = vm_tokenizer_find(t, joined->data, joined->length); /* t was built of v */
+        if (made == last) continue;
+        if (order[made] >= 0) return false;
+        order[made] = (*n)++;
+        last = made;
+    }
+    return true;
+}
+
+vmoer_status vm_tokenizer_score(const vm_tokenizer *t, const vm_vocabulary *v, float *scores) {
+    size_t ways = 0;
+    int32_t made = 0, *order = vm_malloc(v->size, sizeof *order);
+    vm_bytes joined = {0};
+    if (!order) return vm_error(VMOER_ERROR_MEMORY, "no memory for %zu tokens", v->size);
+    for (size_t id = 0; id < v->size; id++) order[id] = -1;
+    take_apart(t, count_way, &ways);
+    bool good = find_order(t, v, &joined, order, &made) && ways == v->n_merges;
+    for (size_t id = 0; id < v->size; id++) scores[id] = -(float)(order[id] >= 0 ? order[id] : made);
+    vm_bytes_free(&joined);
+    vm_free(order);
+    return good ? VMOER_OK
+                : vm_error(VMOER_ERROR_UNSUPPORTED,
+                           "%s: these merges are not those of scores, which a GGUF of SentencePiece's BPE has",
+                           v->merges_key);
+}
+
 vmoer_status vm_tokenizer_take_merges(vm_tokenizer *t, const vm_vocabulary *v) {
     return v->scores ? take_scores(t, v) : take_list(t, v);
 }

@@ -192,10 +192,127 @@ static void test_refused(void **state) {
 #undef WITH
 }
 
+/* ---- into a GGUF ---- */
+
+static vmoer_status through_gguf(const char *text, size_t size, vm_tokenizer **out) {
+    json_t *root;
+    vm_vocabulary v;
+    uint8_t *bytes = NULL;
+    vm_gguf *g = NULL;
+    vm_gguf_writer *w = vm_gguf_writer_create();
+    *out = NULL;
+    assert_int_equal(vm_json_parse(text, size, "made here", &root), VMOER_OK);
+    vmoer_status status = vm_vocabulary_from_json(root, &v);
+    v.rules.eos = 2; /* which tokenizer_config.json says */
+    if (status == VMOER_OK) status = vm_vocabulary_put_keys(&v, v.size + 3, w);
+    vm_vocabulary_free(&v);
+    json_decref(root);
+    if (status == VMOER_OK) {
+        assert_int_equal(vm_gguf_writer_header(w, &bytes, &size), VMOER_OK);
+        assert_int_equal(vm_gguf_open_memory(bytes, size, "written", &g), VMOER_OK);
+        if (vm_tokenizer_open(g, out) != VMOER_OK) fail_msg("%s", vm_error_text());
+    }
+    vm_gguf_writer_free(w);
+    vm_gguf_free(g);
+    vm_free(bytes);
+    return status;
+}
+
+/* A copy of tokenizer_mixtral.json with a text in place of another. */
+static char *changed(const char *old, const char *new) {
+    char path[4096], *text;
+    golden_path(path, "tokenizer_mixtral.json");
+    vm_map map;
+    assert_int_equal(vm_map_open(path, &map), VMOER_OK);
+    const char *at = memmem(map.data, map.size, old, strlen(old));
+    if (!at) fail_msg("no %s", old);
+    size_t before = (size_t)(at - (const char *)map.data);
+    text = calloc(1, map.size + strlen(new) + 1);
+    memcpy(text, map.data, before);
+    strcpy(text + before, new);
+    memcpy(text + before + strlen(new), at + strlen(old), map.size - before - strlen(old));
+    vm_map_close(&map);
+    return text;
+}
+
+#define NORMALIZER                                                                                                    \
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\u2581\"},{\"type\":" \
+    "\"Replace\","                                                                                                    \
+    "\"pattern\":{\"String\":\" \"},\"content\":\"\u2581\"}]},\"pre_tokenizer\":null"
+#define METASPACE(scheme, split)                                                                                   \
+    "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\u2581\",\"prepend_scheme\":" \
+    "\"" scheme "\",\"split\":" split "}"
+
+static void test_to_gguf(void **state) {
+    (void)state;
+    char *text = changed(NORMALIZER, NORMALIZER);
+    vm_tokenizer *written, *json;
+    assert_int_equal(through_gguf(text, strlen(text), &written), VMOER_OK);
+    compare_with_golden(written, "tokens_spm-mixtral.txt", false, 250);
+    assert_true(vm_tokenizer_adds_bos(written));
+    assert_int_equal(vm_tokenizer_eos(written), 2);
+    assert_true(vm_tokenizer_is_special(written, 0));
+    vm_tokenizer_free(written);
+    free(text);
+    /* As transformers saves it by now: a space at the start of the text alone. */
+    static const char *const some[] = {"a b", "<s>a</s>b",  " two  spaces", "na\xc3\xafve \xf0\x9f\x98\x80",
+                                       "\n",  "the weather"};
+    text = changed(NORMALIZER, METASPACE("first", "false"));
+    assert_int_equal(parse_json(text, strlen(text), &json), VMOER_OK);
+    if (through_gguf(text, strlen(text), &written) != VMOER_OK) fail_msg("%s", vm_error_text());
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        vm_ids a = {0}, b = {0};
+        assert_int_equal(vm_tokenizer_encode(json, some[i], strlen(some[i]), true, &a), VMOER_OK);
+        assert_int_equal(vm_tokenizer_encode(written, some[i], strlen(some[i]), true, &b), VMOER_OK);
+        assert_int_equal(a.count, b.count);
+        assert_memory_equal(a.ids, b.ids, a.count * sizeof *a.ids);
+        vm_ids_free(&a);
+        vm_ids_free(&b);
+    }
+    vm_tokenizer_free(written);
+    vm_tokenizer_free(json);
+    free(text);
+}
+
+static void test_not_to_gguf(void **state) {
+    (void)state;
+    static const struct {
+        const char *old, *new, *says;
+    } all[] = {
+        {NORMALIZER, METASPACE("first", "true"), "the normalizer, pre-tokenizer, model or special tokens"},
+        {NORMALIZER, METASPACE("always", "false"), "the normalizer, pre-tokenizer, model or special tokens"},
+        {"\"fuse_unk\":true", "\"fuse_unk\":false", "the normalizer, pre-tokenizer, model or special tokens"},
+        {"\"byte_fallback\":true", "\"byte_fallback\":false", "the normalizer, pre-tokenizer, model or special tokens"},
+        {"\"ignore_merges\":false", "\"ignore_merges\":true", "the normalizer, pre-tokenizer, model or special tokens"},
+        {",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}", "",
+         "the normalizer, pre-tokenizer, model or"},
+        {"\"unk_token\":\"<unk>\"", "\"unk_token\":null", "the normalizer, pre-tokenizer, model or special tokens"},
+        {"\"normalized\":false", "\"normalized\":true", "the added token \"<unk>\" is looked for in normalised text"},
+        {"\"merges\":[", "\"merges\":[[\"<0x00>\",\"<0x01>\"],", "its result is not in the vocabulary"},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        char *text = changed(all[i].old, all[i].new);
+        vm_tokenizer *t;
+        vmoer_status status = through_gguf(text, strlen(text), &t);
+        if (status == VMOER_OK || !strstr(vm_error_text(), all[i].says))
+            fail_msg("%zu: got %d \"%s\"", i, status, vm_error_text());
+        free(text);
+    }
+    /* A merge less. */
+    char *text = changed(NORMALIZER, NORMALIZER), *first = strstr(text, "\"merges\":[") + strlen("\"merges\":["),
+         *end = strchr(first, ']') + 1;
+    vm_tokenizer *t;
+    memmove(first, end + 1, strlen(end + 1) + 1);
+    assert_int_equal(through_gguf(text, strlen(text), &t), VMOER_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(vm_error_text(), "model.merges: these merges are not those of scores"));
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden), cmocka_unit_test(test_decode),  cmocka_unit_test(test_long_piece),
-        cmocka_unit_test(test_rules),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_golden),      cmocka_unit_test(test_decode),  cmocka_unit_test(test_long_piece),
+        cmocka_unit_test(test_rules),       cmocka_unit_test(test_refused), cmocka_unit_test(test_to_gguf),
+        cmocka_unit_test(test_not_to_gguf),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
