@@ -121,23 +121,45 @@ static vmoer_status rope_original(const json_t *config, const json_t *rope, uint
     return to_u32("max_position_embeddings", get(config, "max_position_embeddings"), out);
 }
 
-/* YaRN's numbers. */
+/* What cos and sin are multiplied by, over what a GGUF multiplies them by without being told, 1 + 0.1 ln(factor); 1
+ * where the object does not say it. */
+static vmoer_status attention_factor(const json_t *rope, double factor, double *out) {
+    static const char *const names[] = {"attention_factor", "mscale", "mscale_all_dim"};
+    double given[3] = {0, 0, 0}, slope = factor > 1 ? 0.1 * log(factor) : 0;
+    float checked;
+    *out = 1;
+    for (size_t i = 0; i < 3; i++) {
+        if (!get(rope, names[i])) continue;
+        VM_TRY(to_f32(names[i], get(rope, names[i]), &checked));
+        given[i] = json_number_value(get(rope, names[i]));
+    }
+    if (get(rope, names[0]))
+        *out = given[0] / (1 + slope);
+    else if (given[1] != 0 && given[2] != 0) /* else neither counts */
+        *out = (1 + given[1] * slope) / (1 + given[2] * slope) / (1 + slope);
+    return *out > 0 && isfinite(*out) ? VMOER_OK
+                                      : vm_error(VMOER_ERROR_FORMAT, "YaRN's attention_factor is no positive number");
+}
+
+/* YaRN's numbers, each where the object has it. */
 static vmoer_status put_yarn(const vm_hf_arch *a, const char *prefix, const json_t *config, const json_t *rope,
                              vm_gguf_writer *w) {
-    static const char *const betas[] = {"beta_fast", "beta_slow"}, *const refused[] = {"attention_factor", "mscale",
-                                                                                       "mscale_all_dim"};
+    static const char *const betas[] = {"beta_fast", "beta_slow"};
     char key[128];
     uint32_t original;
     float beta;
-    for (size_t i = 0; i < 3; i++)
-        if (get(rope, refused[i]))
-            return vm_error(VMOER_ERROR_UNSUPPORTED, "YaRN with %s is not supported", refused[i]);
+    double attention;
     if (json_is_false(get(rope, "truncate")) != a->own_rope)
         return vm_error(VMOER_ERROR_UNSUPPORTED, "YaRN %s truncate is not supported for the model_type \"%s\"",
                         a->own_rope ? "with" : "without", a->model_type);
     VM_TRY(rope_original(config, rope, &original));
     snprintf(key, sizeof key, "%soriginal_context_length", prefix);
     VM_TRY(vm_gguf_writer_u32(w, key, original));
+    VM_TRY(attention_factor(rope, json_number_value(get(rope, "factor")), &attention));
+    if (attention != 1) {
+        snprintf(key, sizeof key, "%sattn_factor", prefix);
+        VM_TRY(vm_gguf_writer_f32(w, key, (float)attention));
+    }
     for (size_t i = 0; i < 2; i++) {
         if (!get(rope, betas[i])) continue;
         VM_TRY(to_f32(betas[i], get(rope, betas[i]), &beta));

@@ -141,7 +141,8 @@ static vmoer_status put_llama3(const vm_gguf_tensor *t, float base, json_t *rope
 }
 
 /* Names of transformers for YaRN's, each where the GGUF has it. */
-static vmoer_status put_yarn(const vm_gguf *g, const vm_hf_arch *a, json_t *rope) {
+static vmoer_status put_yarn(const vm_gguf *g, const vm_hf_arch *a, double factor, json_t *rope) {
+    float attention = 0;
     static const char *const betas[] = {"beta_fast", "beta_slow"};
     uint32_t original;
     const char *key = vm_gguf_has_key(g, join(a, "rope.scaling.original_context_length").text)
@@ -149,6 +150,9 @@ static vmoer_status put_yarn(const vm_gguf *g, const vm_hf_arch *a, json_t *rope
                           : "context_length";
     VM_TRY(vm_hf_need_u32(g, a, key, INT32_MAX, &original));
     VM_TRY(set(rope, "original_max_position_embeddings", json_integer(original)));
+    VM_TRY(get_f32(g, a, "rope.scaling.attn_factor", &attention));
+    if (attention != 0 && attention != 1) /* a GGUF's is beside 1 + 0.1 ln(factor), config.json's is all of it */
+        VM_TRY(set(rope, "attention_factor", json_real((double)attention * (factor > 1 ? 1 + 0.1 * log(factor) : 1))));
     if (a->own_rope) VM_TRY(set(rope, "truncate", json_false()));
     for (size_t i = 0; i < 2; i++) {
         char name[64];
@@ -176,8 +180,9 @@ static vmoer_status put_scaling(const vm_gguf *g, const vm_hf_arch *a, json_t *r
     if (!linear && !yarn && strcmp(name, "dynamic") != 0)
         return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: '%s' RoPE scaling is not supported", full.text, name);
     VM_TRY(set(rope, "rope_type", json_string(name)));
-    VM_TRY(set(rope, "factor", json_real(factor == 0 ? 1 : (double)factor)));
-    return yarn ? put_yarn(g, a, rope) : VMOER_OK;
+    if (factor == 0) factor = 1;
+    VM_TRY(set(rope, "factor", json_real((double)factor)));
+    return yarn ? put_yarn(g, a, (double)factor, rope) : VMOER_OK;
 }
 
 static vmoer_status put_rope(const vm_gguf *g, const vm_hf_arch *a, json_t *config) {

@@ -388,6 +388,41 @@ static const char *changed_llama(const char *key, uint32_t value, const char *te
     return path;
 }
 
+/* Keys that no tiny model has, as config.json's and back. */
+static void test_keys(void **state) {
+    (void)state;
+    static const struct {
+        const char *scaling;
+        float factor, attention;
+    } all[] = {{"linear", 3, 1}, {"dynamic", 3, 1}, {"yarn", 3, 1.25f}, {"yarn", 1, .75f}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const char *path = scratch_path("keys.gguf"), *folder = scratch_path("keys");
+        vm_gguf *g, *back;
+        vm_gguf_writer *w = vm_gguf_writer_create();
+        OK(vm_gguf_open(golden_gguf("tiny-llama"), &g));
+        OK(vm_gguf_writer_copy_keys(w, g, ""));
+        OK(vm_gguf_writer_string(w, "llama.rope.scaling.type", all[i].scaling));
+        OK(vm_gguf_writer_f32(w, "llama.rope.scaling.factor", all[i].factor));
+        if (all[i].attention != 1) OK(vm_gguf_writer_f32(w, "llama.rope.scaling.attn_factor", all[i].attention));
+        OK(vm_gguf_writer_u32(w, "tokenizer.ggml.eot_token_id", 7));
+        for (size_t k = 0; k < vm_gguf_tensor_count(g); k++) OK(vm_gguf_writer_copy(w, vm_gguf_tensor_at(g, k)));
+        OK(vm_gguf_writer_save(w, path));
+        vm_gguf_writer_free(w);
+        vm_gguf_free(g);
+        OK(convert(path, folder, NULL)); /* which compares the configurations, too */
+        OK(vm_gguf_open(folder, &back));
+        vm_config c;
+        uint32_t eot;
+        OK(vm_config_read(back, &c));
+        assert_true(c.rope.attention == all[i].attention);
+        OK(vm_gguf_get_u32(back, "tokenizer.ggml.eot_token_id", &eot));
+        assert_int_equal(eot, 7);
+        vm_gguf_free(back);
+        clear(folder);
+        unlink(path);
+    }
+}
+
 static void test_refused(void **state) {
     (void)state;
     char llama[4096], folder[4096];
@@ -427,7 +462,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_names),   cmocka_unit_test(test_shards),
         cmocka_unit_test(test_scores),         cmocka_unit_test(test_json),    cmocka_unit_test(test_pre_tokenizers),
-        cmocka_unit_test(test_stopped),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_stopped),        cmocka_unit_test(test_refused), cmocka_unit_test(test_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

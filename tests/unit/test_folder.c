@@ -311,8 +311,10 @@ static void test_config_refused(void **state) {
          "quantization_config is {\"bits\":4}; only none"},
         {"\"rope_type\": \"default\"", "\"rope_type\": \"longrope\"", VMOER_ERROR_UNSUPPORTED, "\"longrope\""},
         {"\"rope_type\": \"default\"", "\"rope_type\": \"dynamic\"", VMOER_ERROR_FORMAT, "factor is missing"},
-        {"\"rope_type\": \"default\"", "\"rope_type\": \"yarn\", \"factor\": 2, \"mscale\": 1", VMOER_ERROR_UNSUPPORTED,
-         "YaRN with mscale"},
+        {"\"rope_type\": \"default\"", "\"rope_type\": \"yarn\", \"factor\": 2, \"attention_factor\": 0",
+         VMOER_ERROR_FORMAT, "attention_factor is no positive number"},
+        {"\"rope_type\": \"default\"", "\"rope_type\": \"yarn\", \"factor\": 2, \"mscale\": \"1\"", VMOER_ERROR_FORMAT,
+         "mscale is not a number"},
         {"\"rope_type\": \"default\"",
          "\"rope_type\": \"llama3\", \"factor\": 2, \"low_freq_factor\": 4, \"high_freq_factor\": 4",
          VMOER_ERROR_FORMAT, "llama3 with numbers"},
@@ -520,6 +522,36 @@ static void test_gpt_oss_refused(void **state) {
     }
 }
 
+/* What YaRN multiplies cos and sin by, as transformers' ROPE_INIT_FUNCTIONS have it. */
+static void test_yarn(void **state) {
+    (void)state;
+    static const struct {
+        const char *more;
+        double scale;
+    } all[] = {
+        {"", 1.0693147180559945},
+        {"\"attention_factor\": 1.5,", 1.5},
+        {"\"mscale\": 0.707, \"mscale_all_dim\": 1.0,", 0.9810072637667154},
+        {"\"mscale\": 0.707,", 1.0693147180559945},
+        {"\"mscale\": 0.707, \"mscale_all_dim\": 0.5, \"attention_factor\": 0.25,", .25},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        fake f = fake_of("tiny-qwen2-folder");
+        vm_gguf *g;
+        vm_config c;
+        char text[256];
+        float frequencies[4], scale;
+        snprintf(text, sizeof text, "%s \"factor\": 2.0", all[i].more);
+        change(&f, "config.json", "\"factor\": 2.0", text);
+        OK(vm_hf_open_memory(f.files, f.n, "here", &g));
+        OK(vm_config_read(g, &c));
+        vm_rope_frequencies(&c.rope, c.head_dim, c.context, frequencies, &scale);
+        if (fabs((double)scale / all[i].scale - 1) > 2e-7) fail_msg("%zu: %.9g", i, (double)scale);
+        vm_gguf_free(g);
+        fake_free(&f);
+    }
+}
+
 /* Which layers have a window, as transformers' classes say; a text of config.json and what it becomes, in turn. */
 static void test_windows(void **state) {
     (void)state;
@@ -631,6 +663,7 @@ int main(void) {
         cmocka_unit_test(test_files_refused),
         cmocka_unit_test(test_experts_refused),
         cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_yarn),
         cmocka_unit_test(test_gpt_oss_refused),
         cmocka_unit_test(test_gates),
         cmocka_unit_test(test_ends),
