@@ -238,6 +238,9 @@ def spm_json(kind, tokens, scores):
         tok.add_tokens([AddedToken(t, normalized=True) for t in ("caf\u00e9", "caf\u00e9s", "e\u0301t", "  ")])
         tok.add_tokens([AddedToken(t, normalized=False, lstrip=True, rstrip=True) for t in ("<tool>",)])
         tok.add_tokens([AddedToken(t, normalized=False) for t in ("end", "end|>x")])
+        tok.add_tokens([AddedToken(t, normalized=False, single_word=True) for t in ("1", "word", "two words")])
+        tok.add_tokens([AddedToken("<w>", normalized=False, single_word=True, lstrip=True, rstrip=True)])
+        tok.add_tokens([AddedToken("\u00e9l", normalized=True, single_word=True)])
     tok.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return tok
 
@@ -278,6 +281,12 @@ def spm_texts():
     return extra + nasty() + edge_texts()
 
 
+def word_texts():
+    words = ["word", "two words", "<w>", "1", "\u00e9l", "e\u0301l"]
+    sides = ["", " ", "a", "_", "-", "1", "\u0301", "\u200d", "\u2460", "\u24b6", "\u00b2", "\u0663", "\u4e16", "\U0001f600", "\u2163", "<s>", "word", "\n", "\u00e9"]
+    return [a + w + b for w in words for a in sides for b in sides[:7] + sides[11:12]] + ["words word", "wordword word", "two wordsx word two words", "1word 1 11 1.1", "word <w> word"]
+
+
 def write_spm(out):
     texts = spm_texts()
     tokens, types, scores = spm_pieces(texts * 2, 700)
@@ -286,7 +295,7 @@ def write_spm(out):
     for kind in ("mixtral", "added"):
         tok = spm_json(kind, tokens, scores)
         tok.save(f"{out}/tokenizer_{kind}.json", pretty=False)
-        write_lines(f"{out}/tokens_spm-{kind}.txt", tok, texts[::2])
+        write_lines(f"{out}/tokens_spm-{kind}.txt", tok, texts[::2] + (word_texts()[::3] if kind == "added" else []))
 
 
 # ---- pieces ----
@@ -410,7 +419,7 @@ def code_points():
     yield "\n".join(texts)
 
 
-MARKS = ["<s>", "</s>", "<unk>", "<0x41>", "\u2581", "<|user|>", "<|end|>", "<tool>", "cafe\u0301", "end|>x", "  "]
+MARKS = ["word", "two words", "<w>", " 1 ", "e\u0301l", "_", "<s>", "</s>", "<unk>", "<0x41>", "\u2581", "<|user|>", "<|end|>", "<tool>", "cafe\u0301", "end|>x", "  "]
 
 
 def random_texts(count):
@@ -503,7 +512,7 @@ def kinds(stream, count, chosen):
     bad = 0
     for kind in chosen:
         print(kind, flush=True)
-        sources = [("texts", spm_texts()), ("code points", code_points()), ("random", strings)]
+        sources = [("texts", spm_texts() + word_texts()), ("code points", code_points()), ("random", strings)]
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/vocabulary.{'json' if kind.startswith('spm-') else 'gguf'}"
             if kind == "spm":

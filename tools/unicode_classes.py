@@ -8,7 +8,8 @@ import itertools
 
 import tokenizers
 from oracle.c_table import table
-from tokenizers import Regex
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Digits, Split
 
 OTHER, NUMERIC = 0, 9  # vm_unicode_class
@@ -44,6 +45,17 @@ for kind, run in itertools.groupby(kinds):
     starts.append(code << 4 | kind)
     code += len(list(run))
 
+# \\w: beside what a token that is to be a word of its own is none
+mark = Tokenizer(BPE())
+mark.add_tokens([AddedToken("<mark>", single_word=True, normalized=False)])
+words, code = [], 0
+is_word = [0] * 0x110000
+for c, encoding in zip(codes, mark.encode_batch([chr(c) + "<mark>" for c in codes])):
+    is_word[c] = int(not encoding.ids)
+for kind, run in itertools.groupby(is_word):
+    words.append(code << 1 | kind)
+    code += len(list(run))
+
 print(f"""/* unicode_classes.h: made by tools/unicode_classes.py from tokenizers {tokenizers.__version__}; do not edit. */
 #ifndef VM_IO_UNICODE_CLASSES_H
 #define VM_IO_UNICODE_CLASSES_H
@@ -55,4 +67,6 @@ print(f"""/* unicode_classes.h: made by tools/unicode_classes.py from tokenizers
 table("uint8_t ascii_classes", kinds[:128])
 print("/* Runs of code points of one class, ascending: first code point << 4 | vm_unicode_class. */")
 table("uint32_t class_runs", [f"0x{s:x}" for s in starts])
+print("/* Runs of code points that are \\\\w or are not, ascending: first code point << 1 | whether. */")
+table("uint32_t word_runs", [f"0x{s:x}" for s in words])
 print("\n#endif")

@@ -196,6 +196,15 @@ static size_t before_spaces(vm_slice s, size_t start, size_t at) {
     return at;
 }
 
+/* Whether what lies in s[at, end) has no character of a word on either side. */
+static bool is_apart(vm_slice s, size_t at, size_t end) {
+    uint32_t code;
+    size_t before = at;
+    while (before > 0 && ((uint8_t)s.text[--before] & 0xc0) == 0x80) continue;
+    if (at > 0 && vm_utf8_next(s.text, s.length, &before, &code) && vm_unicode_is_word(code)) return false;
+    return end == s.length || !vm_utf8_next(s.text, s.length, &end, &code) || !vm_unicode_is_word(code);
+}
+
 /* Appends the ids of the list's tokens in s, and has `rest` do what lies between them. */
 static vmoer_status encode_around(encoder *e, const vm_added_list *list, span s, vmoer_status rest(encoder *, span)) {
     size_t start = 0, at = 0, skip;
@@ -203,11 +212,13 @@ static vmoer_status encode_around(encoder *e, const vm_added_list *list, span s,
         const vm_added *found = NULL;
         skip = 1;
         if (list->starts[(uint8_t)s.s.text[at]]) found = match_added(e, list, s, at, &skip);
+        uint8_t flags = found ? e->t->flags[found->id] : 0;
+        if (flags & VM_ADDED_WORD && !is_apart(s.s, at, at + found->text.length))
+            skip = found->text.length, found = NULL;
         if (!found) {
             at += skip;
             continue;
         }
-        uint8_t flags = e->t->flags[found->id];
         size_t from = flags & VM_ADDED_LSTRIP ? before_spaces(s.s, start, at) : at;
         VM_TRY(rest(e, part_of(s, start, from)));
         VM_TRY(append(e->out, found->id));

@@ -277,9 +277,9 @@ vmoer_status vm_vocabulary_put_keys(const vm_vocabulary *v, size_t n_vocab, vm_g
     if (v->size > n_vocab)
         return vm_error(VMOER_ERROR_FORMAT, "%s: %zu tokens, the model has %zu", v->tokens_key, v->size, n_vocab);
     for (size_t id = 0; id < v->size; id++)
-        if (v->flags[id] & (VM_ADDED_LSTRIP | VM_ADDED_RSTRIP))
+        if (v->flags[id] & (VM_ADDED_LSTRIP | VM_ADDED_RSTRIP | VM_ADDED_WORD))
             return vm_error(VMOER_ERROR_UNSUPPORTED,
-                            "the added token \"%.64s\" takes white space with it, which a GGUF cannot say",
+                            "the added token \"%.64s\" has lstrip, rstrip or single_word, which a GGUF cannot say",
                             v->tokens[id].text);
     vm_arena *arena = vm_arena_create();
     vmoer_status status = arena ? put_all(v, n_vocab, arena, w) : no_memory(n_vocab);

@@ -22,7 +22,8 @@ enum {
     VM_ADDED_NORMALIZED = 1, /* looked for in the text after its normalizer, not before */
     VM_ADDED_LSTRIP = 2,     /* takes the white space before it */
     VM_ADDED_RSTRIP = 4,     /* and behind it */
-    VM_ADDED_OUTSIDE = 8     /* no part of the model's vocabulary: never made by merges, no word */
+    VM_ADDED_OUTSIDE = 8,    /* no part of the model's vocabulary: never made by merges, no word */
+    VM_ADDED_WORD = 16       /* is none beside a character of a word (vm_unicode_is_word) */
 };
 
 typedef struct vm_merge {

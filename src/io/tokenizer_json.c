@@ -262,8 +262,6 @@ static vmoer_status put_added(vm_vocabulary *v, const json_t *vocab, const json_
     const json_t *token = json_array_get(added, i), *content = json_object_get(token, "content");
     char key[64];
     if (!json_is_string(content)) return vm_error(VMOER_ERROR_FORMAT, "added_tokens[%zu]: no content", i);
-    snprintf(key, sizeof key, "added_tokens[%zu]: single_word", i);
-    if (json_is_true(json_object_get(token, "single_word"))) return unsupported(key, json_true());
     const json_t *id = json_object_get(token, "id");
     snprintf(key, sizeof key, "added_tokens[%zu]", i);
     VM_TRY(put_token(v, key, id, json_string_value(content), json_string_length(content)));
@@ -272,7 +270,10 @@ static vmoer_status put_added(vm_vocabulary *v, const json_t *vocab, const json_
     static const struct {
         const char *name;
         uint8_t flag;
-    } flags[] = {{"normalized", VM_ADDED_NORMALIZED}, {"lstrip", VM_ADDED_LSTRIP}, {"rstrip", VM_ADDED_RSTRIP}};
+    } flags[] = {{"normalized", VM_ADDED_NORMALIZED},
+                 {"lstrip", VM_ADDED_LSTRIP},
+                 {"rstrip", VM_ADDED_RSTRIP},
+                 {"single_word", VM_ADDED_WORD}};
     for (size_t k = 0; k < sizeof flags / sizeof *flags; k++)
         if (json_is_true(json_object_get(token, flags[k].name))) v->flags[at] |= flags[k].flag;
     if (!json_object_get(vocab, json_string_value(content))) v->flags[at] |= VM_ADDED_OUTSIDE;

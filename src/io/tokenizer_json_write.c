@@ -52,9 +52,9 @@ static vmoer_status put_added(const vm_vocabulary *v, json_t *added) {
         bool user = v->types[id] == VM_TOKEN_USER, control = v->types[id] == VM_TOKEN_CONTROL;
         if (!v->tokens[id].text || !(user || control || v->types[id] == VM_TOKEN_UNKNOWN)) continue;
         json_t *token = json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
-                                  text_of(v->tokens[id]), "single_word", 0, "lstrip", v->flags[id] & VM_ADDED_LSTRIP,
-                                  "rstrip", v->flags[id] & VM_ADDED_RSTRIP, "normalized",
-                                  v->flags[id] & VM_ADDED_NORMALIZED, "special", !user);
+                                  text_of(v->tokens[id]), "single_word", v->flags[id] & VM_ADDED_WORD, "lstrip",
+                                  v->flags[id] & VM_ADDED_LSTRIP, "rstrip", v->flags[id] & VM_ADDED_RSTRIP,
+                                  "normalized", v->flags[id] & VM_ADDED_NORMALIZED, "special", !user);
         if (json_array_append_new(added, token) != 0) return no_memory();
     }
     return VMOER_OK;

@@ -3,17 +3,26 @@
 
 #include "io/unicode_classes.h"
 
-vm_unicode_class vm_unicode_classify(uint32_t code) {
-    if (code < sizeof ascii_classes) return (vm_unicode_class)ascii_classes[code];
-    size_t low = 0, high = sizeof class_runs / sizeof *class_runs;
-    while (high - low > 1) { /* class_runs[low] starts at or before code */
+/* The last run that is not above `key`; the first one is 0. */
+static uint32_t run_of(const uint32_t *runs, size_t count, uint32_t key) {
+    size_t low = 0, high = count;
+    while (high - low > 1) {
         size_t middle = low + (high - low) / 2;
-        if (class_runs[middle] >> 4 <= code)
+        if (runs[middle] <= key)
             low = middle;
         else
             high = middle;
     }
-    return (vm_unicode_class)(class_runs[low] & 15);
+    return runs[low];
+}
+
+vm_unicode_class vm_unicode_classify(uint32_t code) {
+    if (code < sizeof ascii_classes) return (vm_unicode_class)ascii_classes[code];
+    return (vm_unicode_class)(run_of(class_runs, sizeof class_runs / sizeof *class_runs, code << 4 | 15) & 15);
+}
+
+bool vm_unicode_is_word(uint32_t code) {
+    return run_of(word_runs, sizeof word_runs / sizeof *word_runs, code << 1 | 1) & 1;
 }
 
 bool vm_utf8_next(const char *text, size_t length, size_t *at, uint32_t *code) {

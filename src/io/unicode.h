@@ -21,6 +21,7 @@ typedef enum vm_unicode_class {
     VM_UNICODE_NUMERIC      /* OTHER to the patterns' older tables, yet isolated as a digit by the newer ones */
 } vm_unicode_class;
 vm_unicode_class vm_unicode_classify(uint32_t code);
+bool vm_unicode_is_word(uint32_t code); /* \w: letters, marks, decimal digits, connectors and what else counts as alphabetic */
 /* \p{L} */
 static inline bool vm_unicode_is_letter(vm_unicode_class kind) { return kind >= VM_UNICODE_UPPER && kind <= VM_UNICODE_CASELESS; }
 

@@ -129,7 +129,9 @@ static void refused(const char *old, const char *new, vmoer_status code, const c
 static void test_refused(void **state) {
     (void)state;
     refused("\"lstrip\": false", "\"lstrip\": true", VMOER_ERROR_UNSUPPORTED,
-            "\"<|endoftext|>\" takes white space with it");
+            "\"<|endoftext|>\" has lstrip, rstrip or single_word");
+    refused("\"single_word\": false", "\"single_word\": true", VMOER_ERROR_UNSUPPORTED,
+            "\"<|endoftext|>\" has lstrip, rstrip or single_word");
     refused("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", VMOER_ERROR_UNSUPPORTED,
             "none that a GGUF is written with");
     refused("\"ignore_merges\": false", "\"ignore_merges\": true", VMOER_ERROR_UNSUPPORTED,

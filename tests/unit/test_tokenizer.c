@@ -597,7 +597,6 @@ static void test_refused_json(void **state) {
         {VMOER_ERROR_UNSUPPORTED, "\"add_prefix_space\":false", "\"add_prefix_space\":true",
          "\"add_prefix_space\":true"},
         {VMOER_ERROR_UNSUPPORTED, "\"Digits\"", "\"Numbers\"", "Numbers"},
-        {VMOER_ERROR_UNSUPPORTED, "\"rstrip\":false", "\"single_word\":true", "added_tokens[0]: single_word: true"},
         {VMOER_ERROR_FORMAT, "\"vocab\":{", "\"vocab\":[],\"x\":{", "model.vocab: no object"},
         {VMOER_ERROR_FORMAT, "\"merges\":[", "\"merges\":{},\"x\":[", "model.merges: no array"},
         {VMOER_ERROR_LIMIT, "\"b\":1", "\"b\":65540", "an id of 65540, at most 65539"},
