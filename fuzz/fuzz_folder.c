@@ -1,5 +1,6 @@
 /* fuzz_folder.c: any bytes as a Hugging Face folder: opened, every key and every row read, its tokenizer made, and its
- * keys and tensors given to a writer. Nothing may crash, leak or hang.
+ * keys and tensors given to a writer of GGUFs, its configuration and vocabulary to those of folders. Nothing may crash,
+ * leak or hang.
  *
  * The input is texts with a byte 0 between them: config.json, generation_config.json, tokenizer_config.json,
  * tokenizer.json, the index (empty: one shard, model.safetensors), and the headers of up to three shards a.safetensors,
@@ -7,6 +8,7 @@
  * no file. */
 #include "io/hf.h"
 #include "io/tokenizer.h"
+#include "to_folder.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -53,6 +55,7 @@ static void read_all(const vm_gguf *g) {
         vm_tokenizer_free(tokenizer);
     }
     vm_gguf_writer_free(w);
+    to_folder(g);
     size_t left, n = 0;
     while (vm_gguf_bytes(g, n, &left)) n += left;
     if (n != vm_gguf_file_size(g)) abort();

@@ -2,6 +2,7 @@
  * a writer. Nothing may crash, leak or hang; what was accepted must hold together. */
 #include "base/dtype.h"
 #include "io/gguf.h"
+#include "to_folder.h"
 
 #include <stdlib.h>
 
@@ -54,6 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     vm_gguf_writer *w = vm_gguf_writer_create();
     if (w && vm_gguf_writer_copy_keys(w, g, "") != VMOER_OK) abort();
     vm_gguf_writer_free(w);
+    to_folder(g);
     vm_gguf_free(g);
     return 0;
 }

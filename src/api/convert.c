@@ -72,13 +72,17 @@ static vmoer_status convert(run *r, const vm_gguf *g, const char *path, vm_gguf_
 
 /* ---- a folder ---- */
 
-/* What is read of the folder must be what was to be written: a key that no table knows is noticed here. */
+/* What is read of the folder must be what was to be written: a key that no table knows is noticed here, and so is a
+ * vocabulary that tokenizer.json cannot say. */
 static vmoer_status check_folder(void *context, const char *folder) {
     const vm_config *wanted = context;
     vm_config c;
     vm_gguf *g;
     VM_TRY(vm_gguf_open(folder, &g));
+    vm_tokenizer *t = NULL;
     vmoer_status status = vm_config_read(g, &c);
+    if (status == VMOER_OK) status = vm_tokenizer_open(g, &t);
+    vm_tokenizer_free(t);
     vm_gguf_free(g);
     VM_TRY_IN(status, "%s", folder);
     memcpy(c.name, wanted->name, sizeof c.name);

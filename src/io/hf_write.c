@@ -410,9 +410,9 @@ static vmoer_status put_template(const ends *e) {
     size_t length;
     if (!vm_gguf_has_key(e->plan->g, key)) return VMOER_OK;
     VM_TRY(vm_gguf_get_string(e->plan->g, key, &text, &length));
-    json_t *value = json_stringn(text, length);
+    json_t *value = memchr(text, 0, length) ? NULL : json_stringn(text, length);
     return value ? set(e->tokenizer_config, "chat_template", value)
-                 : vm_error(VMOER_ERROR_FORMAT, "%s is not UTF-8", key);
+                 : vm_error(VMOER_ERROR_FORMAT, "%s: %s is not UTF-8, or has a byte 0", vm_gguf_path(e->plan->g), key);
 }
 
 /* ---- all of it ---- */

@@ -379,7 +379,10 @@ static const char *changed_llama(const char *key, uint32_t value, const char *te
     vm_gguf_writer *w = vm_gguf_writer_create();
     OK(vm_gguf_open(golden_gguf("tiny-llama"), &g));
     OK(vm_gguf_writer_copy_keys(w, g, ""));
-    if (key) OK(vm_gguf_writer_u32(w, key, value));
+    if (key && strstr(key, "template"))
+        OK(vm_gguf_writer_string(w, key, "{{ x }}\xff"));
+    else if (key)
+        OK(vm_gguf_writer_u32(w, key, value));
     for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) OK(vm_gguf_writer_copy(w, vm_gguf_tensor_at(g, i)));
     if (tensor) OK(vm_gguf_writer_tensor(w, tensor, VM_F32, 1, (int64_t[]){strstr(tensor, "rope") ? 4 : 32}, zeros));
     OK(vm_gguf_writer_save(w, path));
@@ -443,6 +446,8 @@ static void test_refused(void **state) {
     refused(changed_llama("llama.vocab_size", 271, NULL), folder, NULL, VMOER_ERROR_UNSUPPORTED, "llama.vocab_size");
     refused(changed_llama("llama.attention.value_length", 4, NULL), folder, NULL, VMOER_ERROR_UNSUPPORTED,
             "llama.attention.value_length is not what another key has for head_dim");
+    refused(changed_llama("tokenizer.chat_template", 0, NULL), folder, NULL, VMOER_ERROR_FORMAT,
+            "tokenizer.chat_template is not UTF-8, or has a byte 0");
     unlink(scratch_path("changed.gguf"));
     vmoer_quantize_params q = vmoer_quantize_params_default();
     q.model = llama;
