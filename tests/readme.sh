@@ -41,4 +41,4 @@ $tool extract "$figures" "$work/figures.json"
 $tool extract "$work/figures.json" "$work/again.json"
 cmp "$work/figures.json" "$work/again.json"
 
-if [ -f "$source/docs/experiment.json" ]; then $tool check "$source/docs/experiment.json" "$source/README.md"; fi
+$tool check "$source/docs/experiment.json" "$source/README.md"

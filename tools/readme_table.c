@@ -35,7 +35,7 @@ static vmoer_status extract(const char *from, const char *to) {
     json_array_foreach(json_object_get(root, "stability"), i, entry) json_object_del(entry, "layers");
     for (i = json_array_size(detections); i-- > 0;)
         if (!shown_signal(json_array_get(detections, i))) json_array_remove(detections, i);
-    char *text = json_dumps(root, JSON_INDENT(1) | JSON_SORT_KEYS | JSON_REAL_PRECISION(5));
+    char *text = json_dumps(root, JSON_INDENT(1) | JSON_SORT_KEYS | JSON_REAL_PRECISION(8));
     vmoer_status status = text ? vm_write_file(to, text, strlen(text)) : vm_error(VMOER_ERROR_MEMORY, "no memory");
     free(text);
     json_decref(root);
