@@ -194,8 +194,8 @@ vmoer_status vm_value_items(vm_render *r, vm_value v, const vm_value **items, si
     *count = 0;
     if (v.kind == VM_VALUE_UNDEFINED) return VMOER_OK;
     if (v.kind == VM_VALUE_LIST) {
-        *items = v.list->items + v.list->at;
         *count = v.list->count - v.list->at;
+        if (*count) *items = v.list->items + v.list->at; /* an empty list may have no items to point to */
         if (v.list->form == VM_GENERATOR) v.list->at = v.list->count;
         return VMOER_OK;
     }
