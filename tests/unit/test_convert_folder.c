@@ -40,6 +40,13 @@ static vmoer_status convert(const char *from, const char *to, const char *shard_
     return vmoer_convert(&p, NULL, NULL);
 }
 
+static vmoer_status quantize(const char *from, const char *to) {
+    vmoer_quantize_params p = vmoer_quantize_params_default();
+    p.model = from;
+    p.output_path = to;
+    return vmoer_quantize(&p, NULL, NULL);
+}
+
 static const char *golden_gguf(const char *name) {
     char file[256];
     snprintf(file, sizeof file, "%s.gguf", name);
@@ -449,12 +456,11 @@ static void test_refused(void **state) {
     refused(changed_llama("tokenizer.chat_template", 0, NULL), folder, NULL, VMOER_ERROR_FORMAT,
             "tokenizer.chat_template is not UTF-8, or has a byte 0");
     unlink(scratch_path("changed.gguf"));
-    vmoer_quantize_params q = vmoer_quantize_params_default();
-    q.model = llama;
-    q.output_path = scratch_path("q8.gguf");
-    OK(vmoer_quantize(&q, NULL, NULL));
-    refused(q.output_path, folder, NULL, VMOER_ERROR_UNSUPPORTED, "is Q8_0, a folder has F32, F16 and BF16");
-    unlink(q.output_path);
+    char q8[4096];
+    strcpy(q8, scratch_path("q8.gguf"));
+    OK(quantize(llama, q8));
+    refused(q8, folder, NULL, VMOER_ERROR_UNSUPPORTED, "is Q8_0, a folder has F32, F16 and BF16");
+    unlink(q8);
     assert_false(vm_file_exists(folder));
     /* An empty folder is filled, another one left alone. */
     assert_int_equal(mkdir(folder, 0777), 0);
@@ -463,11 +469,58 @@ static void test_refused(void **state) {
     clear(folder);
 }
 
+/* ---- half precision ---- */
+
+static vmoer_status fill_bf16(void *context, size_t row, size_t rows, void *out) {
+    const vm_gguf_tensor *t = context;
+    size_t n = (size_t)t->ne[0] * rows;
+    float *values = vm_malloc(n, sizeof *values);
+    bool done = vm_gguf_read_rows(t, row, rows, values) && vm_quantize(VM_BF16, values, n, out);
+    vm_free(values);
+    return done ? VMOER_OK : VMOER_ERROR_UNSUPPORTED;
+}
+
+/* A folder as it is saved from bf16, norms and routers too: a GGUF made of it, quantised or not, has those in f32. */
+static void test_half(void **state) {
+    (void)state;
+    char half[4096], folder[4096], whole[4096], path[2][4096];
+    vm_gguf *g, *made[2];
+    strcpy(half, scratch_path("half.gguf"));
+    strcpy(folder, scratch_path("half"));
+    strcpy(whole, scratch_path("whole.gguf"));
+    strcpy(path[0], scratch_path("direct.gguf"));
+    strcpy(path[1], scratch_path("by-way.gguf"));
+    OK(vm_gguf_open(golden_gguf("tiny-moe"), &g));
+    vm_gguf_writer *w = vm_gguf_writer_create();
+    OK(vm_gguf_writer_copy_keys(w, g, ""));
+    for (size_t i = 0; i < vm_gguf_tensor_count(g); i++) {
+        const vm_gguf_tensor *t = vm_gguf_tensor_at(g, i);
+        OK(vm_gguf_writer_rows(w, t->name, VM_BF16, t->n_dims, t->ne, fill_bf16, (void *)t));
+    }
+    OK(vm_gguf_writer_save(w, half));
+    vm_gguf_writer_free(w);
+    vm_gguf_free(g);
+    OK(convert(half, folder, NULL));
+    OK(convert(folder, whole, NULL));
+    OK(quantize(folder, path[0]));
+    OK(quantize(whole, path[1]));
+    for (int i = 0; i < 2; i++) OK(vm_gguf_open(path[i], &made[i]));
+    same_tensors(made[0], made[1]);
+    assert_int_equal(vm_gguf_find_tensor(made[0], "output_norm.weight")->type, VM_F32);
+    assert_int_equal(vm_gguf_find_tensor(made[0], "blk.0.ffn_gate_inp.weight")->type, VM_F32);
+    for (int i = 0; i < 2; i++) vm_gguf_free(made[i]);
+    clear(folder);
+    unlink(half);
+    unlink(whole);
+    for (int i = 0; i < 2; i++) unlink(path[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_names),   cmocka_unit_test(test_shards),
         cmocka_unit_test(test_scores),         cmocka_unit_test(test_json),    cmocka_unit_test(test_pre_tokenizers),
         cmocka_unit_test(test_stopped),        cmocka_unit_test(test_refused), cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_half),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
