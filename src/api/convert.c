@@ -27,12 +27,11 @@ typedef struct job {
 static vmoer_status fill(void *context, size_t row, size_t rows, void *out) {
     const job *j = context;
     const vm_gguf_tensor *t = j->tensor;
-    size_t bytes = t->size / (size_t)(t->ne[1] * t->ne[2] * t->ne[3]);
     if (j->type != t->type)
         vm_gguf_read_rows(t, row, rows, out); /* of f16 or bf16 */
     else
-        for (size_t i = 0; i < rows; i++) vm_gguf_copy_row(t, row + i, (uint8_t *)out + i * bytes);
-    j->r->done += rows * bytes;
+        vm_gguf_copy_rows(t, row, rows, out);
+    j->r->done += rows * (t->size / (size_t)(t->ne[1] * t->ne[2] * t->ne[3]));
     return vm_progress(j->r->hooks, "convert", j->r->done, j->r->total, t->name);
 }
 

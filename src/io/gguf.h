@@ -26,7 +26,7 @@ typedef struct vm_gguf_tensor {
     const uint8_t *data; /* in the map, as long as the vm_gguf lives; NULL where `matrices` has it */
     size_t size;         /* bytes */
     uint64_t offset;     /* of data in the file; 0 in a folder */
-    /* A folder's tensors may lie otherwise than a file's; vm_gguf_copy_row and vm_gguf_read_rows know how: */
+    /* A folder's tensors may lie otherwise than a file's; vm_gguf_copy_rows and vm_gguf_read_rows know how: */
     const uint8_t *const *matrices; /* [ne[2]] where each expert's ne[1] rows begin; NULL: one after the other in data */
     int halves; /* > 0: so many heads' rows are in halves, where a file has them interleaved: Q and K (halves.h) */
     const vm_gguf_turns *turns; /* NULL: rows lie in one piece, one after the other */
@@ -53,8 +53,8 @@ const uint8_t *vm_gguf_bytes(const vm_gguf *g, size_t offset, size_t *size);
 size_t vm_gguf_tensor_count(const vm_gguf *g);
 const vm_gguf_tensor *vm_gguf_tensor_at(const vm_gguf *g, size_t index);
 const vm_gguf_tensor *vm_gguf_find_tensor(const vm_gguf *g, const char *name); /* NULL if absent */
-/* Row `row` of ne[0] elements out of all (ne[1] to ne[3] in one), as a file has it: size / rows bytes into out. */
-void vm_gguf_copy_row(const vm_gguf_tensor *t, size_t row, void *out);
+/* The rows from `row` on, of ne[0] elements each (ne[1] to ne[3] in one), as a file has them: into out, so many of the size bytes of all. */
+void vm_gguf_copy_rows(const vm_gguf_tensor *t, size_t row, size_t rows, void *out);
 /* The rows from `row` on as f32: out[rows, ne[0]]. False: of a type that is known by its size only. */
 bool vm_gguf_read_rows(const vm_gguf_tensor *t, size_t row, size_t rows, float *out);
 /* Matrix `index` (of ne[1] rows; below ne[2] * ne[3]) was read, and its pages of the file need not stay in memory. A later look reads them again. Only of a

@@ -49,12 +49,15 @@ static void make(const vm_gguf_tensor *t, size_t row, size_t from, size_t n, uin
 
 /* ---- both ---- */
 
-void vm_gguf_copy_row(const vm_gguf_tensor *t, size_t row, void *out) {
+void vm_gguf_copy_rows(const vm_gguf_tensor *t, size_t row, size_t rows, void *out) {
     size_t bytes = t->size / (size_t)(t->ne[1] * t->ne[2] * t->ne[3]);
-    if (t->turns)
-        make(t, row, 0, (size_t)t->ne[0], out);
-    else
-        memcpy(out, row_at(t, row), bytes);
+    uint8_t *to = out;
+    for (size_t i = 0; i < rows; i++, to += bytes) {
+        if (t->turns)
+            make(t, row + i, 0, (size_t)t->ne[0], to);
+        else
+            memcpy(to, row_at(t, row + i), bytes);
+    }
 }
 
 bool vm_gguf_read_rows(const vm_gguf_tensor *t, size_t row, size_t rows, float *out) {

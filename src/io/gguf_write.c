@@ -166,20 +166,20 @@ vmoer_status vm_gguf_writer_strings(vm_gguf_writer *w, const char *key, size_t c
     return status;
 }
 
-vmoer_status vm_gguf_writer_i32s(vm_gguf_writer *w, const char *key, size_t count, const int32_t *values) {
+static vmoer_status set_numbers(vm_gguf_writer *w, const char *key, vm_gguf_type type, size_t count, const void *values,
+                                size_t size) {
     buffer raw = {0};
-    vmoer_status status =
-        put(&raw, values, count * sizeof *values) ? set_array(w, key, VM_GGUF_I32, count, &raw) : no_memory();
+    vmoer_status status = put(&raw, values, count * size) ? set_array(w, key, type, count, &raw) : no_memory();
     vm_free(raw.bytes);
     return status;
 }
 
+vmoer_status vm_gguf_writer_i32s(vm_gguf_writer *w, const char *key, size_t count, const int32_t *values) {
+    return set_numbers(w, key, VM_GGUF_I32, count, values, sizeof *values);
+}
+
 vmoer_status vm_gguf_writer_f32s(vm_gguf_writer *w, const char *key, size_t count, const float *values) {
-    buffer raw = {0};
-    vmoer_status status =
-        put(&raw, values, count * sizeof *values) ? set_array(w, key, VM_GGUF_F32, count, &raw) : no_memory();
-    vm_free(raw.bytes);
-    return status;
+    return set_numbers(w, key, VM_GGUF_F32, count, values, sizeof *values);
 }
 
 vmoer_status vm_gguf_writer_copy_keys(vm_gguf_writer *w, const vm_gguf *g, const char *prefix) {
@@ -231,9 +231,7 @@ vmoer_status vm_gguf_writer_rows(vm_gguf_writer *w, const char *name, uint32_t t
 }
 
 static vmoer_status fill_copy(void *context, size_t row, size_t rows, void *out) {
-    const vm_gguf_tensor *t = context;
-    size_t bytes = t->size / (size_t)(t->ne[1] * t->ne[2] * t->ne[3]);
-    for (size_t i = 0; i < rows; i++) vm_gguf_copy_row(t, row + i, (uint8_t *)out + i * bytes);
+    vm_gguf_copy_rows(context, row, rows, out);
     return VMOER_OK;
 }
 

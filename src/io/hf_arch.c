@@ -51,6 +51,11 @@
     WEIGHT("blk.#.attn_v", "model.layers.#.self_attn.v_proj"), \
     WEIGHT("blk.#.attn_output", "model.layers.#.self_attn.o_proj")
 
+#define QKV_BIASES(q, k, when) \
+    BIAS("blk.#.attn_q", "model.layers.#.self_attn.q_proj", q, when), \
+    BIAS("blk.#.attn_k", "model.layers.#.self_attn.k_proj", k, when), \
+    BIAS("blk.#.attn_v", "model.layers.#.self_attn.v_proj", VM_HF_ROWS, when)
+
 #define MLP_TENSORS \
     WEIGHT("blk.#.ffn_gate", "model.layers.#.mlp.gate_proj"), \
     WEIGHT("blk.#.ffn_up", "model.layers.#.mlp.up_proj"), \
@@ -60,9 +65,7 @@
     EMBEDDING_TENSORS, \
     NORM_TENSORS, \
     ATTENTION_TENSORS(VM_HF_Q_HEADS, VM_HF_KV_HEADS), \
-    BIAS("blk.#.attn_q", "model.layers.#.self_attn.q_proj", VM_HF_Q_HEADS, "attention_bias"), \
-    BIAS("blk.#.attn_k", "model.layers.#.self_attn.k_proj", VM_HF_KV_HEADS, "attention_bias"), \
-    BIAS("blk.#.attn_v", "model.layers.#.self_attn.v_proj", VM_HF_ROWS, "attention_bias"), \
+    QKV_BIASES(VM_HF_Q_HEADS, VM_HF_KV_HEADS, "attention_bias"), \
     BIAS("blk.#.attn_output", "model.layers.#.self_attn.o_proj", VM_HF_ROWS, "attention_bias")
 
 /* ---- Llama; and Granite, dense, which has its tensors ---- */
@@ -93,9 +96,7 @@ static const vm_hf_tensor qwen2_tensors[] = {
     EMBEDDING_TENSORS,
     NORM_TENSORS,
     ATTENTION_TENSORS(VM_HF_ROWS, VM_HF_ROWS),
-    BIAS("blk.#.attn_q", "model.layers.#.self_attn.q_proj", VM_HF_ROWS, NULL),
-    BIAS("blk.#.attn_k", "model.layers.#.self_attn.k_proj", VM_HF_ROWS, NULL),
-    BIAS("blk.#.attn_v", "model.layers.#.self_attn.v_proj", VM_HF_ROWS, NULL),
+    QKV_BIASES(VM_HF_ROWS, VM_HF_ROWS, NULL),
     MLP_TENSORS,
     {0}
 };
@@ -168,9 +169,7 @@ static const vm_hf_tensor qwen2moe_tensors[] = {
     EMBEDDING_TENSORS,
     NORM_TENSORS,
     ATTENTION_TENSORS(VM_HF_ROWS, VM_HF_ROWS),
-    BIAS("blk.#.attn_q", "model.layers.#.self_attn.q_proj", VM_HF_ROWS, NULL),
-    BIAS("blk.#.attn_k", "model.layers.#.self_attn.k_proj", VM_HF_ROWS, NULL),
-    BIAS("blk.#.attn_v", "model.layers.#.self_attn.v_proj", VM_HF_ROWS, NULL),
+    QKV_BIASES(VM_HF_ROWS, VM_HF_ROWS, NULL),
     MOE_MLP_TENSORS,
     WEIGHT("blk.#.ffn_gate_shexp", "model.layers.#.mlp.shared_expert.gate_proj"),
     WEIGHT("blk.#.ffn_up_shexp", "model.layers.#.mlp.shared_expert.up_proj"),
@@ -299,9 +298,7 @@ static const vm_hf_tensor gpt_oss_tensors[] = {
     WEIGHT("blk.#.attn_norm", "model.layers.#.input_layernorm"),
     WEIGHT("blk.#.post_attention_norm", "model.layers.#.post_attention_layernorm"),
     ATTENTION_TENSORS(VM_HF_ROWS, VM_HF_ROWS),
-    BIAS("blk.#.attn_q", "model.layers.#.self_attn.q_proj", VM_HF_ROWS, NULL),
-    BIAS("blk.#.attn_k", "model.layers.#.self_attn.k_proj", VM_HF_ROWS, NULL),
-    BIAS("blk.#.attn_v", "model.layers.#.self_attn.v_proj", VM_HF_ROWS, NULL),
+    QKV_BIASES(VM_HF_ROWS, VM_HF_ROWS, NULL),
     BIAS("blk.#.attn_output", "model.layers.#.self_attn.o_proj", VM_HF_ROWS, NULL),
     {"blk.#.attn_sinks.weight", "model.layers.#.self_attn.sinks", 0, 0, VM_HF_ROWS, NULL},
     WEIGHT("blk.#.ffn_gate_inp", "model.layers.#.mlp.router"),

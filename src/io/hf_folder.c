@@ -247,14 +247,8 @@ static vmoer_status open_shards(vm_hf_folder *f) {
 /* ---- tensors ---- */
 
 static vmoer_status type_of(const stored *s, uint32_t *out) {
-    static const struct {
-        const char *name;
-        uint32_t type;
-    } types[] = {{"F32", VM_F32}, {"F16", VM_F16}, {"BF16", VM_BF16}};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        *out = types[i].type;
-        if (strcmp(types[i].name, s->tensor->dtype) == 0) return VMOER_OK;
-    }
+    vm_dtype type;
+    if (vm_st_float_type(s->tensor->dtype, &type)) return *out = type, VMOER_OK;
     return vm_error(VMOER_ERROR_UNSUPPORTED, "%s: tensor \"%.80s\" is %s; F32, F16 and BF16 are supported", s->file,
                     s->name, s->tensor->dtype);
 }

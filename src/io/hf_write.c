@@ -222,11 +222,11 @@ static void make_row(const target *t, size_t row, uint8_t *buffer, uint8_t *out)
     size_t matrix = t->expert >= 0 ? (size_t)t->expert : row / all;
     const vm_gguf_tensor *part = t->parts[i / rows];
     if (part->n_dims > 1 || !t->heads) {
-        vm_gguf_copy_row(part, matrix * rows + vm_from_halves(i % rows, rows, t->heads), out);
+        vm_gguf_copy_rows(part, matrix * rows + vm_from_halves(i % rows, rows, t->heads), 1, out);
         return;
     }
     size_t n = (size_t)part->ne[0], element = part->size / n; /* of a bias, whose elements are the heads' rows */
-    vm_gguf_copy_row(part, 0, buffer);
+    vm_gguf_copy_rows(part, 0, 1, buffer);
     for (size_t k = 0; k < n; k++)
         memcpy(out + k * element, buffer + vm_from_halves(k, n, t->heads) * element, element);
 }
@@ -236,7 +236,7 @@ static void make_turns(const target *t, size_t row, uint8_t *buffer, uint8_t *ou
     size_t n = (size_t)t->parts[0]->ne[0], parts = (size_t)t->n_parts;
     size_t element = t->parts[0]->size / (n * (size_t)t->parts[0]->ne[1]);
     for (size_t p = 0; p < parts; p++) {
-        vm_gguf_copy_row(t->parts[p], row, buffer);
+        vm_gguf_copy_rows(t->parts[p], row, 1, buffer);
         for (size_t i = 0; i < n; i++) memcpy(out + (i * parts + p) * element, buffer + i * element, element);
     }
 }
@@ -247,7 +247,7 @@ static void make_columns(const target *t, size_t row, size_t rows, uint8_t *buff
     size_t cols = (size_t)first->ne[0], n = (size_t)first->ne[1], parts = (size_t)t->n_parts, matrix = row / cols;
     size_t element = first->size / (cols * n * (size_t)first->ne[2]), from = row % cols;
     for (size_t at = 0; at < n * parts; at++) {
-        vm_gguf_copy_row(t->parts[at % parts], matrix * n + at / parts, buffer);
+        vm_gguf_copy_rows(t->parts[at % parts], matrix * n + at / parts, 1, buffer);
         for (size_t i = 0; i < rows; i++)
             memcpy(out + (i * n * parts + at) * element, buffer + (from + i) * element, element);
     }
@@ -260,7 +260,8 @@ static void make_mxfp4(const target *t, size_t row, size_t rows, uint8_t *buffer
     size_t each = t->making == MAKE_BLOCKS ? blocks : 1, held = SIZE_MAX; /* the row in the buffer */
     for (size_t i = row; i < row + rows; i++) {
         size_t at = i / each, b = i % each;
-        if (at != held) vm_gguf_copy_row(t->parts[at % parts], at / (n * parts) * n + at % (n * parts) / parts, buffer);
+        if (at != held)
+            vm_gguf_copy_rows(t->parts[at % parts], at / (n * parts) * n + at % (n * parts) / parts, 1, buffer);
         held = at;
         if (t->making == MAKE_BLOCKS) {
             vm_mxfp4_to_pairs(buffer + 17 * b, out);

@@ -23,6 +23,16 @@
         if ((expr) != VMOER_OK) fail_msg("%s: %s", #expr, vm_error_text()); \
     } while (0)
 
+/* That two models have the same hyper-parameters, whatever they are called. */
+static inline void same_config(const vm_gguf *a, const vm_gguf *b) {
+    vm_config x, y;
+    OK(vm_config_read(a, &x));
+    OK(vm_config_read(b, &y));
+    memset(x.name, 0, sizeof x.name);
+    memset(y.name, 0, sizeof y.name);
+    assert_memory_equal(&x, &y, sizeof x);
+}
+
 /* tests/golden/<name>; the text lives until the next but three calls. */
 static inline const char *golden_path(const char *name) {
     static char paths[4][4096];
